@@ -1,0 +1,325 @@
+//! X25519 encryption keys: what others seal messages to (spec `mail.md` 3.3-3.4).
+//!
+//! Keys are random, carry an 8-byte id, rotate every [`KEY_LIFETIME`] and are kept [`KEY_RETENTION`] longer for mail
+//! that was sealed before the change; then they are wiped. Sealing is HPKE base mode (RFC 9180: DHKEM(X25519,
+//! HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305) with `info = context ‖ owner ‖ key id`.
+//!
+//! One encapsulation serves many messages: a [`SealSession`] runs the key agreement once and takes each message's
+//! key from HPKE's exporter (RFC 9180, 5.3) with the message's counter, so that messages of a session can be opened
+//! in any order, by whoever holds the private key, without any state but the counter that travels with them.
+
+use std::{collections::HashMap, sync::Mutex, time::Duration};
+
+use chacha20poly1305::{
+    ChaCha20Poly1305, KeyInit,
+    aead::{Aead as _, Payload},
+};
+use hpke::{
+    Deserializable, Kem as _, OpModeR, OpModeS, Serializable,
+    aead::{AeadCtxR, AeadCtxS, ExportOnlyAead},
+    kdf::HkdfSha256,
+    kem::X25519HkdfSha256,
+};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::primitives::{PeerId, UnixMillis};
+
+type Kem = X25519HkdfSha256;
+
+/// How long a key is offered to senders before the next one takes over.
+pub const KEY_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much longer a retired key still opens mail: the longest time to live of stored mail (30 d) and 7 d.
+pub const KEY_RETENTION: Duration = Duration::from_secs(37 * 24 * 3600);
+
+/// Bytes of an encapsulated key in front of sealed text.
+const ENCAPSULATED: usize = 32;
+/// Bytes of a sealed text's header: encapsulated key and counter.
+const HEADER: usize = ENCAPSULATED + 8;
+/// Bytes of the authentication tag.
+const TAG: usize = 16;
+/// Messages sealed with one encapsulation before a new one is made: bounds what one leaked session key opens.
+const SESSION_MESSAGES: u64 = 4096;
+/// Key agreements an [`Opener`] remembers, 100 bytes each. A miss costs one X25519 multiplication (about 50 us).
+const OPENER_CACHE: usize = 1024;
+
+/// Names one encryption key of one owner: the first 8 bytes of the BLAKE3 hash of the public key.
+pub type KeyId = [u8; 8];
+
+/// The public part of an encryption key, as a record carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EncryptionKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The X25519 public key.
+    pub public: [u8; 32],
+    /// Senders use it from then on.
+    pub not_before: UnixMillis,
+    /// Senders stop using it then; the owner still opens with it for [`KEY_RETENTION`].
+    pub not_after: UnixMillis,
+}
+
+/// Why stored keys could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("stored encryption keys are damaged")]
+pub struct KeyringError;
+
+/// Why sealing failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the recipient's encryption key is not a valid X25519 key")]
+pub struct SealError;
+
+/// Why sealed bytes could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// We do not have the key any more, or never had it: the sender must seal again (NEED_RESEAL).
+    #[error("unknown or retired encryption key")]
+    UnknownKey,
+    /// Too short, altered, or sealed for something else.
+    #[error("sealed bytes do not open")]
+    Damaged,
+}
+
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+struct Secret([u8; 32]);
+
+#[derive(Clone)]
+struct Entry {
+    key: EncryptionKey,
+    secret: Secret,
+}
+
+/// Our encryption keys, newest last.
+#[derive(Clone, Default)]
+pub struct Keyring {
+    entries: Vec<Entry>,
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.entries.iter().map(|e| hex::encode(e.key.id))).finish()
+    }
+}
+
+impl Keyring {
+    /// Makes a key when there is none or the newest is past half its life, and drops keys past retention. Returns whether
+    /// anything changed: then the keyring must be stored before the record with the new key is published.
+    pub fn rotate(&mut self, now: UnixMillis) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(|e| now < e.key.not_after.plus(KEY_RETENTION));
+        let dropped = self.entries.len() != before;
+        // The overlap of half a life lets a record with the new key spread before the old one ends.
+        let fresh = self.entries.last().is_some_and(|e| {
+            e.key.not_after > now.plus(KEY_LIFETIME / 2) && e.key.not_before <= now.plus(KEY_LIFETIME)
+        });
+        if !fresh {
+            self.entries.push(generate(now));
+        }
+        dropped || !fresh
+    }
+
+    /// The keys that senders may use at `now`, for our record.
+    #[must_use]
+    pub fn offered(&self, now: UnixMillis) -> Vec<EncryptionKey> {
+        self.entries.iter().map(|e| e.key).filter(|k| now < k.not_after).collect()
+    }
+
+    /// The newest key; `None` before the first [`Keyring::rotate`].
+    #[must_use]
+    pub fn current(&self) -> Option<EncryptionKey> {
+        self.entries.last().map(|e| e.key)
+    }
+
+    /// For the store: 1 version byte, then 80 bytes a key (secret, public, from, to). Wiped on drop.
+    #[must_use]
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(1 + 80 * self.entries.len()));
+        bytes.push(1);
+        for e in &self.entries {
+            bytes.extend_from_slice(&e.secret.0);
+            bytes.extend_from_slice(&e.key.public);
+            bytes.extend_from_slice(&e.key.not_before.0.to_be_bytes());
+            bytes.extend_from_slice(&e.key.not_after.0.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// From the store.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the bytes are not what [`Keyring::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, KeyringError> {
+        let (version, rest) = bytes.split_first().ok_or(KeyringError)?;
+        let (chunks, tail) = rest.as_chunks::<80>();
+        if *version != 1 || !tail.is_empty() {
+            return Err(KeyringError);
+        }
+        let time = |b: &[u8]| b.try_into().map(u64::from_be_bytes).map(UnixMillis).map_err(|_| KeyringError);
+        let entries = chunks.iter().map(|chunk| {
+            let secret = Secret(chunk[..32].try_into().map_err(|_| KeyringError)?);
+            let public: [u8; 32] = chunk[32..64].try_into().map_err(|_| KeyringError)?;
+            let (not_before, not_after) = (time(&chunk[64..72])?, time(&chunk[72..])?);
+            Ok(Entry { key: EncryptionKey { id: key_id(&public), public, not_before, not_after }, secret })
+        });
+        Ok(Self { entries: entries.collect::<Result<_, KeyringError>>()? })
+    }
+}
+
+fn generate(now: UnixMillis) -> Entry {
+    let (secret, public) = Kem::gen_keypair();
+    let public: [u8; 32] = public.to_bytes().into();
+    let secret = Secret(secret.to_bytes().into());
+    // Ten minutes early, so that a sender whose clock is behind may use it.
+    let not_before = now.minus(crate::primitives::limits::CLOCK_SKEW);
+    Entry { key: EncryptionKey { id: key_id(&public), public, not_before, not_after: now.plus(KEY_LIFETIME) }, secret }
+}
+
+/// The id of a public encryption key.
+fn key_id(public: &[u8; 32]) -> KeyId {
+    let mut id = [0; 8];
+    id.copy_from_slice(&blake3::hash(public).as_bytes()[..8]);
+    id
+}
+
+fn info(context: &str, owner: &PeerId, id: &KeyId) -> Vec<u8> {
+    let owner = owner.to_bytes();
+    [context.as_bytes(), &owner, id].concat()
+}
+
+/// The symmetric key of message `counter` of a session.
+fn message_key(counter: u64, export: impl FnOnce(&[u8], &mut [u8]) -> bool) -> Option<Zeroizing<[u8; 32]>> {
+    let mut key = Zeroizing::new([0; 32]);
+    let mut label = *b"message 01234567";
+    label[8..].copy_from_slice(&counter.to_be_bytes());
+    export(&label, &mut key[..]).then_some(key)
+}
+
+/// Seals messages to one key of one owner with one key agreement; makes a new one by itself after 4096 messages.
+pub struct SealSession {
+    key: EncryptionKey,
+    info: Vec<u8>,
+    encapsulated: [u8; ENCAPSULATED],
+    context: AeadCtxS<ExportOnlyAead, HkdfSha256, Kem>,
+    counter: u64,
+}
+
+impl std::fmt::Debug for SealSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealSession").field("counter", &self.counter).finish_non_exhaustive()
+    }
+}
+
+impl SealSession {
+    /// Runs the key agreement. `context` names the use, e.g. `vos-mail/1/main`.
+    ///
+    /// # Errors
+    /// [`SealError`] when the key is not a valid X25519 point.
+    pub fn new(context: &str, owner: &PeerId, key: EncryptionKey) -> Result<Self, SealError> {
+        let info = info(context, owner, &key.id);
+        let (encapsulated, context) = agree(&key, &info)?;
+        Ok(Self { key, info, encapsulated, context, counter: 0 })
+    }
+
+    /// The key this session seals to.
+    #[must_use]
+    pub fn key(&self) -> &EncryptionKey {
+        &self.key
+    }
+
+    /// Seals `plain`, bound to `aad`: encapsulated key (32), counter (8, big endian), ciphertext and tag (16).
+    ///
+    /// # Errors
+    /// [`SealError`] as [`SealSession::new`], when the session is renewed.
+    pub fn seal(&mut self, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        if self.counter == SESSION_MESSAGES {
+            (self.encapsulated, self.context) = agree(&self.key, &self.info)?;
+            self.counter = 0;
+        }
+        let counter = self.counter;
+        self.counter += 1;
+        let key = message_key(counter, |label, out| self.context.export(label, out).is_ok()).ok_or(SealError)?;
+        let cipher = ChaCha20Poly1305::new((&*key).into());
+        // Each key is used once, so a constant nonce is safe.
+        let text = cipher.encrypt(&Default::default(), Payload { msg: plain, aad }).map_err(|_| SealError)?;
+        let mut sealed = Vec::with_capacity(HEADER + text.len());
+        sealed.extend_from_slice(&self.encapsulated);
+        sealed.extend_from_slice(&counter.to_be_bytes());
+        sealed.extend_from_slice(&text);
+        Ok(sealed)
+    }
+}
+
+type Agreed = ([u8; ENCAPSULATED], AeadCtxS<ExportOnlyAead, HkdfSha256, Kem>);
+
+fn agree(key: &EncryptionKey, info: &[u8]) -> Result<Agreed, SealError> {
+    let public = <Kem as hpke::Kem>::PublicKey::from_bytes(&key.public).map_err(|_| SealError)?;
+    let (encapsulated, context) =
+        hpke::setup_sender::<ExportOnlyAead, HkdfSha256, Kem>(&OpModeS::Base, &public, info).map_err(|_| SealError)?;
+    Ok((encapsulated.to_bytes().into(), context))
+}
+
+type Receiver = std::sync::Arc<AeadCtxR<ExportOnlyAead, HkdfSha256, Kem>>;
+
+/// Opens what was sealed to our keys; remembers recent key agreements.
+pub struct Opener {
+    context: String,
+    owner: PeerId,
+    keyring: Keyring,
+    agreed: Mutex<HashMap<(KeyId, [u8; ENCAPSULATED]), Receiver>>,
+}
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opener").field("keyring", &self.keyring).finish_non_exhaustive()
+    }
+}
+
+impl Opener {
+    /// For our own `owner` address; `context` as in [`SealSession::new`].
+    #[must_use]
+    pub fn new(context: &str, owner: PeerId, keyring: Keyring) -> Self {
+        Self { context: context.to_owned(), owner, keyring, agreed: Mutex::default() }
+    }
+
+    /// Opens sealed bytes. The caller caps their length before.
+    ///
+    /// # Errors
+    /// [`OpenError::UnknownKey`] when the sender must seal again; [`OpenError::Damaged`] otherwise.
+    pub fn open(&self, id: &KeyId, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        if sealed.len() < HEADER + TAG {
+            return Err(OpenError::Damaged);
+        }
+        let (header, text) = sealed.split_at(HEADER);
+        let encapsulated: [u8; ENCAPSULATED] = header[..ENCAPSULATED].try_into().map_err(|_| OpenError::Damaged)?;
+        let counter = header[ENCAPSULATED..].try_into().map(u64::from_be_bytes).map_err(|_| OpenError::Damaged)?;
+        if counter >= SESSION_MESSAGES {
+            return Err(OpenError::Damaged);
+        }
+        let receiver = self.receiver(id, encapsulated)?;
+        let key = message_key(counter, |label, out| receiver.export(label, out).is_ok()).ok_or(OpenError::Damaged)?;
+        let cipher = ChaCha20Poly1305::new((&*key).into());
+        cipher.decrypt(&Default::default(), Payload { msg: text, aad }).map_err(|_| OpenError::Damaged)
+    }
+
+    fn receiver(&self, id: &KeyId, encapsulated: [u8; ENCAPSULATED]) -> Result<Receiver, OpenError> {
+        let slot = (*id, encapsulated);
+        let cached = self.agreed.lock().expect("no panic while held").get(&slot).cloned();
+        if let Some(receiver) = cached {
+            return Ok(receiver);
+        }
+        let entry = self.keyring.entries.iter().find(|e| e.key.id == *id).ok_or(OpenError::UnknownKey)?;
+        let secret = <Kem as hpke::Kem>::PrivateKey::from_bytes(&entry.secret.0).map_err(|_| OpenError::UnknownKey)?;
+        let encapsulated = <Kem as hpke::Kem>::EncappedKey::from_bytes(&encapsulated).map_err(|_| OpenError::Damaged)?;
+        let info = info(&self.context, &self.owner, id);
+        let receiver = hpke::setup_receiver::<ExportOnlyAead, HkdfSha256, Kem>(&OpModeR::Base, &secret, &encapsulated, &info)
+            .map_err(|_| OpenError::Damaged)?;
+        let receiver = std::sync::Arc::new(receiver);
+        let mut agreed = self.agreed.lock().expect("no panic while held");
+        if agreed.len() >= OPENER_CACHE {
+            // Any choice will do: a dropped agreement is computed again.
+            agreed.clear();
+        }
+        agreed.insert(slot, receiver.clone());
+        Ok(receiver)
+    }
+}

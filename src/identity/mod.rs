@@ -1,0 +1,98 @@
+//! L1: who we are. The Ed25519 identity key, its file, signatures with a purpose, and X25519 encryption keys.
+//!
+//! # Addresses
+//! An address is the libp2p [`PeerId`] of an Ed25519 key. Such an id *contains* the public key (identity
+//! multihash), so any signature can be checked with nothing but the address. Other key kinds are refused.
+//!
+//! # Signatures
+//! Everything signed travels in a libp2p signed envelope (libp2p RFC 0002) with a [`Purpose`]: the domain
+//! string carries purpose and network, so a signature for one purpose or network is worthless for another.
+//!
+//! # Security
+//! The identity key's file has mode 0600 and is refused when others can read it. Encryption keys are *not*
+//! derived from the identity key: they rotate and are wiped, which is the forward secrecy of stored mail.
+
+mod encryption;
+mod envelope;
+mod keystore;
+
+pub use encryption::{
+    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, KeyringError, Keyring, OpenError, Opener, SealError, SealSession,
+};
+pub use envelope::{EnvelopeError, Purpose, open_envelope, seal_envelope};
+pub use keystore::{KeystoreError, load, load_or_create};
+
+use libp2p::identity::{Keypair, PublicKey};
+
+use crate::primitives::PeerId;
+
+/// Our identity: an Ed25519 key pair and its address. Cloning shares the key.
+#[derive(Clone)]
+pub struct Identity {
+    keypair: Keypair,
+    address: PeerId,
+}
+
+impl Identity {
+    /// A new random identity.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self::from_keypair(Keypair::generate_ed25519())
+    }
+
+    /// Wraps a key pair.
+    #[must_use]
+    pub fn from_keypair(keypair: Keypair) -> Self {
+        let address = keypair.public().to_peer_id();
+        Self { keypair, address }
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn address(&self) -> PeerId {
+        self.address
+    }
+
+    /// The libp2p key pair, for the transport's handshake.
+    #[must_use]
+    pub fn keypair(&self) -> &Keypair {
+        &self.keypair
+    }
+
+    /// The raw 32-byte Ed25519 public key.
+    #[must_use]
+    pub fn public_key(&self) -> [u8; 32] {
+        self.keypair.public().try_into_ed25519().expect("identities are Ed25519").to_bytes()
+    }
+
+    /// Signs `message` for `purpose`. The signature is 64 bytes.
+    #[must_use]
+    pub fn sign(&self, purpose: &Purpose, message: &[u8]) -> Vec<u8> {
+        self.keypair.sign(&purpose.bind(message)).expect("Ed25519 signing cannot fail")
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Identity").field(&self.address).finish()
+    }
+}
+
+/// The Ed25519 public key inside an address; `None` for any other kind of id.
+#[must_use]
+pub fn public_key_of(address: &PeerId) -> Option<PublicKey> {
+    // Multihash code 0 is "identity": the digest is the protobuf-encoded key itself.
+    let multihash = address.as_ref();
+    if multihash.code() != 0 {
+        return None;
+    }
+    let key = PublicKey::try_decode_protobuf(multihash.digest()).ok()?;
+    key.clone().try_into_ed25519().is_ok().then_some(key)
+}
+
+/// Whether `signature` over `message` for `purpose` was made by the owner of `address`.
+#[must_use]
+pub fn verify(address: &PeerId, purpose: &Purpose, message: &[u8], signature: &[u8]) -> bool {
+    public_key_of(address).is_some_and(|key| key.verify(&purpose.bind(message), signature))
+}
+

@@ -1,0 +1,3 @@
+//! L4: the VOS Map. (Skeleton: the design doc is written with the feature.)
+mod handle;
+pub use handle::*;

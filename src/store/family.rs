@@ -1,0 +1,56 @@
+//! The column families: one per access pattern.
+
+/// Where a key lives. The name is the column family's name on disk: it never changes once released.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Family {
+    /// Layout version, our record's last sequence number, the encryption keyring, small state of the node.
+    Meta,
+    /// Map records by address.
+    Map,
+    /// Kademlia records by key hash.
+    Dht,
+    /// Outgoing messages: header and history by id, and the queue by recipient.
+    Outbox,
+    /// Bodies of outgoing messages, in parts.
+    OutboxBody,
+    /// Received messages' headers, by arrival and by id.
+    Inbox,
+    /// Bodies of received messages, in parts.
+    InboxBody,
+    /// Which messages were seen: what makes delivery happen once.
+    Seen,
+}
+
+impl Family {
+    /// All families.
+    pub const ALL: [Self; 8] = [
+        Self::Meta,
+        Self::Map,
+        Self::Dht,
+        Self::Outbox,
+        Self::OutboxBody,
+        Self::Inbox,
+        Self::InboxBody,
+        Self::Seen,
+    ];
+
+    /// The name on disk.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Map => "map",
+            Self::Dht => "dht",
+            Self::Outbox => "outbox",
+            Self::OutboxBody => "outbox_body",
+            Self::Inbox => "inbox",
+            Self::InboxBody => "inbox_body",
+            Self::Seen => "seen",
+        }
+    }
+
+    /// Whether values are large bodies, kept in blob files so that compaction does not copy them.
+    pub(super) fn holds_bodies(self) -> bool {
+        matches!(self, Self::OutboxBody | Self::InboxBody)
+    }
+}

@@ -1,0 +1,281 @@
+//! L2: the node's one RocksDB, and the only folder that sees it.
+//!
+//! # Durability
+//! [`Store::commit`] is the durable way: batches from all tasks go to one writer thread, which merges what is waiting
+//! into one synced write (one `fdatasync` for many callers) and answers them all. A batch is atomic over families.
+//! [`Store::write_unsynced`] survives a killed process but not a power cut; it is for what can be fetched again
+//! (map records of others, Kademlia records). Order among all writes is kept.
+//!
+//! # Blocking
+//! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.
+//! Nothing here may be called on the swarm task but point reads and unsynced writes.
+//!
+//! # Versions
+//! The `meta` family holds the layout version. A store of a newer version is refused ([`OpenError::Newer`]); an
+//! older one is migrated step by step before anything else sees it.
+
+mod family;
+mod open;
+mod writer;
+
+use std::{
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
+
+pub use family::Family;
+pub use open::OpenError;
+use writer::Writer;
+pub use writer::WriterStats;
+
+type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;
+
+/// The layout version this program writes.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Why the store could not do something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// No space left on the disk; nothing of the batch was written. Retry after space was made.
+    #[error("the disk is full: {0}")]
+    DiskFull(String),
+    /// The disk or the database failed.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// The store is closing.
+    #[error("the store is stopped")]
+    Stopped,
+}
+
+impl From<rocksdb::Error> for StoreError {
+    fn from(e: rocksdb::Error) -> Self {
+        let text = e.to_string();
+        if text.contains("No space left") || text.contains("space limit") {
+            Self::DiskFull(text)
+        } else {
+            Self::Failed(text)
+        }
+    }
+}
+
+/// Changes that happen together or not at all.
+#[derive(Default, Debug)]
+pub struct Batch {
+    ops: Vec<(Family, Vec<u8>, Option<Vec<u8>>)>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets `key`.
+    pub fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> &mut Self {
+        let (key, value) = (key.into(), value.into());
+        self.bytes += key.len() + value.len();
+        self.ops.push((family, key, Some(value)));
+        self
+    }
+
+    /// Removes `key`.
+    pub fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) -> &mut Self {
+        let key = key.into();
+        self.bytes += key.len();
+        self.ops.push((family, key, None));
+        self
+    }
+
+    /// Whether nothing would change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The open store. Clones share it; the last one dropped closes it.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: Arc<Db>,
+    writer: Writer,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Store").field(&self.inner.path).finish()
+    }
+}
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+impl Store {
+    /// Opens the store in `path`, making it when missing and migrating an older one. Blocks; call it before the node runs.
+    ///
+    /// # Errors
+    /// [`OpenError`] when another process holds it, it is of a newer version, damaged, or the disk fails.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let db = Arc::new(open::open(path)?);
+        let writer = Writer::start(db.clone()).map_err(|e| OpenError::Failed(path.to_owned(), e.to_string()))?;
+        Ok(Self { inner: Arc::new(Inner { db, writer, path: path.to_owned() }) })
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.inner.db.get_cf(&handle(&self.inner.db, family), key)?)
+    }
+
+    /// Whether `key` exists.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn contains(&self, family: Family, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.inner.db.get_pinned_cf(&handle(&self.inner.db, family), key)?.is_some())
+    }
+
+    /// Up to `limit` pairs whose keys start with `prefix`, in key order, beginning after `after` when given.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn scan(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
+        let mut pairs = Vec::new();
+        self.for_each(family, prefix, from, |key, value| {
+            pairs.push((key.to_vec(), value.to_vec()));
+            pairs.len() < limit
+        })?;
+        Ok(pairs)
+    }
+
+    /// Calls `each` with the pairs whose keys start with `prefix`, in key order from `from`, until it says `false`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn for_each(
+        &self,
+        family: Family,
+        prefix: &[u8],
+        from: Bound<&[u8]>,
+        mut each: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let start = match from {
+            Bound::Included(key) | Bound::Excluded(key) => key,
+            Bound::Unbounded => prefix,
+        };
+        let mode = IteratorMode::From(start.max(prefix), Direction::Forward);
+        for item in self.inner.db.iterator_cf(&handle(&self.inner.db, family), mode) {
+            let (key, value) = item?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            if matches!(from, Bound::Excluded(excluded) if excluded == &*key) {
+                continue;
+            }
+            if !each(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last pair whose key starts with `prefix`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn last(&self, family: Family, prefix: &[u8]) -> Result<Option<Pair>, StoreError> {
+        let mut options = rocksdb::ReadOptions::default();
+        options.set_iterate_range(rocksdb::PrefixRange(prefix));
+        let cf = handle(&self.inner.db, family);
+        let mut items = self.inner.db.iterator_cf_opt(&cf, options, IteratorMode::End);
+        Ok(items.next().transpose()?.map(|(k, v)| (k.into_vec(), v.into_vec())))
+    }
+
+    /// Writes a batch durably: when this returns `Ok`, it survives a power cut. Shares one sync with everything else that
+    /// waits. Cancelling the future does not cancel the write.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails: then nothing of the batch was written.
+    pub async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        self.inner.writer.commit(batch).await
+    }
+
+    /// Writes a batch without waiting for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn write_unsynced(&self, batch: Batch) -> Result<(), StoreError> {
+        Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &WriteOptions::default())?)
+    }
+
+    /// What the writer has done: how many commits shared how many syncs.
+    #[must_use]
+    pub fn writer_stats(&self) -> WriterStats {
+        self.inner.writer.stats()
+    }
+
+    /// Bytes of the store on disk.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        let property = |name| self.inner.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        let files: u64 = Family::ALL
+            .iter()
+            .map(|f| {
+                let cf = handle(&self.inner.db, *f);
+                let value = self.inner.db.property_int_value_cf(&cf, "rocksdb.total-sst-files-size");
+                value.ok().flatten().unwrap_or(0)
+            })
+            .sum();
+        files + property("rocksdb.cur-size-all-mem-tables")
+    }
+
+    /// Stops the writer after what is queued and makes everything durable. Blocks. Later commits answer
+    /// [`StoreError::Stopped`].
+    pub fn close(&self) {
+        self.inner.writer.stop();
+        if let Err(error) = self.inner.db.flush_wal(true) {
+            tracing::error!(%error, "could not sync the store while closing");
+        }
+        self.inner.db.cancel_all_background_work(true);
+    }
+}
+
+fn handle(db: &Db, family: Family) -> Arc<rocksdb::BoundColumnFamily<'_>> {
+    db.cf_handle(family.name()).expect("every family is made at open")
+}
+
+fn to_rocks(db: &Db, batches: impl IntoIterator<Item = Batch>) -> WriteBatch {
+    let mut all = WriteBatch::default();
+    for (family, key, value) in batches.into_iter().flat_map(|b| b.ops) {
+        match value {
+            Some(value) => all.put_cf(&handle(db, family), key, value),
+            None => all.delete_cf(&handle(db, family), key),
+        }
+    }
+    all
+}
+

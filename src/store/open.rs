@@ -1,0 +1,116 @@
+//! Opening, options and versions.
+
+use std::path::{Path, PathBuf};
+
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
+
+use super::{Db, Family, LAYOUT_VERSION};
+
+/// Why the store could not be opened. Each text says what the operator can do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{0} is in use by another process: stop that daemon, or use another --data-dir")]
+    Locked(PathBuf),
+    /// Written by a newer program.
+    #[error("{path} has layout version {found}, this program knows up to {LAYOUT_VERSION}: upgrade vos, or use another --data-dir")]
+    Newer {
+        /// The store.
+        path: PathBuf,
+        /// The version found in it.
+        found: u32,
+    },
+    /// The disk or the database failed.
+    #[error("cannot open the store {0}: {1}")]
+    Failed(PathBuf, String),
+}
+
+const VERSION_KEY: &[u8] = b"layout_version";
+
+/// Memory for cached blocks, index and filter blocks of all families.
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
+/// One family's write buffer; 8 families and at most [`WRITE_BUFFERS_BYTES`] together.
+const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// All write buffers together.
+const WRITE_BUFFERS_BYTES: usize = 16 * 1024 * 1024;
+/// Values from this size up go to blob files in body families.
+const BLOB_BYTES: u64 = 4 * 1024;
+
+pub(super) fn open(path: &Path) -> Result<Db, OpenError> {
+    let failed = |e: &dyn std::fmt::Display| OpenError::Failed(path.to_owned(), e.to_string());
+    let options = database_options();
+    let cache = Cache::new_lru_cache(CACHE_BYTES);
+    // Families of an unknown name mean a newer program: list them so that the version check below can say so.
+    let mut names: Vec<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
+    if path.join("CURRENT").exists() {
+        let existing = Db::list_cf(&options, path).map_err(|e| failed(&e))?;
+        names.extend(existing.into_iter().filter(|n| !Family::ALL.iter().any(|f| f.name() == n)));
+    }
+    let descriptors = names.iter().map(|name| {
+        let bodies = Family::ALL.iter().any(|f| f.name() == name && f.holds_bodies());
+        ColumnFamilyDescriptor::new(name, family_options(&cache, bodies))
+    });
+    let db = Db::open_cf_descriptors(&options, path, descriptors).map_err(|e| {
+        let text = e.to_string();
+        if text.contains("lock hold") || text.contains("Resource temporarily unavailable") {
+            OpenError::Locked(path.to_owned())
+        } else {
+            failed(&text)
+        }
+    })?;
+    check_version(&db, path)?;
+    Ok(db)
+}
+
+fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {
+    let failed = |e: rocksdb::Error| OpenError::Failed(path.to_owned(), e.to_string());
+    let meta = super::handle(db, Family::Meta);
+    let found = db.get_cf(&meta, VERSION_KEY).map_err(failed)?;
+    let found = match found.as_deref().map(<[u8; 4]>::try_from) {
+        None => None,
+        Some(Ok(bytes)) => Some(u32::from_be_bytes(bytes)),
+        Some(Err(_)) => return Err(OpenError::Failed(path.to_owned(), "the layout version is damaged".into())),
+    };
+    match found {
+        Some(LAYOUT_VERSION) => Ok(()),
+        Some(newer) if newer > LAYOUT_VERSION => Err(OpenError::Newer { path: path.to_owned(), found: newer }),
+        // Version 1 is the first: there is nothing older to migrate from but an empty store.
+        _ => {
+            let mut sync = rocksdb::WriteOptions::default();
+            sync.set_sync(true);
+            db.put_cf_opt(&meta, VERSION_KEY, LAYOUT_VERSION.to_be_bytes(), &sync).map_err(failed)
+        }
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
+    options.set_max_total_wal_size(32 * 1024 * 1024);
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1024 * 1024);
+    options.set_stats_dump_period_sec(0);
+    options.set_bytes_per_sync(1024 * 1024);
+    options
+}
+
+fn family_options(cache: &Cache, bodies: bool) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_compression_type(DBCompressionType::Lz4);
+    if bodies {
+        options.set_enable_blob_files(true);
+        options.set_min_blob_size(BLOB_BYTES);
+        options.set_enable_blob_gc(true);
+    }
+    options
+}

@@ -1,0 +1,122 @@
+//! The group-commit writer: one thread that turns whatever is waiting into one synced write.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use rocksdb::WriteOptions;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Batch, Db, StoreError};
+
+/// Batches waiting for the writer; callers wait for a place beyond it. 1024 batches of 64 KiB are 64 MiB at worst.
+const QUEUE: usize = 1024;
+/// Batches merged into one write.
+const MERGE_BATCHES: usize = 512;
+/// Bytes merged into one write: keeps one write's memory and latency bounded.
+const MERGE_BYTES: usize = 4 * 1024 * 1024;
+
+struct Job {
+    batch: Batch,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// Counts of the writer since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriterStats {
+    /// Batches made durable.
+    pub commits: u64,
+    /// Synced writes that took.
+    pub syncs: u64,
+    /// Bytes of keys and values written.
+    pub bytes: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    commits: AtomicU64,
+    syncs: AtomicU64,
+    bytes: AtomicU64,
+}
+
+pub(super) struct Writer {
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    counters: Arc<Counters>,
+}
+
+impl Writer {
+    pub(super) fn start(db: Arc<Db>) -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let counters = Arc::new(Counters::default());
+        let shared = counters.clone();
+        let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&db, queue, &shared))?;
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), counters })
+    }
+
+    pub(super) async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let jobs = self.jobs.lock().expect("no panic while held").clone().ok_or(StoreError::Stopped)?;
+        let (done, answer) = oneshot::channel();
+        jobs.send(Job { batch, done }).await.map_err(|_| StoreError::Stopped)?;
+        drop(jobs);
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    pub(super) fn stats(&self) -> WriterStats {
+        WriterStats {
+            commits: self.counters.commits.load(Ordering::Relaxed),
+            syncs: self.counters.syncs.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes no more jobs, finishes those waiting, joins the thread.
+    pub(super) fn stop(&self) {
+        drop(self.jobs.lock().expect("no panic while held").take());
+        let thread = self.thread.lock().expect("no panic while held").take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(db: &Db, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
+    let mut synced = WriteOptions::default();
+    synced.set_sync(true);
+    while let Some(first) = queue.blocking_recv() {
+        let mut bytes = first.batch.bytes();
+        let mut jobs = vec![first];
+        // No waiting for more: while one sync runs, the next batch gathers by itself.
+        while jobs.len() < MERGE_BATCHES && bytes < MERGE_BYTES {
+            let Ok(job) = queue.try_recv() else { break };
+            bytes += job.batch.bytes();
+            jobs.push(job);
+        }
+        let (batches, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.batch, j.done)).unzip();
+        let result = db.write_opt(super::to_rocks(db, batches), &synced).map_err(StoreError::from);
+        if result.is_ok() {
+            counters.commits.fetch_add(waiting.len() as u64, Ordering::Relaxed); // usize fits in u64
+            counters.syncs.fetch_add(1, Ordering::Relaxed);
+            counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        for done in waiting {
+            // A caller that went away does not undo the write.
+            let _ = done.send(result.clone());
+        }
+    }
+}

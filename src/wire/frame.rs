@@ -1,0 +1,140 @@
+//! Length-delimited frames: 4 bytes of big-endian length, then the body. The length is checked against the
+//! cap *before* anything is allocated, and the buffer grows only as bytes arrive.
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Why a frame could not be read or written. Every variant closes the stream.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The announced length is over the protocol's cap.
+    #[error("frame of {got} bytes, limit {limit}")]
+    TooLarge {
+        /// What the other side announced.
+        got: usize,
+        /// The cap.
+        limit: usize,
+    },
+    /// The stream ended inside a frame.
+    #[error("stream ended inside a frame")]
+    Truncated,
+    /// The stream failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// How much is reserved on the strength of a length alone; the rest is reserved as bytes arrive.
+const TRUSTED: usize = 64 * 1024;
+
+/// Reads one frame of at most `limit` bytes; `None` when the stream ended cleanly before a frame began. Not cancel-safe.
+///
+/// # Errors
+/// [`FrameError`]; the stream must not be used after one.
+pub async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
+    let mut header = [0; 4];
+    let mut filled = 0;
+    while filled < header.len() {
+        match stream.read(&mut header[filled..]).await? {
+            0 if filled == 0 => return Ok(None),
+            0 => return Err(FrameError::Truncated),
+            n => filled += n,
+        }
+    }
+    let length = u32::from_be_bytes(header) as usize; // u32 fits in usize on every supported target
+    if length > limit {
+        return Err(FrameError::TooLarge { got: length, limit });
+    }
+    let body = read_body(stream, length).await?;
+    Ok(Some(body))
+}
+
+/// Reads a frame's body after its length was read and checked by the caller. Not cancel-safe.
+///
+/// # Errors
+/// [`FrameError::Truncated`] when the stream ends before, or the stream's error.
+pub async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, length: usize) -> Result<Vec<u8>, FrameError> {
+    let mut body = vec![0; length.min(TRUSTED)];
+    let mut filled = 0;
+    while filled < length {
+        if filled == body.len() {
+            body.resize(length.min(body.len() * 2), 0);
+        }
+        match stream.read(&mut body[filled..]).await? {
+            0 => return Err(FrameError::Truncated),
+            n => filled += n,
+        }
+    }
+    Ok(body)
+}
+
+/// Writes one frame, given in two parts so that a status byte needs no copy, and flushes it.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] when it is over `limit` (nothing was written), or the stream's error.
+pub async fn write_frame<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    head: &[u8],
+    body: &[u8],
+    limit: usize,
+) -> Result<(), FrameError> {
+    let length = head.len() + body.len();
+    let prefix = u32::try_from(length).ok().filter(|_| length <= limit);
+    let Some(prefix) = prefix else { return Err(FrameError::TooLarge { got: length, limit }) };
+    // One write for small frames: a yamux frame and a Noise record each, instead of three.
+    if length <= TRUSTED {
+        let mut all = Vec::with_capacity(4 + length);
+        all.extend_from_slice(&prefix.to_be_bytes());
+        all.extend_from_slice(head);
+        all.extend_from_slice(body);
+        stream.write_all(&all).await?;
+    } else {
+        stream.write_all(&prefix.to_be_bytes()).await?;
+        stream.write_all(head).await?;
+        stream.write_all(body).await?;
+    }
+    stream.flush().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::{executor::block_on, io::Cursor};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(body in proptest::collection::vec(any::<u8>(), 0..200_000)) {
+            let mut bytes = Cursor::new(Vec::new());
+            block_on(write_frame(&mut bytes, &[7], &body, 300_000)).unwrap();
+            let mut bytes = Cursor::new(bytes.into_inner());
+            let read = block_on(read_frame(&mut bytes, 300_000)).unwrap().unwrap();
+            prop_assert_eq!(read[0], 7);
+            prop_assert_eq!(&read[1..], &body[..]);
+            prop_assert!(block_on(read_frame(&mut bytes, 300_000)).unwrap().is_none());
+        }
+
+        #[test]
+        fn noise_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = block_on(read_frame(&mut Cursor::new(bytes), 1024));
+        }
+    }
+
+    #[test]
+    fn an_announced_length_over_the_limit_is_refused_before_the_body() {
+        let bytes = u32::MAX.to_be_bytes();
+        let error = block_on(read_frame(&mut Cursor::new(bytes), 1024)).unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { limit: 1024, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_frame_that_ends_early_is_truncated_at_every_length() {
+        let mut bytes = Cursor::new(Vec::new());
+        block_on(write_frame(&mut bytes, &[], b"hello", 64)).unwrap();
+        let bytes = bytes.into_inner();
+        for cut in 1..bytes.len() {
+            let error = block_on(read_frame(&mut Cursor::new(&bytes[..cut]), 64)).unwrap_err();
+            assert!(matches!(error, FrameError::Truncated), "cut at {cut}: {error}");
+        }
+    }
+}
