@@ -27,7 +27,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const CLIENT_IDLE: Duration = Duration::from_secs(30);
 
 /// A negotiated stream and what it hangs on.
-pub(super) struct Opened {
+pub(in crate::net) struct Opened {
     pub(super) stream: libp2p::Stream,
     /// Cancelled when the connection closes: a yamux read may otherwise hang (rust-yamux issue 216).
     pub(super) closed: CancellationToken,
