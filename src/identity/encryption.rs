@@ -309,10 +309,12 @@ impl Opener {
         }
         let entry = self.keyring.entries.iter().find(|e| e.key.id == *id).ok_or(OpenError::UnknownKey)?;
         let secret = <Kem as hpke::Kem>::PrivateKey::from_bytes(&entry.secret.0).map_err(|_| OpenError::UnknownKey)?;
-        let encapsulated = <Kem as hpke::Kem>::EncappedKey::from_bytes(&encapsulated).map_err(|_| OpenError::Damaged)?;
+        let encapsulated =
+            <Kem as hpke::Kem>::EncappedKey::from_bytes(&encapsulated).map_err(|_| OpenError::Damaged)?;
         let info = info(&self.context, &self.owner, id);
-        let receiver = hpke::setup_receiver::<ExportOnlyAead, HkdfSha256, Kem>(&OpModeR::Base, &secret, &encapsulated, &info)
-            .map_err(|_| OpenError::Damaged)?;
+        let receiver =
+            hpke::setup_receiver::<ExportOnlyAead, HkdfSha256, Kem>(&OpModeR::Base, &secret, &encapsulated, &info)
+                .map_err(|_| OpenError::Damaged)?;
         let receiver = std::sync::Arc::new(receiver);
         let mut agreed = self.agreed.lock().expect("no panic while held");
         if agreed.len() >= OPENER_CACHE {

@@ -62,9 +62,8 @@ pub fn seal_envelope(identity: &Identity, purpose: &Purpose, payload: Vec<u8>) -
 /// [`EnvelopeError`] when it is malformed, signed for something else or by another kind of key.
 pub fn open_envelope(purpose: &Purpose, bytes: &[u8]) -> Result<(PeerId, Vec<u8>), EnvelopeError> {
     let envelope = SignedEnvelope::from_protobuf_encoding(bytes).map_err(|_| EnvelopeError::Malformed)?;
-    let (payload, key) = envelope
-        .payload_and_signing_key(purpose.domain.clone(), PAYLOAD_TYPE)
-        .map_err(|_| EnvelopeError::Signature)?;
+    let (payload, key) =
+        envelope.payload_and_signing_key(purpose.domain.clone(), PAYLOAD_TYPE).map_err(|_| EnvelopeError::Signature)?;
     if key.clone().try_into_ed25519().is_err() {
         return Err(EnvelopeError::KeyKind);
     }

@@ -19,7 +19,9 @@ const MAX_KEY_FILE: u64 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum KeystoreError {
     /// Others than the owner may read the key.
-    #[error("{path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`, and make a new identity if others had access")]
+    #[error(
+        "{path} can be read by others (mode {mode:04o}): run `chmod 600 {path}`, and make a new identity if others had access"
+    )]
     Exposed {
         /// The key's file.
         path: PathBuf,

@@ -17,7 +17,7 @@ mod envelope;
 mod keystore;
 
 pub use encryption::{
-    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, KeyringError, Keyring, OpenError, Opener, SealError, SealSession,
+    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, OpenError, Opener, SealError, SealSession,
 };
 pub use envelope::{EnvelopeError, Purpose, open_envelope, seal_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};
@@ -95,4 +95,3 @@ pub fn public_key_of(address: &PeerId) -> Option<PublicKey> {
 pub fn verify(address: &PeerId, purpose: &Purpose, message: &[u8], signature: &[u8]) -> bool {
     public_key_of(address).is_some_and(|key| key.verify(&purpose.bind(message), signature))
 }
-

@@ -175,7 +175,12 @@ impl Handle {
     ///
     /// # Errors
     /// [`MessageError::NotFound`].
-    pub async fn wait(&self, id: MessageId, state: SendState, timeout: Duration) -> Result<Option<Outgoing>, MessageError> {
+    pub async fn wait(
+        &self,
+        id: MessageId,
+        state: SendState,
+        timeout: Duration,
+    ) -> Result<Option<Outgoing>, MessageError> {
         todo!()
     }
     /// Outgoing messages, newest first.

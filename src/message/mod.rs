@@ -1,3 +1,5 @@
 //! L4: messages. (Skeleton: the design doc is written with the feature.)
+mod config;
 mod handle;
+pub use config::Config;
 pub use handle::*;

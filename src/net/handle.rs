@@ -227,11 +227,7 @@ impl Handle {
         self.bans.read().expect("no panic while held").iter().copied().collect()
     }
 
-    async fn ask<T>(
-        &self,
-        deadline: Duration,
-        command: impl FnOnce(Answer<T>) -> Command,
-    ) -> Result<T, CommandError> {
+    async fn ask<T>(&self, deadline: Duration, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, CommandError> {
         let (answer, result) = oneshot::channel();
         self.commands.try_send(command(answer)).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => CommandError::Busy,

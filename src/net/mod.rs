@@ -23,6 +23,7 @@
 //! Connections pending, established, per peer; RSS; streams; frames; queues: all in [`Config`] or constants
 //! beside their use. Addrs learnt from others are capped and filtered before they reach Kademlia.
 
+mod config;
 pub mod dht;
 mod error;
 mod handle;
@@ -31,6 +32,7 @@ pub mod rpc;
 
 use libp2p::multiaddr::Protocol;
 
+pub use config::{Config, DhtMode};
 pub use error::{CommandError, StartError};
 pub use handle::{Direction, Handle, Nat, PeerEvent, PeerInfo, Reachability};
 
@@ -94,4 +96,3 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     }
     last.to_string()
 }
-

@@ -3,6 +3,7 @@
 //! An *address* is a [`PeerId`] in base58 (what users type); an *addr* is a [`Multiaddr`] (where a node can
 //! be dialled). See the glossary in the crate root.
 
+mod config_section;
 mod hash;
 mod ids;
 pub mod limits;
@@ -10,6 +11,7 @@ mod network;
 mod secret;
 mod time;
 
+pub use config_section::Key;
 pub use hash::Hash;
 pub use ids::{IdError, MessageId, StreamId};
 pub use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr};

@@ -23,16 +23,8 @@ pub enum Family {
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 8] = [
-        Self::Meta,
-        Self::Map,
-        Self::Dht,
-        Self::Outbox,
-        Self::OutboxBody,
-        Self::Inbox,
-        Self::InboxBody,
-        Self::Seen,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Meta, Self::Map, Self::Dht, Self::Outbox, Self::OutboxBody, Self::Inbox, Self::InboxBody, Self::Seen];
 
     /// The name on disk.
     #[must_use]

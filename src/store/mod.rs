@@ -278,4 +278,3 @@ fn to_rocks(db: &Db, batches: impl IntoIterator<Item = Batch>) -> WriteBatch {
     }
     all
 }
-

@@ -13,7 +13,9 @@ pub enum OpenError {
     #[error("{0} is in use by another process: stop that daemon, or use another --data-dir")]
     Locked(PathBuf),
     /// Written by a newer program.
-    #[error("{path} has layout version {found}, this program knows up to {LAYOUT_VERSION}: upgrade vos, or use another --data-dir")]
+    #[error(
+        "{path} has layout version {found}, this program knows up to {LAYOUT_VERSION}: upgrade vos, or use another --data-dir"
+    )]
     Newer {
         /// The store.
         path: PathBuf,

@@ -100,9 +100,16 @@ impl Pool {
 }
 
 enum Channel<W: Wire> {
-    Swarm { name: StreamProtocol, opens: mpsc::Sender<Open>, pool: Arc<Pool> },
+    Swarm {
+        name: StreamProtocol,
+        opens: mpsc::Sender<Open>,
+        pool: Arc<Pool>,
+    },
     #[cfg(any(test, feature = "test-util"))]
-    Loopback { from: PeerId, board: super::Loopback<W> },
+    Loopback {
+        from: PeerId,
+        board: super::Loopback<W>,
+    },
     #[cfg(not(any(test, feature = "test-util")))]
     #[allow(dead_code, reason = "keeps the type parameter when the loopback is not compiled")]
     Never(std::convert::Infallible, Phantom<W>),

@@ -140,8 +140,7 @@ impl ConnectionHandler for Handler {
             if open.reply.is_closed() {
                 continue; // the caller timed out or went away
             }
-            let protocol =
-                SubstreamProtocol::new(ReadyUpgrade::new(open.name), open.reply).with_timeout(NEGOTIATE);
+            let protocol = SubstreamProtocol::new(ReadyUpgrade::new(open.name), open.reply).with_timeout(NEGOTIATE);
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol });
         }
         self.waker = Some(cx.waker().clone());

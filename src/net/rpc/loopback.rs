@@ -48,7 +48,11 @@ impl<W: Wire> Loopback<W> {
     /// Takes a node off the board, or back on it: requests to and from it are unreachable meanwhile.
     pub fn set_online(&self, node: PeerId, online: bool) {
         let mut board = self.0.lock().expect("no panic while held");
-        if online { board.offline.remove(&node) } else { board.offline.insert(node) };
+        if online {
+            board.offline.remove(&node)
+        } else {
+            board.offline.insert(node)
+        };
     }
 
     pub(super) async fn request(

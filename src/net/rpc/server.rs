@@ -125,10 +125,7 @@ pub(in crate::net) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(
-        served: HashMap<StreamProtocol, Arc<dyn Dispatch>>,
-        accepted: mpsc::Receiver<Accepted>,
-    ) -> Self {
+    pub(super) fn new(served: HashMap<StreamProtocol, Arc<dyn Dispatch>>, accepted: mpsc::Receiver<Accepted>) -> Self {
         Self { served, accepted, peers: Peers::default(), budget: Arc::new(Semaphore::new(BUDGET_KIB)) }
     }
 
