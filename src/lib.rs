@@ -7,4 +7,6 @@ pub mod primitives;
 pub mod runtime;
 pub mod store;
 pub mod telemetry;
+#[cfg(any(test, feature = "test-util"))]
+pub mod test_util;
 pub mod wire;

@@ -10,6 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::primitives::{PeerId, UnixMillis};
 
+mod store;
+pub(super) use store::RecordStore;
+
 /// Queries waiting for the swarm task.
 const QUERIES: usize = 128;
 /// For one query: a lookup touches some 20 peers, of which the dead take up to 10 s each, three at a time.

@@ -23,18 +23,24 @@
 //! Connections pending, established, per peer; RSS; streams; frames; queues: all in [`Config`] or constants
 //! beside their use. Addrs learnt from others are capped and filtered before they reach Kademlia.
 
+mod behaviour;
 mod config;
 pub mod dht;
 mod error;
 mod handle;
+mod metrics;
+mod peers;
 pub mod pubsub;
 pub mod rpc;
+mod swarm;
+mod transport;
 
 use libp2p::multiaddr::Protocol;
 
 pub use config::{Config, DhtMode};
 pub use error::{CommandError, StartError};
 pub use handle::{Direction, Handle, Nat, PeerEvent, PeerInfo, Reachability};
+pub use swarm::{Deps, Network, build};
 
 use crate::primitives::{Multiaddr, PeerId};
 
@@ -96,3 +102,6 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     }
     last.to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! What the swarm is made of. Refusing parts come first: fields are asked in order and the first refusal ends it.
+
+use std::{sync::Arc, time::Duration};
+
+use libp2p::{
+    allow_block_list::{self, BlockedPeers},
+    autonat::v2 as autonat,
+    connection_limits::{self, ConnectionLimits},
+    dcutr, gossipsub, identify, kad, mdns, memory_connection_limits, ping, relay,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
+};
+
+use super::{AddrBook, Config, StartError, dht::RecordStore, pubsub, rpc};
+use crate::{identity::Identity, primitives::NetworkId, telemetry};
+
+mod book;
+
+/// Handshakes under way from outside; each costs two key agreements.
+const MAX_PENDING_INCOMING: u32 = 64;
+/// Our own dials under way.
+const MAX_PENDING_OUTGOING: u32 = 64;
+
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    pub(super) bans: allow_block_list::Behaviour<BlockedPeers>,
+    pub(super) limits: connection_limits::Behaviour,
+    pub(super) memory: Toggle<memory_connection_limits::Behaviour>,
+    pub(super) book: book::Behaviour,
+    pub(super) rpc: rpc::Behaviour,
+    pub(super) identify: identify::Behaviour,
+    pub(super) ping: ping::Behaviour,
+    pub(super) kad: kad::Behaviour<RecordStore>,
+    pub(super) gossip: gossipsub::Behaviour,
+    pub(super) relay_client: relay::client::Behaviour,
+    pub(super) relay: Toggle<relay::Behaviour>,
+    pub(super) dcutr: Toggle<dcutr::Behaviour>,
+    pub(super) autonat_client: Toggle<autonat::client::Behaviour>,
+    pub(super) autonat_server: Toggle<autonat::server::Behaviour>,
+    pub(super) upnp: Toggle<upnp::tokio::Behaviour>,
+    pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
+}
+
+/// What the behaviours are made from, besides the relay client that the transport brings.
+pub(super) struct Parts<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) network: &'a NetworkId,
+    pub(super) config: &'a Config,
+    pub(super) book: Arc<dyn AddrBook>,
+    pub(super) records: RecordStore,
+    pub(super) gossip: gossipsub::Behaviour,
+    pub(super) rpc: rpc::Behaviour,
+}
+
+pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) -> Result<Behaviour, StartError> {
+    let Parts { identity, network, config, book, records, gossip, rpc } = parts;
+    let local = identity.address();
+    let limits = ConnectionLimits::default()
+        .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
+        .with_max_pending_outgoing(Some(MAX_PENDING_OUTGOING))
+        .with_max_established(Some(config.max_connections))
+        .with_max_established_per_peer(Some(config.max_connections_per_peer));
+    let memory = (config.max_memory_mib > 0).then(|| {
+        let bytes = usize::try_from(config.max_memory_mib).unwrap_or(usize::MAX).saturating_mul(1024 * 1024);
+        memory_connection_limits::Behaviour::with_max_bytes(bytes)
+    });
+    let identify = identify::Config::new(network.name("1"), identity.keypair().public())
+        .with_agent_version(telemetry::agent())
+        .with_push_listen_addr_updates(true);
+    let mdns = match config.mdns {
+        true => Some(
+            mdns::tokio::Behaviour::new(mdns::Config::default(), local)
+                .map_err(|e| StartError::Setup(format!("mdns: {e}")))?,
+        ),
+        false => None,
+    };
+    Ok(Behaviour {
+        bans: allow_block_list::Behaviour::default(),
+        limits: connection_limits::Behaviour::new(limits),
+        memory: memory.into(),
+        book: book::Behaviour::new(book),
+        rpc,
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new()),
+        kad: kademlia(network, local, records),
+        gossip,
+        relay_client,
+        relay: config.relay_server.then(|| relay::Behaviour::new(local, relay_config(config))).into(),
+        dcutr: config.relay_client.then(|| dcutr::Behaviour::new(local)).into(),
+        autonat_client: config.relay_client.then(autonat::client::Behaviour::default).into(),
+        // Dialling back on request is for public nodes only: it has no filter for private addrs (rust-libp2p issue 6610).
+        autonat_server: config.relay_server.then(autonat::server::Behaviour::default).into(),
+        upnp: config.upnp.then(upnp::tokio::Behaviour::default).into(),
+        mdns: mdns.into(),
+    })
+}
+
+fn kademlia(
+    network: &NetworkId,
+    local: crate::primitives::PeerId,
+    records: RecordStore,
+) -> kad::Behaviour<RecordStore> {
+    let mut config = kad::Config::new(network.protocol("kad/1.0.0"));
+    // Our map republishes by itself; Kademlia's jobs would copy every record each hour.
+    config.set_replication_interval(None);
+    config.set_publication_interval(None);
+    config.set_provider_publication_interval(None);
+    config.set_record_ttl(Some(crate::primitives::limits::MAX_RECORD_VALIDITY));
+    config.set_query_timeout(Duration::from_secs(20));
+    config.set_periodic_bootstrap_interval(Some(Duration::from_secs(600)));
+    kad::Behaviour::with_config(local, records, config)
+}
+
+fn relay_config(config: &Config) -> relay::Config {
+    relay::Config {
+        max_reservations: config.relay_max_circuits,
+        max_reservations_per_peer: 2,
+        max_circuits: config.relay_max_circuits,
+        max_circuits_per_peer: 16,
+        // Messages of 16 MiB must fit; a circuit that hits its limit is cut without notice (spec libp2p.md, 0.4).
+        max_circuit_bytes: 1 << 30,
+        max_circuit_duration: Duration::from_secs(24 * 3600),
+        ..relay::Config::default()
+    }
+}
+
+/// gossipsub for `topics`; made apart because its metrics borrow the registry.
+pub(super) fn gossip(
+    topics: &pubsub::Topics,
+    registry: &mut telemetry::Registry,
+) -> Result<gossipsub::Behaviour, StartError> {
+    let setup = |e: &dyn std::fmt::Display| StartError::Setup(format!("gossipsub: {e}"));
+    let config = gossipsub::ConfigBuilder::default()
+        .validation_mode(gossipsub::ValidationMode::Anonymous)
+        .validate_messages()
+        .message_id_fn(message_id)
+        .max_transmit_size(pubsub::MAX_TRANSMIT)
+        .heartbeat_initial_delay(Duration::from_millis(500))
+        .heartbeat_interval(Duration::from_secs(1))
+        .mesh_n(6)
+        .mesh_n_low(4)
+        .mesh_n_high(12)
+        .mesh_outbound_min(2)
+        // A verdict must come within this many heartbeats.
+        .history_length(12)
+        .history_gossip(6)
+        .duplicate_cache_time(Duration::from_secs(300))
+        .iwant_followup_time(Duration::from_secs(2))
+        .connection_handler_queue_len(256)
+        .build()
+        .map_err(|e| setup(&e))?;
+    let mut gossip = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)
+        .map_err(|e| setup(&e))?
+        .with_metrics(registry, gossipsub::MetricsConfig::default());
+    let mut scores = gossipsub::PeerScoreParams {
+        // Many honest nodes share an IP behind NAT, and all of them in a test network.
+        ip_colocation_factor_weight: 0.0,
+        ..gossipsub::PeerScoreParams::default()
+    };
+    for (name, _) in &topics.joined {
+        let topic = gossipsub::IdentTopic::new(name.clone());
+        scores.topics.insert(topic.hash(), topic_scores());
+        gossip.subscribe(&topic).map_err(|e| setup(&e))?;
+    }
+    gossip.with_peer_score(scores, gossipsub::PeerScoreThresholds::default()).map_err(|e| setup(&e))?;
+    Ok(gossip)
+}
+
+/// Quiet topics: only invalid messages count. The delivery-rate penalties would punish peers of a topic without news.
+fn topic_scores() -> gossipsub::TopicScoreParams {
+    gossipsub::TopicScoreParams {
+        topic_weight: 1.0,
+        time_in_mesh_weight: 0.0,
+        first_message_deliveries_weight: 0.0,
+        mesh_message_deliveries_weight: 0.0,
+        mesh_failure_penalty_weight: 0.0,
+        // Three invalid messages bring a peer below the publish threshold of -50, six below the graylist's -80 soon after.
+        invalid_message_deliveries_weight: -6.0,
+        invalid_message_deliveries_decay: 0.9,
+        ..gossipsub::TopicScoreParams::default()
+    }
+}
+
+/// The id covers topic and data: one id for the same bytes from anybody.
+fn message_id(message: &gossipsub::Message) -> gossipsub::MessageId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(message.topic.as_str().as_bytes());
+    hasher.update(&[0]);
+    hasher.update(&message.data);
+    gossipsub::MessageId::new(&hasher.finalize().as_bytes()[..20])
+}

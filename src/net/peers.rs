@@ -1,0 +1,194 @@
+//! Which connections we want. Sans-IO: time and randomness are arguments, dials and closes are return values.
+//!
+//! * Below the target: dial candidates of the address book (the saved map), each with its own backoff.
+//! * Few peers at all: dial the bootstrap nodes too, with their own backoff, for as long as it takes. So a node whose
+//!   bootstrap nodes are all dead comes back through its saved map, and one with an empty map waits for a bootstrap node.
+//! * Above the high-water mark: close the youngest connections, a few at a time. Old ones are likely to stay.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    primitives::{Multiaddr, PeerId},
+    runtime::Backoff,
+};
+
+/// Fewer peers than this is "few": bootstrap nodes are tried again.
+const FEW: usize = 3;
+/// Dials started in one round.
+const DIALS: usize = 8;
+/// First and longest pause before the same candidate is dialled again.
+const CANDIDATE_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
+/// First and longest pause before a bootstrap node is dialled again.
+const BOOTSTRAP_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Candidates whose failures we remember; beyond it the oldest knowledge is forgotten.
+const REMEMBERED: usize = 4096;
+/// Connections closed in one round above the high-water mark.
+const PRUNE: usize = 8;
+
+#[derive(Debug)]
+struct Pause {
+    backoff: Backoff,
+    until: Instant,
+}
+
+impl Pause {
+    fn new((first, max): (Duration, Duration), now: Instant) -> Self {
+        Self { backoff: Backoff::new(first, max), until: now }
+    }
+
+    fn tried(&mut self, now: Instant, random: f64) {
+        self.until = now + self.backoff.next(random);
+    }
+}
+
+/// What to do now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Round {
+    pub(super) dial_peers: Vec<PeerId>,
+    pub(super) dial_addrs: Vec<Multiaddr>,
+    pub(super) close: Vec<PeerId>,
+}
+
+/// See the module doc.
+#[derive(Debug)]
+pub(super) struct Peers {
+    target: usize,
+    high_water: usize,
+    bootstrap: Vec<(Multiaddr, Pause)>,
+    pauses: HashMap<PeerId, Pause>,
+    connected: HashMap<PeerId, Instant>,
+}
+
+impl Peers {
+    pub(super) fn new(target: usize, high_water: usize, bootstrap: Vec<Multiaddr>, now: Instant) -> Self {
+        let bootstrap = bootstrap.into_iter().map(|a| (a, Pause::new(BOOTSTRAP_BACKOFF, now))).collect();
+        Self {
+            target,
+            high_water: high_water.max(target + 1),
+            bootstrap,
+            pauses: HashMap::new(),
+            connected: HashMap::new(),
+        }
+    }
+
+    pub(super) fn on_up(&mut self, peer: PeerId, now: Instant) {
+        self.connected.insert(peer, now);
+        self.pauses.remove(&peer);
+        for (addr, pause) in &mut self.bootstrap {
+            if super::peer_of(addr) == Some(peer) {
+                pause.backoff.reset();
+            }
+        }
+    }
+
+    pub(super) fn on_down(&mut self, peer: &PeerId) {
+        self.connected.remove(peer);
+    }
+
+    /// How many candidates the next round could use.
+    pub(super) fn wanted(&self) -> usize {
+        // Twice as many, since some of them are connected or paused.
+        self.target.saturating_sub(self.connected.len()).min(DIALS) * 2
+    }
+
+    /// Decides the next round. `in_use` says whether a peer must not be closed; `random` is uniform in `0.0..1.0`.
+    pub(super) fn round(
+        &mut self,
+        now: Instant,
+        candidates: Vec<PeerId>,
+        in_use: impl Fn(&PeerId) -> bool,
+        mut random: impl FnMut() -> f64,
+    ) -> Round {
+        let mut round = Round::default();
+        let missing = self.target.saturating_sub(self.connected.len()).min(DIALS);
+        for peer in candidates {
+            if round.dial_peers.len() >= missing {
+                break;
+            }
+            if self.connected.contains_key(&peer) || round.dial_peers.contains(&peer) {
+                continue;
+            }
+            if self.pauses.len() >= REMEMBERED && !self.pauses.contains_key(&peer) {
+                self.pauses.retain(|_, p| p.until > now);
+                if self.pauses.len() >= REMEMBERED {
+                    break;
+                }
+            }
+            let pause = self.pauses.entry(peer).or_insert_with(|| Pause::new(CANDIDATE_BACKOFF, now));
+            if pause.until <= now {
+                pause.tried(now, random());
+                round.dial_peers.push(peer);
+            }
+        }
+        if self.connected.len() < FEW.min(self.target) {
+            for (addr, pause) in &mut self.bootstrap {
+                let connected = super::peer_of(addr).is_some_and(|p| self.connected.contains_key(&p));
+                if !connected && pause.until <= now {
+                    pause.tried(now, random());
+                    round.dial_addrs.push(addr.clone());
+                }
+            }
+        }
+        if self.connected.len() > self.high_water {
+            let mut by_age: Vec<_> = self.connected.iter().filter(|(p, _)| !in_use(p)).collect();
+            by_age.sort_by_key(|(_, since)| std::cmp::Reverse(**since));
+            let excess = (self.connected.len() - self.high_water).min(PRUNE);
+            round.close = by_age.into_iter().take(excess).map(|(p, _)| *p).collect();
+        }
+        round
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(peer: PeerId) -> Multiaddr {
+        format!("/ip4/127.0.0.1/tcp/1/p2p/{peer}").parse().unwrap()
+    }
+
+    #[test]
+    fn bootstrap_nodes_are_tried_with_backoff_for_ever_and_only_when_peers_are_few() {
+        let start = Instant::now();
+        let boot = PeerId::random();
+        let mut peers = Peers::new(8, 16, vec![addr(boot)], start);
+        let mut now = start;
+        let mut tries = 0;
+        for _ in 0..3600 {
+            tries += peers.round(now, Vec::new(), |_| false, || 1.0).dial_addrs.len();
+            now += Duration::from_secs(1);
+        }
+        assert!((60..80).contains(&tries), "about one a minute after the start, got {tries}");
+        (0..3).for_each(|_| peers.on_up(PeerId::random(), now));
+        now += Duration::from_secs(3600);
+        assert!(peers.round(now, Vec::new(), |_| false, || 1.0).dial_addrs.is_empty());
+    }
+
+    #[test]
+    fn candidates_fill_up_to_the_target_and_pause_after_a_try() {
+        let now = Instant::now();
+        let mut peers = Peers::new(4, 16, Vec::new(), now);
+        let candidates: Vec<_> = (0..10).map(|_| PeerId::random()).collect();
+        let first = peers.round(now, candidates.clone(), |_| false, || 1.0);
+        assert_eq!(first.dial_peers, candidates[..4]);
+        let second = peers.round(now, candidates[..4].to_vec(), |_| false, || 1.0);
+        assert_eq!(second, Round::default(), "they are paused");
+        let later = now + Duration::from_secs(3);
+        assert_eq!(peers.round(later, candidates[..4].to_vec(), |_| false, || 1.0).dial_peers.len(), 4);
+    }
+
+    #[test]
+    fn above_the_high_water_mark_the_youngest_unused_go() {
+        let now = Instant::now();
+        let mut peers = Peers::new(2, 4, Vec::new(), now);
+        let all: Vec<_> = (0..6).map(|_| PeerId::random()).collect();
+        for (i, peer) in all.iter().enumerate() {
+            peers.on_up(*peer, now + Duration::from_secs(i as u64));
+        }
+        let round = peers.round(now, Vec::new(), |p| *p == all[5], || 1.0);
+        assert_eq!(round.close, [all[4], all[3]]);
+    }
+}

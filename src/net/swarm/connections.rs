@@ -1,0 +1,176 @@
+//! Connections coming and going, and what identify, ping, mDNS and hole punching tell about them.
+
+use std::time::Instant;
+
+use libp2p::{
+    core::ConnectedPoint,
+    dcutr, identify, mdns,
+    multiaddr::Protocol,
+    ping,
+    swarm::{ConnectionId, dial_opts::DialOpts},
+};
+
+use super::{Network, PeerEvent};
+use crate::{
+    net::{Direction, PeerInfo, is_relayed},
+    primitives::{Multiaddr, PeerId, limits},
+};
+
+/// Characters of a peer's agent string that we keep.
+const AGENT: usize = 64;
+
+impl Network {
+    pub(super) fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
+        let relayed = endpoint.is_relayed();
+        let addr = endpoint.get_remote_address().clone();
+        let direction = if endpoint.is_dialer() { Direction::Outbound } else { Direction::Inbound };
+        let transport = transport_of(&addr, relayed);
+        let mut table = self.table.write().expect("no panic while held");
+        let info = table.entry(peer).or_insert_with(|| PeerInfo {
+            address: peer,
+            addr: addr.clone(),
+            relayed,
+            transport,
+            direction,
+            rtt: None,
+            agent: String::new(),
+            connections: 0,
+            since: Instant::now(),
+        });
+        info.connections += 1;
+        if info.relayed && !relayed {
+            (info.addr, info.relayed, info.transport, info.direction) = (addr, relayed, transport, direction);
+        }
+        self.metrics.set_peers(table.len());
+        drop(table);
+        self.paths.entry(peer).or_default().push((id, relayed));
+        if first {
+            tracing::debug!(%peer, relayed, "peer up");
+            self.peers.on_up(peer, Instant::now());
+            // Nobody may be listening.
+            let _ = self.events.send(PeerEvent::Up(peer));
+        }
+    }
+
+    pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, left: u32) {
+        if let Some(paths) = self.paths.get_mut(&peer) {
+            paths.retain(|(known, _)| *known != id);
+            if paths.is_empty() {
+                self.paths.remove(&peer);
+            }
+        }
+        let mut table = self.table.write().expect("no panic while held");
+        if left == 0 {
+            table.remove(&peer);
+        } else if let Some(info) = table.get_mut(&peer) {
+            info.connections = info.connections.saturating_sub(1);
+            let direct = self.paths.get(&peer).is_some_and(|p| p.iter().any(|(_, relayed)| !relayed));
+            if !direct {
+                (info.relayed, info.transport) = (true, "relay");
+            }
+        }
+        self.metrics.set_peers(table.len());
+        drop(table);
+        if left == 0 {
+            tracing::debug!(%peer, "peer down");
+            self.peers.on_down(&peer);
+            let _ = self.events.send(PeerEvent::Down(peer));
+        }
+    }
+
+    pub(super) fn on_ping(&mut self, event: &ping::Event) {
+        match &event.result {
+            Ok(rtt) => {
+                if let Some(info) = self.table.write().expect("no panic while held").get_mut(&event.peer) {
+                    info.rtt = Some(*rtt);
+                }
+            }
+            // ping only reports; a peer that does not answer within its 20 s is dead or hopelessly slow.
+            Err(ping::Failure::Timeout) => {
+                self.swarm.close_connection(event.connection);
+            }
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received { peer_id, info, .. } = event else { return };
+        let relay_hop = info.protocols.contains(&libp2p::relay::HOP_PROTOCOL_NAME);
+        let speaks_kad = {
+            let kad = &self.swarm.behaviour().kad;
+            kad.protocol_names().iter().any(|name| info.protocols.contains(name))
+        };
+        let remote = {
+            let mut table = self.table.write().expect("no panic while held");
+            let Some(known) = table.get_mut(&peer_id) else { return };
+            known.agent = info.agent_version.chars().take(AGENT).collect();
+            known.addr.clone()
+        };
+        self.nat.on_identify(peer_id, relay_hop);
+        if speaks_kad {
+            for addr in usable(info.listen_addrs, &remote) {
+                self.swarm.behaviour_mut().kad.add_address(&peer_id, addr);
+            }
+        }
+    }
+
+    pub(super) fn on_mdns(&mut self, event: mdns::Event) {
+        let mdns::Event::Discovered(found) = event else { return };
+        for (peer, addr) in found.into_iter().take(32) {
+            if !self.swarm.is_connected(&peer) {
+                let opts = DialOpts::peer_id(peer).addresses(vec![addr]).build();
+                // An error means that it is being dialled already.
+                let _ = self.swarm.dial(opts);
+            }
+        }
+    }
+
+    /// A direct connection was punched: streams do not move by themselves, and the relayed connection would outlive
+    /// the direct one (spec `libp2p.md`, 0.3), so it is closed.
+    pub(super) fn on_punched(&mut self, event: &dcutr::Event) {
+        if event.result.is_err() {
+            return;
+        }
+        let relayed: Vec<_> = self
+            .paths
+            .get(&event.remote_peer_id)
+            .map(|p| p.iter().filter(|(_, relayed)| *relayed).map(|(id, _)| *id).collect())
+            .unwrap_or_default();
+        for id in relayed {
+            self.swarm.close_connection(id);
+        }
+    }
+}
+
+/// Addrs of a peer that are worth giving to Kademlia: capped, and loopback or private ones only when the peer itself is
+/// connected over such a path. A liar could otherwise send the whole network to dial an inner host.
+fn usable(addrs: Vec<Multiaddr>, remote: &Multiaddr) -> impl Iterator<Item = Multiaddr> {
+    let local_path = is_local(remote);
+    addrs
+        .into_iter()
+        .filter(move |a| a.len() <= limits::MAX_ADDR_BYTES && (local_path || !is_local(a)))
+        .take(limits::MAX_RECORD_ADDRS)
+}
+
+fn is_local(addr: &Multiaddr) -> bool {
+    addr.iter().any(|p| match p {
+        Protocol::Ip4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
+        Protocol::Ip6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        _ => false,
+    })
+}
+
+fn transport_of(addr: &Multiaddr, relayed: bool) -> &'static str {
+    if relayed || is_relayed(addr) {
+        return "relay";
+    }
+    let mut name = "tcp";
+    for protocol in addr {
+        match protocol {
+            Protocol::QuicV1 | Protocol::Quic => name = "quic",
+            Protocol::Ws(_) | Protocol::Wss(_) => name = "ws",
+            _ => {}
+        }
+    }
+    name
+}

@@ -1,0 +1,130 @@
+//! Our addrs, whether others can dial them, and what follows: Kademlia's mode and relay reservations.
+//!
+//! One server's word is not trusted: an addr counts as public when it was confirmed, but we call ourselves private only after
+//! [`VERDICTS`] different servers failed to reach us and none succeeded.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use libp2p::{Swarm, core::transport::ListenerId, kad, multiaddr::Protocol};
+use tokio::sync::watch;
+
+use super::{Behaviour, Reachability, Table};
+use crate::{
+    net::{DhtMode, Nat as Snapshot, is_relayed},
+    primitives::{Multiaddr, PeerId},
+};
+
+/// Servers that must have failed to reach us before we call ourselves private.
+const VERDICTS: usize = 2;
+/// Reservations held at different relays.
+const RESERVATIONS: usize = 2;
+
+pub(super) struct Nat {
+    mode: DhtMode,
+    watch: watch::Sender<Snapshot>,
+    failed: BTreeSet<PeerId>,
+    confirmed: bool,
+    relays: HashSet<PeerId>,
+    reserved: HashMap<ListenerId, PeerId>,
+}
+
+impl Nat {
+    pub(super) fn new(mode: DhtMode) -> (Self, watch::Receiver<Snapshot>) {
+        let (watch, receiver) = watch::channel(Snapshot::default());
+        let nat = Self {
+            mode,
+            watch,
+            failed: BTreeSet::new(),
+            confirmed: false,
+            relays: HashSet::new(),
+            reserved: HashMap::new(),
+        };
+        (nat, receiver)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.watch.borrow().clone()
+    }
+
+    pub(super) fn set_addrs(&mut self, listen: Vec<Multiaddr>, external: Vec<Multiaddr>) {
+        self.confirmed = external.iter().any(|a| !is_relayed(a));
+        let reachability = self.reachability();
+        self.watch.send_if_modified(|now| {
+            // Relayed addrs are external, not something we listen on.
+            let mut listen: Vec<_> = listen.into_iter().filter(|a| !is_relayed(a)).collect();
+            listen.sort();
+            listen.dedup();
+            let mut external = external;
+            external.sort();
+            let new = Snapshot { reachability, listen, external };
+            let changed = *now != new;
+            *now = new;
+            changed
+        });
+    }
+
+    fn reachability(&self) -> Reachability {
+        if self.confirmed {
+            Reachability::Public
+        } else if self.failed.len() >= VERDICTS {
+            Reachability::Private
+        } else {
+            Reachability::Unknown
+        }
+    }
+
+    pub(super) fn on_tested(&mut self, server: PeerId, addr: Multiaddr, reached: bool) {
+        tracing::debug!(%server, %addr, reached, "reachability tested");
+        if reached {
+            self.failed.clear();
+        } else if self.failed.len() < 64 {
+            self.failed.insert(server);
+        }
+        let now = self.snapshot();
+        self.set_addrs(now.listen, now.external);
+    }
+
+    /// Kademlia serves unless we are known to be unreachable: a client in the routing tables of others slows everybody.
+    pub(super) fn refresh_mode(&self, swarm: &mut Swarm<Behaviour>) {
+        let server = match self.mode {
+            DhtMode::Server => true,
+            DhtMode::Client => false,
+            DhtMode::Auto => self.reachability() != Reachability::Private,
+        };
+        let mode = if server { kad::Mode::Server } else { kad::Mode::Client };
+        let kad = &mut swarm.behaviour_mut().kad;
+        if kad.mode() != mode {
+            kad.set_mode(Some(mode));
+        }
+    }
+
+    pub(super) fn on_identify(&mut self, peer: PeerId, relay: bool) {
+        if relay {
+            self.relays.insert(peer)
+        } else {
+            self.relays.remove(&peer)
+        };
+    }
+
+    pub(super) fn on_listener_closed(&mut self, id: ListenerId) {
+        self.reserved.remove(&id);
+    }
+
+    /// Keeps reservations at relays while nobody can dial us.
+    pub(super) fn reserve(&mut self, swarm: &mut Swarm<Behaviour>, table: &Table, enabled: bool) {
+        if !enabled || self.reachability() != Reachability::Private || self.reserved.len() >= RESERVATIONS {
+            return;
+        }
+        self.relays.retain(|p| swarm.is_connected(p));
+        let free = self.relays.iter().find(|p| !self.reserved.values().any(|r| r == *p)).copied();
+        let Some(relay) = free else { return };
+        let addr = table.read().expect("no panic while held").get(&relay).map(|info| info.addr.clone());
+        let Some(addr) = addr else { return };
+        let base: Multiaddr = addr.iter().filter(|p| !matches!(p, Protocol::P2p(_))).collect();
+        let circuit = base.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit);
+        match swarm.listen_on(circuit) {
+            Ok(id) => drop(self.reserved.insert(id, relay)),
+            Err(error) => tracing::debug!(%relay, %error, "no reservation"),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The network over real loopback sockets.
+
+mod gossip;
+mod rpc;
