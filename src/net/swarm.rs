@@ -19,10 +19,10 @@ use libp2p::{
     pnet::PreSharedKey,
     swarm::{ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts, dial_opts::PeerCondition},
 };
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 
 use super::{
-    AddrBook, CommandError, Config, Handle, Nat, PeerEvent, Reachability, StartError,
+    AddrBook, CommandError, Config, Handle, PeerEvent, Reachability, StartError,
     behaviour::{self, Behaviour, BehaviourEvent},
     dht,
     handle::{Answer, Bans, COMMANDS, Command, EVENTS, PeerTable},

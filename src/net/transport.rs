@@ -14,7 +14,6 @@ use super::StartError;
 use crate::primitives::PeerId;
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
-type TcpWithDns = dns::tokio::Transport<tcp::tokio::Transport>;
 
 /// QUIC streams of one connection at once; further ones wait for a free slot.
 const QUIC_STREAMS: u32 = 512;
@@ -26,35 +25,34 @@ const YAMUX_STREAMS: usize = 1024;
 pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<Muxed, StartError> {
     let setup = |e: &dyn std::fmt::Display| StartError::Setup(e.to_string());
     let noise = noise::Config::new(keypair).map_err(|e| setup(&e))?;
-    let tcp = tcp_with_dns().map_err(|e| setup(&e))?;
-    let ws = websocket::Config::new(tcp_with_dns().map_err(|e| setup(&e))?);
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::default());
+    // WebSocket comes first and refuses other addrs at once; a DNS transport takes every addr, so it stands last. It has
+    // DNS of its own, because a TLS dial needs the host's name.
+    let ws = websocket::Config::new(dns::tokio::Transport::system(tcp()).map_err(|e| setup(&e))?);
     let Some(key) = private else {
-        let tcp = tcp.upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config()).boxed();
-        let ws = ws.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config()).boxed();
+        let ws = ws.upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config());
+        let tcp = tcp().upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config());
         let mut config = quic::Config::new(keypair);
         config.max_concurrent_stream_limit = QUIC_STREAMS;
-        let quic = dns::tokio::Transport::system(quic::tokio::Transport::new(config)).map_err(|e| setup(&e))?;
-        return Ok(quic
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-            .or_transport(ws.or_transport(tcp).map(|either, _| either.into_inner()))
-            .map(|either, _| either.into_inner())
-            .boxed());
+        let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let direct = quic.or_transport(tcp.boxed()).map(|either, _| either.into_inner()).boxed();
+        let named = dns::tokio::Transport::system(direct).map_err(|e| setup(&e))?;
+        return Ok(ws.boxed().or_transport(named).map(|either, _| either.into_inner()).boxed());
     };
     // QUIC cannot be wrapped in the key and would bypass it, so it is not there at all.
     let wrap = PnetConfig::new(key);
-    let tcp = tcp
-        .and_then(move |socket, _| wrap.handshake(socket))
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise.clone())
-        .multiplex(yamux_config())
-        .boxed();
     let ws = ws
         .and_then(move |socket, _| wrap.handshake(socket))
         .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux_config());
+    let tcp = tcp()
+        .and_then(move |socket, _| wrap.handshake(socket))
+        .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(yamux_config())
-        .boxed();
-    Ok(ws.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+        .multiplex(yamux_config());
+    let named = dns::tokio::Transport::system(tcp.boxed()).map_err(|e| setup(&e))?;
+    Ok(ws.boxed().or_transport(named).map(|either, _| either.into_inner()).boxed())
 }
 
 /// Yamux with our stream limit; also for relayed connections.
@@ -62,8 +60,4 @@ pub(super) fn yamux_config() -> yamux::Config {
     let mut config = yamux::Config::default();
     config.set_max_num_streams(YAMUX_STREAMS);
     config
-}
-
-fn tcp_with_dns() -> std::io::Result<TcpWithDns> {
-    dns::tokio::Transport::system(tcp::tokio::Transport::new(tcp::Config::default()))
 }
