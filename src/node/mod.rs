@@ -1,0 +1,371 @@
+//! L6: wiring. One function for each feature, and the order of start and shutdown.
+//!
+//! # Start
+//! Data directory and its lock → identity → store (migrated) → saved map → protocols and topics → network built and
+//! listening → features → control API and operations → `ready`.
+//!
+//! # Shutdown, within 5 s
+//! 1. **API**: no new work; requests under way get a second.
+//! 2. **Features**: messages stop sending (everything accepted is on disk already), the map says goodbye by gossip, which
+//!    needs the network still up.
+//! 3. **Network**: connections are closed, so that others notice at once.
+//! 4. **Store**: the writer finishes and syncs.
+//!
+//! A task that panics or ends by itself stops the node the same way, with its name in the error.
+
+mod bootstrap;
+mod data_dir;
+mod signals;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::sync::{oneshot, watch};
+
+pub use data_dir::{DataDir, DataDirError};
+
+use crate::{
+    api,
+    config::Config,
+    identity::{self, Identity, KeystoreError},
+    map, message,
+    net::{self, pubsub::Topics, rpc::Protocols},
+    primitives::{Clock, Multiaddr, NetworkId, PeerId, SystemClock},
+    runtime::{Ended, Stop, Supervisor},
+    store::{self, Store},
+    telemetry::Registry,
+};
+
+/// For each of the three groups of tasks to end, out of 5 s together.
+const STOP: [Duration; 3] = [Duration::from_millis(1500), Duration::from_millis(2000), Duration::from_millis(1000)];
+
+/// How to run a node.
+#[derive(Debug)]
+pub struct Options {
+    /// Where everything is kept; made when missing.
+    pub data_dir: PathBuf,
+    /// The whole configuration, checked.
+    pub config: Config,
+    /// A name asked for explicitly (configuration or flag); `None`: keep the one it has.
+    pub name: Option<String>,
+    /// The network; the same as `config.node.network`.
+    pub network: NetworkId,
+    /// Told once, when the node is ready.
+    pub ready: oneshot::Sender<Ready>,
+}
+
+/// What a ready node tells.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Its address.
+    pub address: PeerId,
+    /// Addrs it listens on.
+    pub listen: Vec<Multiaddr>,
+    /// Where the operations endpoints are served.
+    pub http: Option<SocketAddr>,
+}
+
+/// Why a node could not start, or ended by itself. Each text says what the operator can do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The identity key cannot be used.
+    #[error(transparent)]
+    Identity(#[from] KeystoreError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The store failed while starting.
+    #[error(transparent)]
+    StoreFailed(#[from] store::StoreError),
+    /// The network cannot start.
+    #[error(transparent)]
+    Net(#[from] net::StartError),
+    /// A bootstrap file is wrong.
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::BootstrapError),
+    /// The map cannot start.
+    #[error("map: {0}")]
+    Map(#[from] map::MapError),
+    /// Messages cannot start.
+    #[error("message: {0}")]
+    Message(#[from] message::MessageError),
+    /// A listener of the API cannot be made.
+    #[error(transparent)]
+    Api(#[from] api::BindError),
+    /// The API's token cannot be used.
+    #[error(transparent)]
+    Token(#[from] api::TokenError),
+    /// The operations endpoints cannot be served.
+    #[error("cannot serve health and metrics on {0}: {1}; set --http to another address, or to off")]
+    Http(SocketAddr, std::io::Error),
+    /// Signals cannot be handled.
+    #[error("cannot handle signals: {0}")]
+    Signals(std::io::Error),
+    /// A task ended that should not.
+    #[error("the node stopped: {0}")]
+    Ended(#[from] Ended),
+}
+
+/// A running node in this process: what the daemon and cluster tests hold.
+#[derive(Debug)]
+pub struct Node {
+    /// The network.
+    pub net: net::Handle,
+    /// The VOS Map.
+    pub map: map::Handle,
+    /// Messages.
+    pub message: message::Handle,
+    /// What it tells when ready.
+    pub info: Ready,
+    store: Store,
+    layers: [Layer; 3],
+    // Released last: until then nobody else may use the folder.
+    _dir: DataDir,
+}
+
+/// Tasks that stop together.
+#[derive(Debug)]
+struct Layer {
+    stop: Stop,
+    tasks: Supervisor,
+}
+
+impl Layer {
+    fn new() -> Self {
+        let stop = Stop::new();
+        Self { tasks: Supervisor::new(stop.clone()), stop }
+    }
+}
+
+/// Places of the layers, in the order they stop.
+const API: usize = 0;
+const FEATURES: usize = 1;
+const NET: usize = 2;
+
+/// Runs a node until SIGTERM or SIGINT; a second signal ends it at once.
+///
+/// # Errors
+/// [`Error`] when it cannot start, or a task ends by itself.
+pub async fn run(options: Options) -> Result<(), Error> {
+    let mut signals = signals::Signals::new().map_err(Error::Signals)?;
+    let Options { data_dir, config, name, network: _, ready } = options;
+    let mut node = tokio::select! {
+        node = Node::start(data_dir, config, name) => node?,
+        () = signals.wait() => return Ok(()),
+    };
+    // Nobody may wait for it.
+    let _ = ready.send(node.info.clone());
+    notify(&[sd_notify::NotifyState::Ready]);
+    let ended = tokio::select! {
+        () = signals.wait() => None,
+        ended = node.failed() => Some(ended),
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    tokio::select! {
+        () = node.stop() => {}
+        () = signals.wait() => tracing::warn!("second signal: ending at once"),
+    }
+    ended.map_or(Ok(()), |ended| Err(ended.into()))
+}
+
+/// Tells systemd, when it started us.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "could not tell systemd");
+    }
+}
+
+impl Node {
+    /// Starts a node; it is ready when this returns.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing runs then.
+    pub async fn start(data_dir: PathBuf, mut config: Config, name: Option<String>) -> Result<Self, Error> {
+        let dir = DataDir::open(data_dir)?;
+        raise_file_limit();
+        let identity = identity::load_or_create(&dir.identity_key())?;
+        config.net.bootstrap.extend(bootstrap::load(&config.net.bootstrap_dir, &config.node.network)?);
+        let path = dir.db();
+        let store = tokio::task::spawn_blocking(move || Store::open(&path)).await.expect("opening does not panic")?;
+        match Self::start_on(&dir, identity, store.clone(), config, name).await {
+            Ok(parts) => Ok(parts.into_node(store, dir)),
+            Err(error) => {
+                store.close();
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(
+        dir: &DataDir,
+        identity: Identity,
+        store: Store,
+        config: Config,
+        name: Option<String>,
+    ) -> Result<Parts, Error> {
+        let mut wiring = Wiring::new(dir, identity, store, config, name)?;
+        let (protocols, topics, map_ends, message_ends) = wiring.protocols();
+        let (mut network, net, dht) = wiring.network(protocols, topics)?;
+        let listen = network.listen().await?;
+        let (map_service, map) = wiring.map(map_ends, &net, dht)?;
+        let (message_service, message) = wiring.message(message_ends, &net, &map).await?;
+        let mut layers = [Layer::new(), Layer::new(), Layer::new()];
+        layers[NET].tasks.spawn("rpc", network.take_server());
+        layers[NET].tasks.spawn("swarm", |stop| network.run(stop));
+        layers[FEATURES].tasks.spawn("map", |stop| map_service.run(stop));
+        layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
+        let handles = Handles { net, map, message };
+        let http = wiring.api(&handles, &mut layers[API]).await?;
+        let address = handles.net.local();
+        tracing::info!(%address, network = %wiring.config.node.network, "ready");
+        Ok(Parts { handles, info: Ready { address, listen, http }, layers })
+    }
+
+    /// Waits until a task ends that should not. Cancel-safe.
+    pub async fn failed(&mut self) -> Ended {
+        let [api, features, net] = &mut self.layers;
+        tokio::select! {
+            ended = api.tasks.failed() => ended,
+            ended = features.tasks.failed() => ended,
+            ended = net.tasks.failed() => ended,
+        }
+    }
+
+    /// Stops in order; see the module doc.
+    pub async fn stop(&mut self) {
+        for (layer, deadline) in self.layers.iter_mut().zip(STOP) {
+            layer.stop.stop();
+            let late = layer.tasks.join(deadline).await;
+            if !late.is_empty() {
+                tracing::warn!(?late, "tasks did not stop in time");
+            }
+        }
+        let store = self.store.clone();
+        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+            tracing::error!("closing the store panicked");
+        }
+    }
+}
+
+struct Handles {
+    net: net::Handle,
+    map: map::Handle,
+    message: message::Handle,
+}
+
+struct Parts {
+    handles: Handles,
+    info: Ready,
+    layers: [Layer; 3],
+}
+
+impl Parts {
+    fn into_node(self, store: Store, dir: DataDir) -> Node {
+        let Handles { net, map, message } = self.handles;
+        Node { net, map, message, info: self.info, store, layers: self.layers, _dir: dir }
+    }
+}
+
+type Ends<W> = (net::rpc::Client<W>, tokio::sync::mpsc::Receiver<net::rpc::Inbound<W>>);
+
+struct MapEnds {
+    publisher: net::pubsub::Publisher,
+    gossip: tokio::sync::mpsc::Receiver<net::pubsub::Received>,
+    page: Ends<map::wire::Page>,
+    sync: Ends<map::wire::Sync>,
+    probe: Ends<map::wire::Probe>,
+}
+
+/// What the wiring functions share.
+struct Wiring<'a> {
+    dir: &'a DataDir,
+    identity: Identity,
+    store: Store,
+    config: Config,
+    name: Option<String>,
+    clock: Arc<dyn Clock>,
+    mirror: map::Mirror,
+    registry: Registry,
+}
+
+impl<'a> Wiring<'a> {
+    fn new(
+        dir: &'a DataDir,
+        identity: Identity,
+        store: Store,
+        config: Config,
+        name: Option<String>,
+    ) -> Result<Self, Error> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let network = &config.node.network;
+        let mirror = map::Mirror::load(&store, &config.map, network, identity.address(), clock.clone())?;
+        let mut registry = Registry::default();
+        mirror.metrics().register(&mut registry);
+        Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
+    }
+
+    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>) {
+        let network = &self.config.node.network;
+        let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
+        let (publisher, gossip) = topics.add(map::wire::TOPIC);
+        let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
+        let message = protocols.add();
+        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message)
+    }
+
+    fn network(
+        &mut self,
+        protocols: Protocols,
+        topics: Topics,
+    ) -> Result<(net::Network, net::Handle, net::dht::Client), Error> {
+        let deps = net::Deps {
+            identity: self.identity.clone(),
+            network: self.config.node.network.clone(),
+            config: self.config.net.clone(),
+            book: Arc::new(self.mirror.clone()),
+            protocols,
+            topics,
+            policy: self.mirror.policy(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+        };
+        Ok(net::build(deps, &mut self.registry)?)
+    }
+
+    fn map(
+        &self,
+        ends: MapEnds,
+        net: &net::Handle,
+        dht: net::dht::Client,
+    ) -> Result<(map::Service, map::Handle), Error> {
+        let MapEnds { publisher, gossip, page, sync, probe } = ends;
+        let deps = map::Deps {
+            identity: self.identity.clone(),
+            network: self.config.node.network.clone(),
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            mirror: self.mirror.clone(),
+            net: net.clone(),
+            dht,
+            publisher,
+            gossip,
+            page,
+            sync,
+            probe,
+            name: self.name.clone().unwrap_or_default(),
+            roles: if self.config.net.relay_server { vec!["relay".to_owned()] } else { Vec::new() },
+        };
+        Ok(map::new(self.config.map.clone(), deps)?)
+    }
+}
+
+/// Each connection, store file and API client is a file: the soft limit of 1024 is soon reached.
+fn raise_file_limit() {
+    match rlimit::increase_nofile_limit(1 << 16) {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "could not raise the limit of open files"),
+    }
+}
