@@ -1,13 +1,28 @@
 //! The door to the VOS Map.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::{
+    mirror::{Mirror, name_key, record_key},
+    record::Key,
+    state::{Source, entry_of},
+    wire::{Probe, probe_request},
+};
 use crate::{
     identity::EncryptionKey,
-    primitives::{Multiaddr, PeerId, UnixMillis},
+    net::{
+        self,
+        dht::{self, DhtError},
+        rpc::{self, RequestError},
+    },
+    primitives::{Multiaddr, PeerId, UnixMillis, limits::MAX_NAME_BYTES},
 };
 
 /// Whether a node is there.
@@ -107,90 +122,321 @@ pub enum MapError {
     Stopped,
 }
 
+/// For Kademlia to add owners of a name to those we know already.
+const MORE_OWNERS: Duration = Duration::from_secs(5);
+/// Records of a name's owners looked up at once.
+const LOOKUPS: usize = 8;
+/// Time left of an `online` call that is worth a search for a newer record.
+const WORTH_LOOKUP: Duration = Duration::from_secs(1);
+
+/// What the service is asked. Everything else is answered from the shared map.
+#[derive(Debug)]
+pub(super) enum Command {
+    SetName(String, oneshot::Sender<Result<(), MapError>>),
+    SetKeys(Vec<EncryptionKey>, oneshot::Sender<Result<(), MapError>>),
+}
+
+/// Commands waiting for the service; callers wait for a place.
+pub(super) const COMMANDS: usize = 16;
+
+/// Whether a text can be a name.
+///
+/// # Errors
+/// [`MapError::InvalidName`] when it is over 64 bytes or has control characters.
+pub fn check_name(name: &str) -> Result<(), MapError> {
+    if name.len() > MAX_NAME_BYTES {
+        return Err(MapError::InvalidName(format!("{} bytes, at most {MAX_NAME_BYTES}", name.len())));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(MapError::InvalidName("control characters".into()));
+    }
+    Ok(())
+}
+
 /// Asks the VOS Map. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle {}
+pub struct Handle {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables, clippy::unused_async, missing_docs, clippy::todo, reason = "skeleton")]
+#[derive(Debug)]
+struct Inner {
+    mirror: Mirror,
+    commands: mpsc::Sender<Command>,
+    dht: dht::Client,
+    net: net::Handle,
+    probe: rpc::Client<Probe>,
+}
+
 impl Handle {
+    pub(super) fn new(
+        mirror: Mirror,
+        commands: mpsc::Sender<Command>,
+        dht: dht::Client,
+        net: net::Handle,
+        probe: rpc::Client<Probe>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { mirror, commands, dht, net, probe }) }
+    }
+
     /// Our own address.
     #[must_use]
     pub fn local(&self) -> PeerId {
-        todo!()
+        self.inner.mirror.local()
     }
+
     /// All entries sorted by address, ours included. Copies; blocks for some milliseconds when the map is large.
     #[must_use]
     pub fn list(&self) -> Vec<Entry> {
-        todo!()
+        self.page(None, usize::MAX)
     }
+
     /// One page for the API: up to `limit` entries after `after`, by address.
     #[must_use]
     pub fn page(&self, after: Option<PeerId>, limit: usize) -> Vec<Entry> {
-        todo!()
+        let (now, after) = (self.inner.mirror.now(), after.and_then(|a| Key::of(&a)));
+        // Entries are decoded after the lock is given back.
+        let slots: Vec<_> = {
+            let map = self.inner.mirror.read();
+            map.after(after).take(limit).map(|(_, s)| (s.envelope.clone(), s.standing(now))).collect()
+        };
+        let entry = |(envelope, (last_seen_at, state)): (Arc<[u8]>, _)| {
+            entry_of(&envelope).map(|entry| self.dress(Entry { last_seen_at, state, ..entry }))
+        };
+        slots.into_iter().filter_map(entry).collect()
     }
+
     /// The entry of an address in the local map.
     #[must_use]
     pub fn get(&self, address: &PeerId) -> Option<Entry> {
-        todo!()
+        self.inner.mirror.get(address).map(|e| self.dress(e))
     }
+
+    /// We are online ourselves, whatever the map says.
+    fn dress(&self, mut entry: Entry) -> Entry {
+        if entry.address == self.local() {
+            entry.state = State::Online;
+            entry.last_seen_at = Some(self.inner.mirror.now());
+        }
+        entry
+    }
+
     /// All local owners of a name.
     #[must_use]
     pub fn find_name(&self, name: &str) -> Vec<Entry> {
-        todo!()
+        let now = self.inner.mirror.now();
+        let map = self.inner.mirror.read();
+        let owners: Vec<_> = map.owners(name).filter_map(|key| map.use_slot(key)?.entry(now)).collect();
+        drop(map);
+        owners.into_iter().map(|e| self.dress(e)).collect()
     }
+
     /// The entry of an address: local map, else Kademlia.
     ///
     /// # Errors
     /// [`MapError::NotFound`] when nobody knows it.
     pub async fn resolve(&self, address: PeerId) -> Result<Entry, MapError> {
-        todo!()
+        match self.get(&address) {
+            Some(entry) => Ok(entry),
+            None => self.look_up(address).await,
+        }
     }
+
+    /// Asks Kademlia, and keeps what it finds.
+    async fn look_up(&self, address: PeerId) -> Result<Entry, MapError> {
+        let mirror = &self.inner.mirror;
+        let key = Key::of(&address).ok_or(MapError::NotFound)?;
+        mirror.metrics().dht_lookups.inc();
+        let values = match self.inner.dht.get(record_key(mirror.network(), &address)).await {
+            Ok(values) => values,
+            Err(DhtError::Stopped) => return Err(MapError::Stopped),
+            Err(_) => return Err(MapError::NotFound),
+        };
+        let best = mirror.best_of(&key, &values).ok_or(MapError::NotFound)?;
+        mirror.merge(std::slice::from_ref(&best), Source::News);
+        // What the map has now may be newer than what was found, or nothing when it is full of pinned ones.
+        let entry = mirror.get(&address).or_else(|| entry_of(&best.envelope)).ok_or(MapError::NotFound)?;
+        Ok(Entry { from_dht: true, ..entry })
+    }
+
     /// All owners of a name: local map and, when the map is not the whole network or has none, Kademlia.
     ///
     /// # Errors
     /// [`MapError::NotFound`] when nobody has it.
     pub async fn resolve_name(&self, name: &str) -> Result<Vec<Entry>, MapError> {
-        todo!()
+        check_name(name)?;
+        if name.is_empty() {
+            return Err(MapError::InvalidName("empty".into()));
+        }
+        let mut owners = self.find_name(name);
+        if owners.is_empty() {
+            owners = self.look_up_name(name, &[]).await?;
+        } else if !self.stats().complete {
+            let known: Vec<_> = owners.iter().map(|e| e.address).collect();
+            let more = tokio::time::timeout(MORE_OWNERS, self.look_up_name(name, &known)).await;
+            owners.extend(more.ok().and_then(Result::ok).unwrap_or_default());
+        }
+        owners.sort_by_key(|e| e.address);
+        if owners.is_empty() { Err(MapError::NotFound) } else { Ok(owners) }
     }
+
+    async fn look_up_name(&self, name: &str, known: &[PeerId]) -> Result<Vec<Entry>, MapError> {
+        let mirror = &self.inner.mirror;
+        mirror.metrics().dht_lookups.inc();
+        let providers = match self.inner.dht.providers(name_key(mirror.network(), name)).await {
+            Ok(providers) => providers,
+            Err(DhtError::Stopped) => return Err(MapError::Stopped),
+            Err(_) => return Err(MapError::NotFound),
+        };
+        let unknown = providers.into_iter().filter(|p| !known.contains(p));
+        let found = futures::stream::iter(unknown).map(|p| self.resolve(p)).buffer_unordered(LOOKUPS);
+        let entries: Vec<_> = found.filter_map(|e| std::future::ready(e.ok())).collect().await;
+        // Anybody can claim to provide a name: its own signed record decides.
+        Ok(entries.into_iter().filter(|e| e.name == name).map(|e| Entry { from_dht: true, ..e }).collect())
+    }
+
     /// Probes a node: a real round trip, dialling it when needed.
     pub async fn online(&self, address: PeerId, timeout: Duration) -> Presence {
-        todo!()
+        if address == self.local() {
+            return Presence {
+                address,
+                state: State::Online,
+                relayed: None,
+                rtt: Some(Duration::ZERO),
+                last_seen_at: Some(self.inner.mirror.now()),
+            };
+        }
+        let probed = tokio::time::timeout(timeout, self.probe(address, timeout)).await;
+        let (state, rtt) = probed.unwrap_or((State::Offline, None));
+        match state {
+            State::Online => self.inner.mirror.heard(&address),
+            State::Offline => self.inner.mirror.lost(&address),
+            State::Unknown => {}
+        }
+        let last_seen_at = match (state, self.inner.mirror.get(&address)) {
+            (State::Online, None) => Some(self.inner.mirror.now()),
+            (_, entry) => entry.and_then(|e| e.last_seen_at),
+        };
+        let relayed = self.inner.net.peer(&address).map(|p| p.relayed);
+        Presence { address, state, relayed, rtt, last_seen_at }
     }
+
+    async fn probe(&self, address: PeerId, timeout: Duration) -> (State, Option<Duration>) {
+        let start = Instant::now();
+        let connected = self.inner.net.is_connected(&address);
+        let known = connected || !net::AddrBook::addrs(&self.inner.mirror, &address).is_empty();
+        if !known && self.look_up(address).await.map_or(true, |e| e.addrs.is_empty()) {
+            return (State::Unknown, None);
+        }
+        let first = self.exchange(address).await;
+        if first.0 == State::Online && !connected {
+            // The first one included dialling: the second one measures the path.
+            let second = self.exchange(address).await;
+            return if second.0 == State::Online { second } else { first };
+        }
+        let left = timeout.saturating_sub(start.elapsed());
+        if first.0 != State::Offline || !known || left < WORTH_LOOKUP {
+            return first;
+        }
+        // It may have moved: Kademlia may have a newer record than we.
+        let had = self.inner.mirror.get(&address).map_or(0, |e| e.seq);
+        match self.look_up(address).await {
+            Ok(entry) if entry.seq > had => self.exchange(address).await,
+            _ => first,
+        }
+    }
+
+    async fn exchange(&self, address: PeerId) -> (State, Option<Duration>) {
+        self.inner.mirror.metrics().probes.inc();
+        let start = Instant::now();
+        let answer = self.inner.probe.request(address, probe_request()).await;
+        match answer {
+            Ok(_) => (State::Online, Some(start.elapsed())),
+            other => (read_probe(&other.map(drop)), None),
+        }
+    }
+
     /// Size and health.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        self.inner.mirror.stats()
     }
+
     /// Changes from now on. A slow receiver loses the oldest (`Lagged`).
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        todo!()
+        self.inner.mirror.subscribe()
     }
+
     /// Changes our name and publishes a new record; durable when it returns.
     ///
     /// # Errors
     /// [`MapError::InvalidName`], or the store's error.
     pub async fn set_name(&self, name: String) -> Result<(), MapError> {
-        todo!()
+        check_name(&name)?;
+        self.ask(|answer| Command::SetName(name, answer)).await
     }
+
     /// Changes the encryption keys in our record and publishes it; durable when it returns.
     ///
     /// # Errors
     /// The store's error.
     pub async fn set_encryption_keys(&self, keys: Vec<EncryptionKey>) -> Result<(), MapError> {
-        todo!()
+        self.ask(|answer| Command::SetKeys(keys, answer)).await
     }
-    /// Keeps these nodes in a bounded cache whatever happens (contacts).
+
+    async fn ask(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<(), MapError>>) -> Command,
+    ) -> Result<(), MapError> {
+        let (answer, result) = oneshot::channel();
+        self.inner.commands.send(command(answer)).await.map_err(|_| MapError::Stopped)?;
+        result.await.map_err(|_| MapError::Stopped)?
+    }
+
+    /// Keeps these nodes in a bounded cache whatever happens (contacts). The first 4096 count.
     pub fn pin(&self, address: PeerId) {
-        todo!()
+        if let Some(key) = Key::of(&address) {
+            self.inner.mirror.write().pin(key);
+        }
     }
+
     /// Heard from a node just now (a message, a receipt): it is online.
     pub fn heard(&self, address: PeerId) {
-        todo!()
+        self.inner.mirror.heard(&address);
     }
+
     /// Proofs of equivocation kept: address and the two envelopes.
     #[must_use]
     pub fn equivocations(&self) -> Vec<(PeerId, Vec<u8>, Vec<u8>)> {
-        todo!()
+        let map = self.inner.mirror.read();
+        map.proofs().map(|(key, proof)| (key.address(), proof.kept.to_vec(), proof.other.to_vec())).collect()
+    }
+
+    /// For tests of other features: a handle over `mirror` without a service or a network. Fill it by
+    /// [`Mirror::insert`]; `set_*` answer `Ok` and change nothing; everybody else is unreachable.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn detached(mirror: Mirror) -> Self {
+        let (commands, mut queue) = mpsc::channel(COMMANDS);
+        #[allow(clippy::disallowed_methods, reason = "ends with its handle")]
+        tokio::spawn(async move {
+            while let Some(Command::SetName(_, answer) | Command::SetKeys(_, answer)) = queue.recv().await {
+                let _ = answer.send(Ok(()));
+            }
+        });
+        let local = mirror.local();
+        let (probe, _) = rpc::Loopback::default().join(local);
+        let (net, _) = net::Handle::detached(local);
+        Self::new(mirror, commands, dht::Client::detached(), net, probe)
+    }
+}
+
+/// What the end of a probe says about the node. Any answer comes from somebody who is there.
+pub(super) fn read_probe(result: &Result<(), RequestError>) -> State {
+    match result {
+        Ok(()) | Err(RequestError::Unsupported | RequestError::Status(_) | RequestError::Malformed) => State::Online,
+        Err(RequestError::Unreachable(_) | RequestError::Timeout | RequestError::ConnectionLost) => State::Offline,
+        Err(RequestError::TooLarge { .. } | RequestError::Busy | RequestError::Stopped) => State::Unknown,
     }
 }

@@ -240,3 +240,54 @@ impl Handle {
         }
     }
 }
+
+/// For tests: what the swarm task would do to a [`Handle`].
+#[cfg(any(test, feature = "test-util"))]
+#[derive(Debug)]
+pub struct Detached {
+    /// Our addrs.
+    pub nat: watch::Sender<Nat>,
+    events: broadcast::Sender<PeerEvent>,
+    peers: PeerTable,
+    _commands: mpsc::Receiver<Command>,
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Detached {
+    /// A direct connection to `peer` comes up.
+    pub fn up(&self, peer: PeerId) {
+        let info = PeerInfo {
+            address: peer,
+            addr: Multiaddr::empty(),
+            relayed: false,
+            transport: "tcp",
+            direction: Direction::Outbound,
+            rtt: None,
+            agent: String::new(),
+            connections: 1,
+            since: Instant::now(),
+        };
+        self.peers.write().expect("no panic while held").insert(peer, info);
+        let _ = self.events.send(PeerEvent::Up(peer));
+    }
+
+    /// The last connection to `peer` goes away.
+    pub fn down(&self, peer: PeerId) {
+        self.peers.write().expect("no panic while held").remove(&peer);
+        let _ = self.events.send(PeerEvent::Down(peer));
+    }
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Handle {
+    /// For tests: a handle without a swarm, and what moves it. Commands get no answer.
+    #[must_use]
+    pub fn detached(local: PeerId) -> (Self, Detached) {
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let events = broadcast::Sender::new(EVENTS);
+        let (nat, addrs) = watch::channel(Nat::default());
+        let peers = PeerTable::default();
+        let control = Detached { nat, events: events.clone(), peers: peers.clone(), _commands: queue };
+        (Self { local, commands, events, peers, bans: Bans::default(), nat: addrs }, control)
+    }
+}

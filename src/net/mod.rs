@@ -39,6 +39,8 @@ use libp2p::multiaddr::Protocol;
 
 pub use config::{Config, DhtMode};
 pub use error::{CommandError, StartError};
+#[cfg(any(test, feature = "test-util"))]
+pub use handle::Detached;
 pub use handle::{Direction, Handle, Nat, PeerEvent, PeerInfo, Reachability};
 pub use swarm::{Deps, Network, build};
 
