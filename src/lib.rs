@@ -1,8 +1,11 @@
 //! `vos`: a headless peer-to-peer overlay node. (The map of the house is written below as rooms are finished.)
+pub mod api;
+pub mod config;
 pub mod identity;
 pub mod map;
 pub mod message;
 pub mod net;
+pub mod node;
 pub mod primitives;
 pub mod runtime;
 pub mod store;

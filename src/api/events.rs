@@ -1,0 +1,98 @@
+//! Events as server-sent events.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    extract::State,
+    response::sse::{self, KeepAlive, Sse},
+};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::broadcast;
+use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError::Lagged};
+
+use super::{
+    App,
+    error::ApiError,
+    schema::{ErrorBody, Event},
+};
+
+/// A comment goes out when nothing else does, so that both sides notice a dead connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What happens, from now on: `peer_up`, `peer_down`, `map_changed`, `presence`, `message_received`, `outgoing`. A
+/// subscriber that is too slow gets `lagged` and should read the state again.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "node",
+    responses(
+        (status = 200, body = Event, content_type = "text/event-stream"),
+        (status = 503, body = ErrorBody, description = "32 streams are open")
+    )
+)]
+pub(super) async fn events(
+    State(app): State<App>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
+    let place = app.subscribers.clone().try_acquire_owned();
+    let place = place.map_err(|_| ApiError::busy("too many event streams are open"))?;
+    let deps = app.deps;
+    let all = stream::select(
+        tagged("peers", deps.net.subscribe()),
+        stream::select(tagged("map", deps.map.subscribe()), tagged("messages", deps.message.subscribe())),
+    );
+    // The first thing sent, so that a client knows from when on it misses nothing.
+    let opened = stream::iter([Ok(sse::Event::default().comment("listening"))]);
+    let events = opened.chain(all.map(move |event| {
+        let _held_as_long_as_the_stream = &place;
+        Ok(encode(&event))
+    }));
+    let stop = deps.stop;
+    let events = events.take_until(async move { stop.wait().await });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn tagged<E>(source: &'static str, events: broadcast::Receiver<E>) -> impl Stream<Item = Event> + Send + Unpin
+where
+    E: Into<Event> + Clone + Send + 'static,
+{
+    BroadcastStream::new(events).map(move |event| match event {
+        Ok(event) => event.into(),
+        Err(Lagged(lost)) => Event::Lagged { source: source.to_owned(), lost },
+    })
+}
+
+fn encode(event: &Event) -> sse::Event {
+    // JSON has no raw newlines, so one `data:` line holds it.
+    let data = serde_json::to_string(event).expect("events are plain data with string keys");
+    sse::Event::default().event(event.name()).data(data)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{net::PeerEvent, primitives::PeerId};
+
+    #[test]
+    fn the_tag_and_the_name_of_an_event_are_the_same() {
+        let address = PeerId::random().to_string();
+        for event in [
+            Event::PeerUp { address: address.clone() },
+            Event::PeerDown { address: address.clone() },
+            Event::MapChanged { address: address.clone(), change: "removed".into(), record: None },
+            Event::Presence { address, state: crate::map::State::Offline },
+            Event::Lagged { source: "map".into(), lost: 3 },
+        ] {
+            let json = serde_json::to_value(&event).expect("plain data");
+            assert_eq!(json["event"], event.name());
+            assert_eq!(serde_json::from_value::<Event>(json).expect("reads back"), event);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_is_told_how_much_it_lost() {
+        let (sender, receiver) = broadcast::channel(2);
+        let mut events = tagged::<PeerEvent>("peers", receiver);
+        let peer = PeerId::random();
+        (0..5).for_each(|_| drop(sender.send(PeerEvent::Up(peer))));
+        assert_eq!(events.next().await, Some(Event::Lagged { source: "peers".into(), lost: 3 }));
+        assert_eq!(events.next().await, Some(Event::PeerUp { address: peer.to_string() }));
+    }
+}

@@ -1,0 +1,74 @@
+//! All routes, each documented where it is registered.
+
+mod map;
+mod messages;
+mod node;
+mod peers;
+
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{App, Deps, error::ApiError, events};
+
+/// Largest JSON request body.
+pub(super) const MAX_JSON_BYTES: usize = 64 * 1024;
+
+/// The documented routes, without state.
+fn documented() -> OpenApiRouter<App> {
+    let info = utoipa::openapi::InfoBuilder::new()
+        .title("vos control API")
+        .version(crate::telemetry::VERSION)
+        .description(Some(
+            "Served on the Unix socket `<data-dir>/api.sock`, and on loopback TCP with a bearer token when asked. \
+             Keys may be added to answers, never renamed.",
+        ))
+        .build();
+    OpenApiRouter::with_openapi(utoipa::openapi::OpenApiBuilder::new().info(info).build())
+        .routes(routes!(node::id))
+        .routes(routes!(node::status))
+        .routes(routes!(node::config))
+        .routes(routes!(node::document))
+        .routes(routes!(node::set_name))
+        .routes(routes!(events::events))
+        .routes(routes!(peers::peers))
+        .routes(routes!(peers::ping))
+        .routes(routes!(peers::connect))
+        .routes(routes!(peers::disconnect))
+        .routes(routes!(peers::listen_list, peers::listen_add, peers::listen_remove))
+        .routes(routes!(peers::ban_list, peers::ban_add))
+        .routes(routes!(peers::ban_remove))
+        .routes(routes!(map::list))
+        .routes(routes!(map::get))
+        .routes(routes!(map::online))
+        .routes(routes!(messages::send))
+        .routes(routes!(messages::outbox))
+        .routes(routes!(messages::outgoing, messages::cancel))
+        .routes(routes!(messages::inbox))
+        .routes(routes!(messages::read, messages::remove))
+        .routes(routes!(messages::body))
+}
+
+/// The OpenAPI document of all routes.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    documented().into_openapi()
+}
+
+/// The service of all routes.
+pub(super) fn router(deps: Deps) -> Router {
+    with_rules(documented().split_for_parts().0.with_state(App::new(deps)))
+}
+
+/// What holds for every router of ours: bounded bodies, errors of one shape.
+pub(super) fn with_rules(router: Router) -> Router {
+    router.fallback(no_route).method_not_allowed_fallback(no_method).layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+}
+
+async fn no_route() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "no_route", "no such route; see /v1/openapi.json")
+}
+
+async fn no_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "no_method", "this route has other methods; see /v1/openapi.json")
+}

@@ -1,0 +1,118 @@
+//! Ranges of values, and values that must fit each other.
+
+use super::{Config, ConfigError, load::shorten};
+use crate::{
+    net,
+    primitives::{
+        Multiaddr,
+        limits::{MAX_ADDR_BYTES, MAX_NAME_BYTES, MAX_RECORD_VALIDITY},
+        multiaddr::Protocol,
+    },
+};
+
+/// Largest body of a message in bytes: what the wire format was sized for.
+const MAX_MESSAGE_BYTES: u64 = 16 * 1024 * 1024;
+/// 30 days in seconds.
+const MAX_MESSAGE_TTL_S: u64 = 30 * 24 * 3600;
+/// A year in seconds: longer intervals are mistakes.
+const YEAR_S: u64 = 365 * 24 * 3600;
+/// An exbibyte: larger budgets are mistakes, and TOML has no larger integers than 2^63 - 1.
+const MAX_BYTES: u64 = 1 << 60;
+
+impl Config {
+    /// Checks every range; [`Config::load`] calls it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with the first key that is wrong and its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check_name(&self.node.name).map_err(|problem| ConfigError::Invalid(format!("node.name: {problem}")))?;
+        self.check_numbers()?;
+        self.check_addrs()?;
+        if let Some(addr) = self.api.tcp.addr()
+            && !addr.ip().is_loopback()
+        {
+            return Err(ConfigError::Invalid(format!(
+                "api.tcp: {addr} is not a loopback address; use 127.0.0.1 or [::1]"
+            )));
+        }
+        if let Err(e) = tracing_subscriber::EnvFilter::builder().parse(&self.log.level) {
+            return Err(ConfigError::Invalid(format!(
+                "log.level: {} is not a log filter: {e}",
+                shorten(&self.log.level)
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let (net, map, message) = (&self.net, &self.map, &self.message);
+        let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let ranges = [
+            ("net.target_peers", wide(net.target_peers), 1, 10_000),
+            ("net.high_water", wide(net.high_water), wide(net.target_peers), 100_000),
+            ("net.max_connections", net.max_connections.into(), 1, 1_000_000),
+            ("net.max_connections_per_peer", net.max_connections_per_peer.into(), 1, 64),
+            ("net.max_memory_mib", net.max_memory_mib, 0, 1 << 30),
+            ("net.idle_timeout_s", net.idle_timeout_s, 1, YEAR_S),
+            ("net.dht_max_records", wide(net.dht_max_records), 1, 100_000_000),
+            ("net.relay_max_circuits", wide(net.relay_max_circuits), 1, 1_000_000),
+            ("map.full_limit", wide(map.full_limit), 1, 100_000_000),
+            ("map.record_ttl_s", map.record_ttl_s, 600, MAX_RECORD_VALIDITY.as_secs()),
+            ("map.sync_interval_s", map.sync_interval_s, 1, YEAR_S),
+            ("map.dht_interval_s", map.dht_interval_s, 60, YEAR_S),
+            ("map.author_rate_per_h", map.author_rate_per_h.into(), 1, 1_000_000),
+            ("message.max_bytes", message.max_bytes, 1, MAX_MESSAGE_BYTES),
+            ("message.ttl_s", message.ttl_s, 1, MAX_MESSAGE_TTL_S),
+            ("message.outbox_max_bytes", message.outbox_max_bytes, 0, MAX_BYTES),
+            ("message.inbox_max_bytes", message.inbox_max_bytes, 0, MAX_BYTES),
+            ("message.retry_max_s", message.retry_max_s, 1, MAX_MESSAGE_TTL_S),
+        ];
+        for (key, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                return Err(ConfigError::Invalid(format!("{key}: {value} is out of range, {min} to {max}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_addrs(&self) -> Result<(), ConfigError> {
+        let lists = [
+            ("net.listen", &self.net.listen),
+            ("net.external", &self.net.external),
+            ("net.bootstrap", &self.net.bootstrap),
+        ];
+        for (key, addrs) in lists {
+            for addr in addrs {
+                let text = addr.to_string();
+                if text.len() > MAX_ADDR_BYTES {
+                    return Err(ConfigError::Invalid(format!(
+                        "{key}: {} is longer than {MAX_ADDR_BYTES}",
+                        shorten(&text)
+                    )));
+                }
+            }
+        }
+        match self.net.bootstrap.iter().find(|addr| !is_bootstrap(addr)) {
+            Some(addr) => Err(ConfigError::Invalid(format!(
+                "net.bootstrap: {addr} does not end in /p2p/<address>, so nobody could check who answers there"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A `/dnsaddr` name resolves to full addrs, so it may leave the address out.
+fn is_bootstrap(addr: &Multiaddr) -> bool {
+    net::peer_of(addr).is_some() || matches!(addr.iter().next(), Some(Protocol::Dnsaddr(_)))
+}
+
+/// Why a text cannot be a node's name.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.len() > MAX_NAME_BYTES {
+        return Err(format!("{} bytes, at most {MAX_NAME_BYTES}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(format!("{} has control characters", shorten(name)));
+    }
+    Ok(())
+}
