@@ -7,4 +7,5 @@ pub mod primitives;
 pub mod runtime;
 pub mod store;
 pub mod telemetry;
+pub mod testnet;
 pub mod wire;
