@@ -1,4 +1,33 @@
-//! `vos`: a headless peer-to-peer overlay node. (The map of the house is written below as rooms are finished.)
+//! `vos`: a headless peer-to-peer overlay node.
+//!
+//! ```text
+//!  L7   cli ── commands, output           testnet ── a local network of real daemons
+//!        │ HTTP + JSON over <data-dir>/api.sock
+//!  L6   node ── wiring, start, shutdown   config ── one section for each feature
+//!        │
+//!  L5   api ── control API, events, health and metrics
+//!        │ Handles
+//!  L4   map ── VOS Map                    message ── sealed messages, receipts
+//!        │ Client<W>, Publisher, dht::Client
+//!  L3   net ── the swarm: transports, rpc, gossip, Kademlia, peers, NAT
+//!        │
+//!  L2   store ── RocksDB, group commit
+//!  L1   identity · wire · runtime · telemetry
+//!  L0   primitives
+//! ```
+//!
+//! Imports go down only; `layers_test.rs` keeps it so. Between features of L4 only by `Handle`: `message` uses `map`.
+//!
+//! # Where to start
+//! * What a message goes through: [`message`], then [`net::rpc`].
+//! * How a node knows everybody: [`map`].
+//! * How everything is put together and taken apart: [`node`].
+//!
+//! # Words
+//! *peer*: a libp2p id we talk to · *node*: us · *address*: a peer id in base58, what users type · *addr*: a multiaddr ·
+//! *name*: a label, not unique · *record*: a node's signed entry in the map · *receipt*: a signed proof that a message
+//! arrived · *friend*: a node that will hold messages for another · *inbox*, *outbox*: received and outgoing messages.
+
 pub mod api;
 pub mod config;
 pub mod identity;
@@ -12,4 +41,5 @@ pub mod store;
 pub mod telemetry;
 #[cfg(any(test, feature = "test-util"))]
 pub mod test_util;
+pub mod testnet;
 pub mod wire;
