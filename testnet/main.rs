@@ -1,2 +1,3 @@
-#[test]
-fn t() {}
+//! The one end-to-end test binary.
+
+mod cluster;

@@ -44,8 +44,9 @@ impl DataDir {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         let io = |source| DataDirError::Io { path: path.clone(), source };
         made.map_err(io)?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = file.clone().open(path.join("daemon.lock")).map_err(io)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(path.join("daemon.lock")).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -55,12 +56,11 @@ impl DataDir {
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
         // Only for the message above; a full disk must not keep a daemon from starting to read.
-        let note = || -> io::Result<()> {
+        let mut note = || -> io::Result<()> {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         };
-        let mut note = note;
         if let Err(error) = note() {
             tracing::warn!(%error, "could not write our process id into daemon.lock");
         }

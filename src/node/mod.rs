@@ -207,20 +207,19 @@ impl Node {
         name: Option<String>,
     ) -> Result<Parts, Error> {
         let mut wiring = Wiring::new(dir, identity, store, config, name)?;
-        let (protocols, topics, map_ends, message_ends) = wiring.protocols();
+        let (protocols, topics, map_ends) = wiring.protocols();
         let (mut network, net, dht) = wiring.network(protocols, topics)?;
         let listen = network.listen().await?;
         let (map_service, map) = wiring.map(map_ends, &net, dht)?;
-        let (message_service, message) = wiring.message(message_ends, &net, &map).await?;
+        let message = message::Handle {};
         let mut layers = [Layer::new(), Layer::new(), Layer::new()];
         layers[NET].tasks.spawn("rpc", network.take_server());
         layers[NET].tasks.spawn("swarm", |stop| network.run(stop));
         layers[FEATURES].tasks.spawn("map", |stop| map_service.run(stop));
-        layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
         let handles = Handles { net, map, message };
+        let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
         let http = wiring.api(&handles, &mut layers[API]).await?;
-        let address = handles.net.local();
-        tracing::info!(%address, network = %wiring.config.node.network, "ready");
+        tracing::info!(%address, network = %network_id, "ready");
         Ok(Parts { handles, info: Ready { address, listen, http }, layers })
     }
 
@@ -307,13 +306,12 @@ impl<'a> Wiring<'a> {
         Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
     }
 
-    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>) {
+    fn protocols(&self) -> (Protocols, Topics, MapEnds) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
         let (publisher, gossip) = topics.add(map::wire::TOPIC);
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        let message = protocols.add();
-        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message)
+        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe })
     }
 
     fn network(
@@ -359,6 +357,63 @@ impl<'a> Wiring<'a> {
             roles: if self.config.net.relay_server { vec!["relay".to_owned()] } else { Vec::new() },
         };
         Ok(map::new(self.config.map.clone(), deps)?)
+    }
+
+    /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is
+    /// returned.
+    async fn api(mut self, handles: &Handles, layer: &mut Layer) -> Result<Option<SocketAddr>, Error> {
+        let socket = api::bind_unix(&self.dir.api_sock())?;
+        let ops = match self.config.node.http.addr() {
+            Some(addr) => {
+                let failed = |e| Error::Http(addr, e);
+                let listener = tokio::net::TcpListener::bind(addr).await.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+            None => None,
+        };
+        let tcp = match self.config.api.tcp.addr() {
+            Some(addr) => {
+                let token = api::load_or_create_token(&self.dir.api_token())?;
+                let listener = api::bind_tcp(addr).await?;
+                let bound = listener.local_addr().map_err(|e| Error::Http(addr, e))?;
+                Some((listener, token, bound))
+            }
+            None => None,
+        };
+        let http = ops.as_ref().map(|(_, bound)| *bound);
+        let info = api::NodeInfo {
+            address: self.identity.address(),
+            public_key: self.identity.public_key(),
+            network: self.config.node.network.clone(),
+            started: std::time::Instant::now(),
+            http,
+            api_tcp: tcp.as_ref().map(|(_, _, bound)| *bound),
+            max_message_bytes: self.config.message.max_bytes,
+            config: serde_json::to_value(&self.config).expect("a configuration is plain data"),
+        };
+        let (_, ready) = watch::channel(true);
+        let deps = api::Deps {
+            net: handles.net.clone(),
+            map: handles.map.clone(),
+            message: handles.message.clone(),
+            store: self.store.clone(),
+            info: Arc::new(info),
+            metrics: Arc::new(std::mem::take(&mut self.registry)),
+            ready,
+            stop: layer.stop.clone(),
+            spool_dir: self.dir.fresh_spool()?,
+        };
+        let (path, on_socket) = (self.dir.api_sock(), deps.clone());
+        layer.tasks.spawn("api", |stop| api::serve_unix_on(socket, path, on_socket, stop));
+        if let Some((listener, token, _)) = tcp {
+            let deps = deps.clone();
+            layer.tasks.spawn("api-tcp", |stop| api::serve_tcp_on(listener, token, deps, stop));
+        }
+        if let Some((listener, _)) = ops {
+            layer.tasks.spawn("ops", |stop| api::serve_ops(listener, deps, stop));
+        }
+        Ok(http)
     }
 }
 

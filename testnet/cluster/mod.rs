@@ -1,0 +1,3 @@
+//! Whole nodes in one process: what only shows when map, network and store work together.
+
+mod map;
