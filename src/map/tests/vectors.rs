@@ -36,8 +36,11 @@ fn full_body() -> Body {
 #[test]
 fn a_record_has_these_bytes_for_ever() {
     let record = full_body().seal(&identity(1), &network());
-    assert_eq!(record.hash.to_string(), "GOLDEN_HASH");
-    assert_eq!(Hash::of(record.envelope()).to_string(), "GOLDEN_ENVELOPE");
+    assert_eq!(record.hash.to_string(), "1b0e64f5122438285f6cdc380ec599876ab8068bf4f8cafe985f522e9f06aa74");
+    assert_eq!(
+        Hash::of(record.envelope()).to_string(),
+        "e027117d8ff786e08dca3a3d028fda642b807633e299dfb73f7b8578c3cefbe6"
+    );
 }
 
 #[test]
