@@ -1,5 +1,6 @@
 //! `vos`: a headless peer-to-peer overlay node. (The map of the house is written below as rooms are finished.)
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod identity;
 pub mod map;
