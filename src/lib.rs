@@ -1,5 +1,7 @@
 //! `vos`: a headless peer-to-peer overlay node. (The map of the house is written below as rooms are finished.)
 pub mod identity;
+#[cfg(test)]
+mod layers_test;
 pub mod map;
 pub mod message;
 pub mod net;
