@@ -29,8 +29,11 @@
 //! arrived · *friend*: a node that will hold messages for another · *inbox*, *outbox*: received and outgoing messages.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod identity;
+#[cfg(test)]
+mod layers_test;
 pub mod map;
 pub mod message;
 pub mod net;

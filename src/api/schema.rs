@@ -295,9 +295,9 @@ pub struct Record {
     pub state: map::State,
     /// When the node was last heard.
     pub last_seen_at: Option<u64>,
-    /// Whether it came from Kademlia and is not in the local map.
+    /// Where it was found: `map`, or `dht` when it came from Kademlia and is not in the local map.
     #[serde(default)]
-    pub from_dht: bool,
+    pub source: String,
 }
 
 impl From<map::Entry> for Record {
@@ -314,7 +314,7 @@ impl From<map::Entry> for Record {
             expires_at: entry.expires_at.0,
             state: entry.state,
             last_seen_at: entry.last_seen_at.map(|t| t.0),
-            from_dht: entry.from_dht,
+            source: if entry.from_dht { "dht" } else { "map" }.to_owned(),
         }
     }
 }

@@ -73,6 +73,8 @@ const PROBES: usize = 256;
 const GOODBYE: Duration = Duration::from_secs(1);
 /// A map with no more records than this is paged instead of compared.
 const NEARLY_EMPTY: usize = 16;
+/// After a record of ours was gossiped: whoever it did not reach gets it by comparison. Where it did, that costs 700 bytes.
+const SPREAD_AFTER: Duration = Duration::from_secs(1);
 /// Peers told at once that there is something new to compare.
 const SPREAD: usize = 2;
 
@@ -171,6 +173,7 @@ struct Timers {
     publish: Option<Instant>,
     takeover: Option<Instant>,
     gossip: Instant,
+    spread: Option<Instant>,
     store: Instant,
     sync: Instant,
     sample: Instant,
@@ -198,6 +201,7 @@ pub fn new(config: Config, deps: Deps) -> Result<(Service, Handle), MapError> {
         publish: Some(now + FIRST_PUBLISH),
         takeover: None,
         gossip: now,
+        spread: None,
         store: now,
         sync: now + jitter(Duration::from_secs(config.sync_interval_s.max(1))),
         sample: now + jitter(SAMPLE),
@@ -280,8 +284,9 @@ impl Service {
                 _ = tick.tick() => self.on_tick().await,
             }
         }
-        self.jobs.abort_all();
+        self.jobs.shutdown().await;
         self.goodbye().await;
+        servers.shutdown().await;
         self.mirror.flush_seen();
         Ok(())
     }
@@ -371,6 +376,7 @@ impl Service {
         self.gossip_due = true;
         let at = Instant::now();
         (self.timers.gossip, self.timers.store) = (at, at);
+        self.timers.spread = Some(at + SPREAD_AFTER);
         self.store_backoff.reset();
         self.on_timers(at);
         Ok(())
@@ -486,6 +492,10 @@ impl Service {
             if let Some(peer) = self.mirror.random(rand::random(), |p| net.is_connected(p)) {
                 self.queue_probe(peer, Duration::ZERO);
             }
+        }
+        if self.timers.spread.is_some_and(|at| at <= now) {
+            self.timers.spread = None;
+            self.spread(None);
         }
         while let Some(peer) = self.schedule.start(now) {
             self.start_exchange(peer);

@@ -227,7 +227,7 @@ mod tests {
         assert!(Usage::of(std::process::id()).unwrap().resident_kib > 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_last_thing_missing_is_what_a_failed_step_says() {
         let deadline = Deadline { at: Instant::now() + Duration::from_millis(300), pause: Duration::from_millis(50) };
         let mut looks = 0;

@@ -1,0 +1,31 @@
+//! `vos events`, and following some of the events for other commands.
+
+use super::super::{
+    Context,
+    exit::{CliError, Exit},
+};
+use crate::api::schema::Event;
+
+/// Everything, as JSON lines, also what this version does not know.
+pub(super) async fn run(context: &Context) -> Result<(), CliError> {
+    let mut events = context.client()?.events().await?;
+    while let Some(event) = events.next_value().await? {
+        context.out.json_line(&event)?;
+    }
+    Err(ended())
+}
+
+/// Prints the events for which `line` has a text: the text, or the event with `--json`.
+pub(super) async fn follow(context: &Context, line: impl Fn(&Event) -> Option<String>) -> Result<(), CliError> {
+    let mut events = context.client()?.events().await?;
+    while let Some(event) = events.next().await? {
+        if let Some(text) = line(&event) {
+            context.out.show(&event, |_| text)?;
+        }
+    }
+    Err(ended())
+}
+
+fn ended() -> CliError {
+    CliError::new(Exit::NotRunning, "not_running", "the daemon ended the stream: it is stopping")
+}
