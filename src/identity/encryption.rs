@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use chacha20poly1305::{
     ChaCha20Poly1305, KeyInit,
-    aead::{Aead as _, Payload},
+    aead::{Aead as _, AeadInOut as _, Payload},
 };
 use hpke::{
     Deserializable, Kem as _, OpModeR, OpModeS, Serializable,
@@ -38,6 +38,8 @@ const ENCAPSULATED: usize = 32;
 const HEADER: usize = ENCAPSULATED + 8;
 /// Bytes of the authentication tag.
 const TAG: usize = 16;
+/// Bytes that sealing adds: encapsulated key, counter, tag.
+pub const SEALED_OVERHEAD: usize = HEADER + TAG;
 /// Messages sealed with one encapsulation before a new one is made: bounds what one leaked session key opens.
 const SESSION_MESSAGES: u64 = 4096;
 /// Key agreements an [`Opener`] remembers, 100 bytes each. A miss costs one X25519 multiplication (about 50 us).
@@ -187,11 +189,11 @@ fn info(context: &str, owner: &PeerId, id: &KeyId) -> Vec<u8> {
 }
 
 /// The symmetric key of message `counter` of a session.
-fn message_key(counter: u64, export: impl FnOnce(&[u8], &mut [u8]) -> bool) -> Option<Zeroizing<[u8; 32]>> {
-    let mut key = Zeroizing::new([0; 32]);
+fn message_key(counter: u64, export: impl FnOnce(&[u8], &mut [u8]) -> bool) -> Option<MessageKey> {
+    let mut key = MessageKey([0; 32]);
     let mut label = *b"message 01234567";
     label[8..].copy_from_slice(&counter.to_be_bytes());
-    export(&label, &mut key[..]).then_some(key)
+    export(&label, &mut key.0).then_some(key)
 }
 
 /// Seals messages to one key of one owner with one key agreement; makes a new one by itself after 4096 messages.
@@ -231,6 +233,17 @@ impl SealSession {
     /// # Errors
     /// [`SealError`] as [`SealSession::new`], when the session is renewed.
     pub fn seal(&mut self, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut sealed = Vec::with_capacity(SEALED_OVERHEAD + plain.len());
+        self.seal_into(aad, plain, &mut sealed)?;
+        Ok(sealed)
+    }
+
+    /// Seals as [`SealSession::seal`], appending to `out`, and returns the message's own key: with it the sender can open
+    /// what it sealed ([`MessageKey::open`]), to seal it again when the recipient has lost its key.
+    ///
+    /// # Errors
+    /// [`SealError`] as [`SealSession::new`], when the session is renewed; `out` is then as before.
+    pub fn seal_into(&mut self, aad: &[u8], plain: &[u8], out: &mut Vec<u8>) -> Result<MessageKey, SealError> {
         if self.counter == SESSION_MESSAGES {
             (self.encapsulated, self.context) = agree(&self.key, &self.info)?;
             self.counter = 0;
@@ -238,14 +251,56 @@ impl SealSession {
         let counter = self.counter;
         self.counter += 1;
         let key = message_key(counter, |label, out| self.context.export(label, out).is_ok()).ok_or(SealError)?;
-        let cipher = ChaCha20Poly1305::new((&*key).into());
+        let cipher = ChaCha20Poly1305::new((&key.0).into());
+        let start = out.len();
+        out.reserve(SEALED_OVERHEAD + plain.len());
+        out.extend_from_slice(&self.encapsulated);
+        out.extend_from_slice(&counter.to_be_bytes());
+        out.extend_from_slice(plain);
+        let text = &mut out[start + HEADER..];
         // Each key is used once, so a constant nonce is safe.
-        let text = cipher.encrypt(&Default::default(), Payload { msg: plain, aad }).map_err(|_| SealError)?;
-        let mut sealed = Vec::with_capacity(HEADER + text.len());
-        sealed.extend_from_slice(&self.encapsulated);
-        sealed.extend_from_slice(&counter.to_be_bytes());
-        sealed.extend_from_slice(&text);
-        Ok(sealed)
+        match cipher.encrypt_inout_detached(&Default::default(), aad, text.into()) {
+            Ok(tag) => out.extend_from_slice(&tag),
+            Err(_) => {
+                out.truncate(start);
+                return Err(SealError);
+            }
+        }
+        Ok(key)
+    }
+}
+
+/// One message's symmetric key. It opens that message and no other.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct MessageKey([u8; 32]);
+
+impl MessageKey {
+    /// From the sender's own store.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// For the sender's own store: as secret as the message.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Opens what was sealed with this key.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] when it was not, or was altered.
+    pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let text = sealed.get(HEADER..).ok_or(OpenError::Damaged)?;
+        let cipher = ChaCha20Poly1305::new((&self.0).into());
+        cipher.decrypt(&Default::default(), Payload { msg: text, aad }).map_err(|_| OpenError::Damaged)
+    }
+}
+
+impl std::fmt::Debug for MessageKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MessageKey([redacted])")
     }
 }
 
@@ -286,7 +341,7 @@ impl Opener {
     /// # Errors
     /// [`OpenError::UnknownKey`] when the sender must seal again; [`OpenError::Damaged`] otherwise.
     pub fn open(&self, id: &KeyId, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        if sealed.len() < HEADER + TAG {
+        if sealed.len() < SEALED_OVERHEAD {
             return Err(OpenError::Damaged);
         }
         let (header, text) = sealed.split_at(HEADER);
@@ -297,7 +352,7 @@ impl Opener {
         }
         let receiver = self.receiver(id, encapsulated)?;
         let key = message_key(counter, |label, out| receiver.export(label, out).is_ok()).ok_or(OpenError::Damaged)?;
-        let cipher = ChaCha20Poly1305::new((&*key).into());
+        let cipher = ChaCha20Poly1305::new((&key.0).into());
         cipher.decrypt(&Default::default(), Payload { msg: text, aad }).map_err(|_| OpenError::Damaged)
     }
 

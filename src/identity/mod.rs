@@ -15,9 +15,12 @@
 mod encryption;
 mod envelope;
 mod keystore;
+#[cfg(test)]
+mod tests;
 
 pub use encryption::{
-    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, OpenError, Opener, SealError, SealSession,
+    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, MessageKey, OpenError, Opener,
+    SEALED_OVERHEAD, SealError, SealSession,
 };
 pub use envelope::{EnvelopeError, Purpose, open_envelope, seal_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};

@@ -1,11 +1,25 @@
 //! The door to messages.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::primitives::{MessageId, PeerId, UnixMillis};
+use super::{
+    desk,
+    envelope::{MAX_FILE_NAME, parts_of},
+    inbox::MAX_TTL,
+    intake::{Job, Place, store_error},
+    recipients::choose,
+    sender,
+    shared::Shared,
+};
+use crate::{
+    identity::KeyId,
+    map::MapError,
+    primitives::{MessageId, PeerId, UnixMillis},
+    store::StoreError,
+};
 
 /// Where an outgoing message is. Never goes backward.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -160,79 +174,211 @@ pub struct Stats {
 
 /// Sends and reads messages. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle {}
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+    /// Drafts of one part.
+    pub(super) small: mpsc::Sender<Job>,
+    /// Drafts of several parts.
+    pub(super) large: mpsc::Sender<Job>,
+    pub(super) sender: mpsc::Sender<sender::Command>,
+    pub(super) desk: mpsc::Sender<desk::Command>,
+}
 
-#[allow(unused_variables, clippy::unused_async, clippy::todo, reason = "skeleton")]
 impl Handle {
-    /// Seals and queues a message; when this returns it is durable and will be tried until it expires.
+    /// Seals and queues a message; when this returns it is durable and will be tried until it expires. A spool file is removed
+    /// in any case. Dropping the future may leave the message queued or not.
     ///
     /// # Errors
     /// [`MessageError`]; then nothing was queued.
-    pub async fn send(&self, draft: Draft) -> Result<Outgoing, MessageError> {
-        todo!()
+    pub async fn send(&self, mut draft: Draft) -> Result<Outgoing, MessageError> {
+        let spool = Spool(match &draft.body {
+            Body::File(path) => Some(path.clone()),
+            Body::Bytes(_) => None,
+        });
+        let shared = &self.shared;
+        let bytes = match &draft.body {
+            Body::Bytes(bytes) => bytes.len() as u64, // usize fits in u64
+            Body::File(path) => {
+                let meta = tokio::fs::metadata(path).await;
+                meta.map_err(|e| MessageError::Invalid(format!("the body cannot be read: {e}")))?.len()
+            }
+        };
+        let expires_at = self.check(&draft, bytes)?;
+        let place = Place::take(shared, bytes)?;
+        let keys = shared.recipients.keys(draft.to).await.map_err(|error| match error {
+            MapError::NotFound | MapError::InvalidName(_) => MessageError::UnknownRecipient(draft.to),
+            MapError::Store(error) => store_error(&error),
+            MapError::Stopped => MessageError::Stopped,
+        })?;
+        let key = choose(&keys, shared.now())
+            .ok_or_else(|| MessageError::Invalid(format!("{} publishes no encryption key yet", draft.to)))?;
+        let (reply, answer) = oneshot::channel();
+        let file_name = std::mem::take(&mut draft.file_name);
+        // From here on the job removes the spool file.
+        spool.hand_over();
+        let job = Job { to: draft.to, key, body: draft.body, bytes, file_name, expires_at, place, reply };
+        let intake = if parts_of(bytes) == 1 { &self.small } else { &self.large };
+        intake.send(job).await.map_err(|_| MessageError::Stopped)?;
+        answer.await.map_err(|_| MessageError::Stopped)?
     }
+
+    /// When the message expires.
+    fn check(&self, draft: &Draft, bytes: u64) -> Result<UnixMillis, MessageError> {
+        let config = &self.shared.config;
+        if bytes > config.max_bytes {
+            return Err(MessageError::TooLarge { got: bytes, limit: config.max_bytes });
+        }
+        if draft.to == self.shared.local {
+            return Err(MessageError::Invalid("a message to this node itself cannot be sent".into()));
+        }
+        if draft.file_name.len() > MAX_FILE_NAME {
+            return Err(MessageError::Invalid(format!("the file name is longer than {MAX_FILE_NAME} bytes")));
+        }
+        let ttl = draft.ttl.unwrap_or(Duration::from_secs(config.ttl_s));
+        if ttl.is_zero() || ttl > MAX_TTL {
+            return Err(MessageError::Invalid("the time to live must be more than 0 and at most 30 days".into()));
+        }
+        Ok(self.shared.now().plus(ttl))
+    }
+
     /// Waits until the message reaches `state` or an end (delivered, expired, refused, cancelled). `None`: `timeout` passed.
     ///
     /// # Errors
-    /// [`MessageError::NotFound`].
+    /// [`MessageError::NotFound`], [`MessageError::Stopped`], or the store's error.
     pub async fn wait(
         &self,
         id: MessageId,
         state: SendState,
         timeout: Duration,
     ) -> Result<Option<Outgoing>, MessageError> {
-        todo!()
+        let wait = self.ask(|reply| sender::Command::Wait(id, state, reply));
+        tokio::time::timeout(timeout, wait).await.map_or(Ok(None), |result| result.map(Some))
     }
+
     /// Outgoing messages, newest first.
     ///
     /// # Errors
     /// The store's error.
     pub async fn outbox(&self, limit: usize) -> Result<Vec<Outgoing>, MessageError> {
-        todo!()
+        let tables = self.shared.tables.clone();
+        let views = blocking(move || tables.outbox(limit)).await?;
+        self.ask(|reply| sender::Command::Refresh(views, reply)).await
     }
+
     /// One outgoing message.
     ///
     /// # Errors
     /// [`MessageError::NotFound`], or the store's error.
     pub async fn outgoing(&self, id: MessageId) -> Result<Outgoing, MessageError> {
-        todo!()
+        self.ask(|reply| sender::Command::Get(id, reply)).await
     }
-    /// Takes back a message that is not delivered yet.
+
+    /// Takes back a message that is not delivered yet; durable when this returns. What is on its way just now may still arrive.
     ///
     /// # Errors
     /// [`MessageError::TooLate`], [`MessageError::NotFound`], or the store's error.
     pub async fn cancel(&self, id: MessageId) -> Result<Outgoing, MessageError> {
-        todo!()
+        self.ask(|reply| sender::Command::Cancel(id, reply)).await
     }
+
     /// Received messages, newest first.
     ///
     /// # Errors
     /// The store's error.
     pub async fn inbox(&self, limit: usize) -> Result<Vec<Received>, MessageError> {
-        todo!()
+        let tables = self.shared.tables.clone();
+        blocking(move || tables.inbox(limit)).await
     }
+
     /// A received message with its whole body; marks it read when `mark` is set.
     ///
     /// # Errors
     /// [`MessageError::NotFound`], or the store's error.
     pub async fn read(&self, id: MessageId, mark: bool) -> Result<(Received, Vec<u8>), MessageError> {
-        todo!()
+        let tables = self.shared.tables.clone();
+        let read = move || -> Result<_, StoreError> {
+            let Some((_, message)) = tables.received(&id)? else { return Ok(None) };
+            let mut body = Vec::with_capacity(usize::try_from(message.received.bytes).unwrap_or(0));
+            for index in 0..message.parts {
+                let missing = || StoreError::Failed(format!("the body of message {id} is damaged"));
+                match tables.in_part(message.slot, index)? {
+                    Some(part) => body.extend_from_slice(&part),
+                    // Removed by another call just now, or damaged.
+                    None if tables.received(&id)?.is_none() => return Ok(None),
+                    None => return Err(missing()),
+                }
+            }
+            Ok(Some((message.received, body)))
+        };
+        let (mut received, body) = blocking(read).await?.ok_or(MessageError::NotFound)?;
+        if mark && !received.read {
+            let (reply, answer) = oneshot::channel();
+            self.desk.send(desk::Command::MarkRead(id, reply)).await.map_err(|_| MessageError::Stopped)?;
+            received = answer.await.map_err(|_| MessageError::Stopped)??;
+        }
+        Ok((received, body))
     }
+
     /// Removes a received message; a copy that arrives later is still known and not delivered again.
     ///
     /// # Errors
     /// [`MessageError::NotFound`], or the store's error.
     pub async fn remove(&self, id: MessageId) -> Result<(), MessageError> {
-        todo!()
+        let (reply, answer) = oneshot::channel();
+        self.desk.send(desk::Command::Remove(id, reply)).await.map_err(|_| MessageError::Stopped)?;
+        answer.await.map_err(|_| MessageError::Stopped)?
     }
+
     /// Changes from now on. A slow receiver loses the oldest (`Lagged`).
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        todo!()
+        self.shared.events.subscribe()
     }
+
     /// Counts.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        self.shared.counts.stats()
+    }
+
+    /// The id of our newest encryption key; `None` in the first moments of a new node.
+    #[must_use]
+    pub fn encryption_key_id(&self) -> Option<KeyId> {
+        self.shared.keys.current()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, MessageError>>) -> sender::Command,
+    ) -> Result<T, MessageError> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send(command(reply)).await.map_err(|_| MessageError::Stopped)?;
+        answer.await.map_err(|_| MessageError::Stopped)?
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, MessageError> {
+    let result = tokio::task::spawn_blocking(read).await.map_err(|_| MessageError::Stopped)?;
+    result.map_err(|e| store_error(&e))
+}
+
+/// Removes the spool file of a draft that is refused before it becomes a job.
+struct Spool(Option<PathBuf>);
+
+impl Spool {
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot remove a spooled body");
+        }
     }
 }

@@ -1,5 +1,65 @@
-//! L4: messages. (Skeleton: the design doc is written with the feature.)
+//! L4: messages from node to node, sealed, durable on both sides, with a receipt signed by the recipient.
+//!
+//! ```text
+//!            Handle::send                                  Handle::inbox, read, remove
+//!                │ draft                                              │
+//!  ┌─────────────▼──────────────┐                        ┌────────────▼───────────┐
+//!  │ intake: sign, seal, commit │                        │ desk: read marks, rm,  │
+//!  └─────────────┬──────────────┘                        │ cleaning               │
+//!                │ durable                               └────────────────────────┘
+//!  ┌─────────────▼──────────────┐   message/deliver/1    ┌────────────────────────┐
+//!  │ sender (actor)             │ ─ batch of parts ────▶ │ receiver (actor)       │
+//!  │  outbox (machine): queues, │                        │  inbox (machine): seen?│
+//!  │  windows, retries, states  │ ◀─ codes and receipt ─ │  room? whole?          │
+//!  └─────────────▲──────────────┘                        └────────────┬───────────┘
+//!                │ PeerEvent::Up, map events                          │ commit, then sign
+//!          net, map                                                 store
+//! ```
+//!
+//! * **Promises.** When `send` returns, the message is synced to disk. `Delivered` is only shown on the recipient's signature
+//!   over the message's id, and the recipient signs only what it has synced. A message is in the inbox once, whatever is
+//!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.
+//! * **States** go forward only: queued → sent → delivered, or expired, refused, cancelled. `Stored` is the place of
+//!   Friend VOS mailboxes: they take the same sealed parts, under the same ids.
+//! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form ([`envelope`]). When the
+//!   recipient has lost the key (NEED_RESEAL) the sender, who keeps each part's symmetric key beside it, seals again with
+//!   the same stream and sequence number. The id that the user got stays; later ids are kept with it, and a receipt for any of them counts.
+//! * **Batches.** A request carries up to 64 parts or 1 MiB: one round trip, one commit, one receipt signature. Nothing waits
+//!   for a batch to fill; what gathers while requests are in flight makes the next.
+//! * **Order** between two nodes is the order of acceptance as long as nothing is retried; it is not promised.
+//!
+//! # Limits
+//! Body: `message.max_bytes`. Outbox and inbox: bytes from the configuration, 200000 pending messages. Incomplete messages: see
+//! `inbox`. Full is an answer (`Full`, `inbox_full`), never an eviction. Queues are bounded constants beside their use.
+//!
+//! # Security
+//! Senders are proven by a signature inside the sealed part, which also names the recipient. The connection's peer need not be the
+//! sender. What is in the data directory is not encrypted again: bodies of the inbox are plain there, and parts of the outbox lie
+//! beside their keys until they are delivered. File names are hostile text and never used as paths.
+
 mod config;
+mod desk;
+mod envelope;
 mod handle;
+mod inbox;
+mod intake;
+mod keys;
+mod metrics;
+mod outbox;
+mod receipt;
+mod receiver;
+mod recipients;
+mod sender;
+mod service;
+mod shared;
+mod store;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
 pub use config::Config;
 pub use handle::*;
+pub use metrics::Metrics;
+pub use service::{Deps, Service, ServiceError};
+pub use wire::Deliver;

@@ -1,0 +1,418 @@
+//! The inbox machine: which received parts are stored, refused or known already, and when a message is whole. No I/O: what was
+//! opened, what the store has seen, and times are arguments.
+//!
+//! ```text
+//!  opened part ─▶ plan ─┬─ refuse (code)                      time, size, room, too many incomplete, contradiction
+//!                       ├─ again (receipt once more)          delivered before
+//!                       ├─ whole: header, body, seen marks    one commit ─▶ receipt
+//!                       └─ part:  assembly header, body part  one commit ─▶ stored ─▶ last one: complete
+//!                                                             hash, header, seen marks: one commit ─▶ receipt
+//! ```
+//! A message is known by (sender, stream, seq), which survives sealing it again, and by its id. What is being committed is
+//! answered `busy` when it comes again meanwhile, so nothing is stored twice and nothing is receipted before it is durable.
+//!
+//! # Limits
+//! Incomplete messages: their whole size is reserved when their first part comes. Per sender [`PER_SENDER`] of them and four times
+//! `message.max_bytes`; together [`ALL`] and half the inbox. Beyond that new ones are refused (`busy`); accepted ones are
+//! never evicted for newer ones, they end with their expiry or after [`IDLE`] without a new part.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    envelope::{Inner, parts_of},
+    handle::Received,
+    wire::{Code, StoredMessage},
+};
+use crate::primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis, limits::CLOCK_SKEW};
+
+/// Incomplete messages of one sender.
+pub(super) const PER_SENDER: usize = 16;
+/// Incomplete messages of all senders: 1 KiB of memory each.
+pub(super) const ALL: usize = 256;
+/// An incomplete message without a new part for this long is dropped.
+pub(super) const IDLE: Duration = Duration::from_secs(24 * 3600);
+/// Longest time to live.
+pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a message is remembered after it was received: its longest life and 7 days.
+pub(super) const SEEN: Duration = Duration::from_secs(37 * 24 * 3600);
+/// What a message costs beside its body: headers and seen marks.
+pub(super) const MESSAGE_COST: u64 = 512;
+
+/// What a message is known by, however often it is sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub(super) struct Key {
+    pub(super) sender: PeerId,
+    pub(super) stream: StreamId,
+    pub(super) seq: u64,
+}
+
+impl Key {
+    pub(super) fn of(inner: &Inner) -> Self {
+        Self { sender: inner.sender, stream: inner.stream, seq: inner.seq }
+    }
+
+    /// Fixed-size form for the store.
+    pub(super) fn hash(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.stream.0).update(&self.seq.to_be_bytes()).update(&self.sender.to_bytes());
+        *hash.finalize().as_bytes()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Have {
+    Missing,
+    Committing,
+    Stored,
+}
+
+/// A message that has not all its parts yet.
+#[derive(Clone, Debug)]
+pub(super) struct Assembly {
+    pub(super) key: Key,
+    /// Its place in the body family.
+    pub(super) slot: u64,
+    pub(super) total: u64,
+    pub(super) body_hash: Hash,
+    pub(super) sent_at: UnixMillis,
+    pub(super) expires_at: UnixMillis,
+    pub(super) file_name: String,
+    /// Of part 0, when that is here.
+    pub(super) id: Option<MessageId>,
+    pub(super) touched_at: UnixMillis,
+    have: Vec<Have>,
+    completing: bool,
+    /// Over the parts before `hashed`, as they came: most come in order, and need not be read again.
+    hasher: blake3::Hasher,
+    hashed: u32,
+}
+
+impl Assembly {
+    pub(super) fn new(key: Key, slot: u64, total: u64, body_hash: Hash) -> Self {
+        Self {
+            key,
+            slot,
+            total,
+            body_hash,
+            sent_at: UnixMillis(0),
+            expires_at: UnixMillis(0),
+            file_name: String::new(),
+            id: None,
+            touched_at: UnixMillis(0),
+            have: vec![Have::Missing; parts_of(total) as usize], // u32 fits in usize
+            completing: false,
+            hasher: blake3::Hasher::new(),
+            hashed: 0,
+        }
+    }
+
+    pub(super) fn parts(&self) -> u32 {
+        parts_of(self.total)
+    }
+
+    /// A part is in the store (when loading).
+    pub(super) fn found(&mut self, index: u32) {
+        if let Some(have) = self.have.get_mut(index as usize) {
+            *have = Have::Stored;
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.id.is_some() && self.have.iter().all(|h| *h == Have::Stored)
+    }
+
+    fn cost(&self) -> u64 {
+        self.total + MESSAGE_COST
+    }
+
+    /// The hash so far, and the first part not in it.
+    pub(super) fn hasher(&self) -> (blake3::Hasher, u32) {
+        (self.hasher.clone(), self.hashed)
+    }
+
+    /// The message as it will be in the inbox, once whole.
+    pub(super) fn message(&self, now: UnixMillis) -> Option<StoredMessage> {
+        let received = Received {
+            id: self.id?,
+            from: self.key.sender,
+            sent_at: self.sent_at,
+            received_at: now,
+            bytes: self.total,
+            read: false,
+            file_name: self.file_name.clone(),
+        };
+        Some(StoredMessage { received, slot: self.slot, parts: self.parts() })
+    }
+}
+
+/// What to do with one part.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Answer this; nothing is stored.
+    Answer(Code),
+    /// Delivered before: receipt it again.
+    Again(MessageId, UnixMillis),
+    /// A message of one part: store it with its marks, then [`Inbox::committed_whole`].
+    Whole { key: Key, message: Box<StoredMessage>, body: Bytes },
+    /// Store this part and the assembly's header; then [`Inbox::committed_part`].
+    Part { key: Key, slot: u64, index: u32, body: Bytes, header: Box<Assembly> },
+    /// All parts are stored: complete it.
+    Complete(Key),
+}
+
+/// Limits from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_bytes: u64,
+    pub(super) inbox_max_bytes: u64,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Share {
+    count: usize,
+    bytes: u64,
+}
+
+/// Everything that is on its way into the inbox.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    limits: Limits,
+    next_slot: u64,
+    assemblies: HashMap<Key, Assembly>,
+    senders: HashMap<PeerId, Share>,
+    all: Share,
+    /// Messages of one part being committed, and their cost.
+    committing: HashMap<Key, u64>,
+    committing_bytes: u64,
+}
+
+impl Inbox {
+    /// An inbox whose new slots begin at `next_slot`.
+    pub(super) fn new(limits: Limits, next_slot: u64) -> Self {
+        Self {
+            limits,
+            next_slot,
+            assemblies: HashMap::new(),
+            senders: HashMap::new(),
+            all: Share::default(),
+            committing: HashMap::new(),
+            committing_bytes: 0,
+        }
+    }
+
+    /// Takes over an incomplete message from the store.
+    pub(super) fn load(&mut self, assembly: Assembly) {
+        self.charge(assembly.key.sender, assembly.cost());
+        self.assemblies.insert(assembly.key, assembly);
+    }
+
+    /// An incomplete message.
+    pub(super) fn assembly(&self, key: &Key) -> Option<&Assembly> {
+        self.assemblies.get(key)
+    }
+
+    /// Whether a message is on its way, so that the store need not be asked whether it was seen.
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.committing.contains_key(key) || self.assemblies.contains_key(key)
+    }
+
+    /// Decides about one opened part. `seen`: what the store remembers of its key; `held`: cost of what is in the inbox.
+    pub(super) fn plan(
+        &mut self,
+        now: UnixMillis,
+        held: u64,
+        (id, inner): (MessageId, Inner),
+        seen: Option<(MessageId, UnixMillis)>,
+    ) -> Verdict {
+        let key = Key::of(&inner);
+        if let Some((id, at)) = seen {
+            return Verdict::Again(id, at);
+        }
+        if self.committing.contains_key(&key) {
+            return Verdict::Answer(Code::Busy);
+        }
+        if let Err(code) = self.check(now, &inner) {
+            return Verdict::Answer(code);
+        }
+        if inner.parts() > 1 {
+            return self.plan_part(now, held, id, inner);
+        }
+        let cost = inner.total + MESSAGE_COST;
+        if !self.has_room(held, cost) {
+            return Verdict::Answer(Code::InboxFull);
+        }
+        self.committing.insert(key, cost);
+        self.committing_bytes += cost;
+        let received = Received {
+            id,
+            from: inner.sender,
+            sent_at: inner.sent_at,
+            received_at: now,
+            bytes: inner.total,
+            read: false,
+            file_name: inner.file_name,
+        };
+        let message = Box::new(StoredMessage { received, slot: self.slot(), parts: 1 });
+        Verdict::Whole { key, message, body: inner.body }
+    }
+
+    fn check(&self, now: UnixMillis, inner: &Inner) -> Result<(), Code> {
+        if inner.total > self.limits.max_bytes {
+            return Err(Code::TooLarge);
+        }
+        if inner.expires_at.plus(CLOCK_SKEW) < now {
+            return Err(Code::Expired);
+        }
+        if inner.sent_at > now.plus(CLOCK_SKEW) {
+            return Err(Code::Clock);
+        }
+        // Longer than seen marks live: it could be delivered twice.
+        if inner.expires_at > inner.sent_at.plus(MAX_TTL) {
+            return Err(Code::Bad);
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, held: u64, cost: u64) -> bool {
+        let taken = held.saturating_add(self.all.bytes).saturating_add(self.committing_bytes);
+        taken.saturating_add(cost) <= self.limits.inbox_max_bytes
+    }
+
+    fn plan_part(&mut self, now: UnixMillis, held: u64, id: MessageId, inner: Inner) -> Verdict {
+        let key = Key::of(&inner);
+        if !self.assemblies.contains_key(&key) {
+            if let Err(code) = self.may_begin(held, &inner) {
+                return Verdict::Answer(code);
+            }
+            let mut assembly = Assembly::new(key, self.slot(), inner.total, inner.body_hash);
+            assembly.sent_at = inner.sent_at;
+            assembly.expires_at = inner.expires_at;
+            assembly.file_name.clone_from(&inner.file_name);
+            self.charge(key.sender, assembly.cost());
+            self.assemblies.insert(key, assembly);
+        }
+        let assembly = self.assemblies.get_mut(&key).expect("looked up or made above");
+        let same = assembly.total == inner.total
+            && assembly.body_hash == inner.body_hash
+            && assembly.sent_at == inner.sent_at
+            && assembly.expires_at == inner.expires_at
+            && assembly.file_name == inner.file_name;
+        if !same {
+            return Verdict::Answer(Code::Bad);
+        }
+        let at = inner.index as usize; // u32 fits in usize; in range: checked against the total when opened
+        match assembly.have[at] {
+            Have::Committing => return Verdict::Answer(Code::Busy),
+            // All there, but a crash came before completing it.
+            Have::Stored if assembly.is_whole() && !assembly.completing => {
+                assembly.completing = true;
+                return Verdict::Complete(key);
+            }
+            Have::Stored if assembly.completing => return Verdict::Answer(Code::Busy),
+            Have::Stored => return Verdict::Answer(Code::Stored),
+            Have::Missing => assembly.have[at] = Have::Committing,
+        }
+        assembly.touched_at = now;
+        if inner.index == 0 {
+            assembly.id = Some(id);
+        }
+        if inner.index == assembly.hashed {
+            assembly.hasher.update(&inner.body);
+            assembly.hashed += 1;
+        }
+        // With every part: whichever commit succeeds first makes the assembly known after a restart.
+        let header = Box::new(assembly.clone());
+        Verdict::Part { key, slot: assembly.slot, index: inner.index, body: inner.body, header }
+    }
+
+    fn may_begin(&self, held: u64, inner: &Inner) -> Result<(), Code> {
+        let cost = inner.total + MESSAGE_COST;
+        let share = self.senders.get(&inner.sender).copied().unwrap_or_default();
+        let sender_bytes = (self.limits.max_bytes + MESSAGE_COST).saturating_mul(4);
+        if !self.has_room(held, cost) {
+            return Err(Code::InboxFull);
+        }
+        let crowded = share.count >= PER_SENDER
+            || share.bytes + cost > sender_bytes
+            || self.all.count >= ALL
+            || (self.all.count > 0 && self.all.bytes + cost > self.limits.inbox_max_bytes / 2);
+        if crowded { Err(Code::Busy) } else { Ok(()) }
+    }
+
+    /// A message of one part is durable (or not).
+    pub(super) fn committed_whole(&mut self, key: &Key) {
+        if let Some(cost) = self.committing.remove(key) {
+            self.committing_bytes -= cost;
+        }
+    }
+
+    /// A part is durable (or not). `true`: it was the last one, complete the message now.
+    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> bool {
+        let Some(assembly) = self.assemblies.get_mut(key) else { return false };
+        let Some(have) = assembly.have.get_mut(index as usize) else { return false };
+        if !ok {
+            *have = Have::Missing;
+            // What was hashed may differ from what comes next time.
+            assembly.hasher = blake3::Hasher::new();
+            assembly.hashed = 0;
+            if assembly.have.iter().all(|h| *h == Have::Missing) {
+                self.drop_assembly(key);
+            }
+            return false;
+        }
+        *have = Have::Stored;
+        let whole = assembly.is_whole() && !assembly.completing;
+        assembly.completing |= whole;
+        whole
+    }
+
+    /// Completing ended: the message is in the inbox, or it must go (`gone`), or it is tried again when a part comes.
+    pub(super) fn completed(&mut self, key: &Key, gone: bool) {
+        if gone {
+            self.drop_assembly(key);
+        } else if let Some(assembly) = self.assemblies.get_mut(key) {
+            assembly.completing = false;
+        }
+    }
+
+    /// Removes incomplete messages whose time is over; their places in the store are to be cleared.
+    pub(super) fn sweep(&mut self, now: UnixMillis) -> Vec<Assembly> {
+        let over = |a: &Assembly| {
+            let busy = a.completing || a.have.contains(&Have::Committing);
+            !busy && (a.expires_at.plus(CLOCK_SKEW) < now || now.since(a.touched_at) > IDLE)
+        };
+        let keys: Vec<_> = self.assemblies.values().filter(|a| over(a)).map(|a| a.key).collect();
+        keys.iter().filter_map(|key| self.drop_assembly(key)).collect()
+    }
+
+    /// The next number: where a body is kept, and the order of arrival.
+    pub(super) fn slot(&mut self) -> u64 {
+        self.next_slot += 1;
+        self.next_slot - 1
+    }
+
+    fn charge(&mut self, sender: PeerId, cost: u64) {
+        let share = self.senders.entry(sender).or_default();
+        share.count += 1;
+        share.bytes += cost;
+        self.all.count += 1;
+        self.all.bytes += cost;
+    }
+
+    fn drop_assembly(&mut self, key: &Key) -> Option<Assembly> {
+        let assembly = self.assemblies.remove(key)?;
+        let cost = assembly.cost();
+        self.all.count -= 1;
+        self.all.bytes -= cost;
+        if let Some(share) = self.senders.get_mut(&key.sender) {
+            share.count -= 1;
+            share.bytes -= cost;
+            if share.count == 0 {
+                self.senders.remove(&key.sender);
+            }
+        }
+        Some(assembly)
+    }
+}

@@ -1,0 +1,363 @@
+//! The way into the outbox: seal, commit, hand to the sender.
+//!
+//! Small messages that wait together are sealed in one blocking job and made durable with one batch; while one batch is being
+//! synced the next is sealed. A body of several parts is read, sealed and written part by part, so that no more than one
+//! part of it is in memory; its header, committed last and synced, makes the parts before it durable too (the log is one).
+
+use std::{
+    fs::File,
+    io::{Read, Seek},
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use super::{
+    Body, MessageError, Outgoing, SendState, Step,
+    envelope::{Inner, PART_BYTES, Part, parts_of},
+    outbox::Header,
+    sender::Command,
+    shared::{Shared, subtract},
+    store::Tables,
+};
+use crate::{
+    identity::EncryptionKey,
+    primitives::{Hash, PeerId, UnixMillis},
+    runtime::Stop,
+    store::{Batch, StoreError},
+};
+
+/// Drafts waiting to be sealed; `send` waits beyond it. 64 of one part are 16 MiB at most.
+pub(super) const QUEUE: usize = 64;
+/// Drafts sealed in one job.
+const BATCH: usize = 64;
+/// What a part costs beside its body: padding, header, index.
+const PART_COST: u64 = 1024;
+/// Pending messages at most: a header in memory is about 500 bytes.
+const MAX_PENDING: u64 = 200_000;
+
+/// A place in the outbox, given back unless the message gets into it.
+#[derive(Debug)]
+pub(super) struct Place {
+    shared: Arc<Shared>,
+    cost: u64,
+    kept: bool,
+}
+
+/// What a pending message costs against `message.outbox_max_bytes`.
+pub(super) fn cost(bytes: u64, parts: u32) -> u64 {
+    bytes + u64::from(parts) * PART_COST
+}
+
+impl Place {
+    pub(super) fn take(shared: &Arc<Shared>, bytes: u64) -> Result<Self, MessageError> {
+        let (cost, limit) = (cost(bytes, parts_of(bytes)), shared.config.outbox_max_bytes);
+        let counts = &shared.counts;
+        let taken = counts.outbox_bytes.fetch_add(cost, Ordering::Relaxed);
+        let pending = counts.outbox_pending.fetch_add(1, Ordering::Relaxed);
+        let place = Self { shared: shared.clone(), cost, kept: false };
+        if taken.saturating_add(cost) > limit {
+            return Err(MessageError::Full(format!(
+                "the outbox is full: {taken} of {limit} bytes wait for their recipients (message.outbox_max_bytes)"
+            )));
+        }
+        if pending >= MAX_PENDING {
+            return Err(MessageError::Full(format!(
+                "the outbox is full: {pending} messages wait for their recipients"
+            )));
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.kept {
+            subtract(&self.shared.counts.outbox_bytes, self.cost);
+            subtract(&self.shared.counts.outbox_pending, 1);
+        }
+    }
+}
+
+/// A checked draft.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) to: PeerId,
+    pub(super) key: EncryptionKey,
+    pub(super) body: Body,
+    pub(super) bytes: u64,
+    pub(super) file_name: String,
+    pub(super) expires_at: UnixMillis,
+    pub(super) place: Place,
+    pub(super) reply: oneshot::Sender<Result<Outgoing, MessageError>>,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        // The spool file is ours from the start, whatever becomes of the message.
+        if let Body::File(path) = &self.body
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(%error, path = %path.display(), "cannot remove a spooled body");
+        }
+    }
+}
+
+/// Takes drafts until stopped, `width` batches at once; what is under way then is finished.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut jobs: mpsc::Receiver<Job>,
+    sender: mpsc::Sender<Command>,
+    (width, batch): (usize, usize),
+    stop: Stop,
+) {
+    let mut tasks = JoinSet::new();
+    loop {
+        let mut drafts = Vec::new();
+        tokio::select! {
+            biased;
+            () = stop.wait() => break,
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            n = jobs.recv_many(&mut drafts, batch), if tasks.len() < width => {
+                if n == 0 {
+                    break;
+                }
+                let wanted = n as u64; // usize fits in u64
+                match shared.sequence.take(&shared.tables, wanted).await {
+                    Ok(first) => {
+                        tasks.spawn(accept(shared.clone(), first, drafts, sender.clone()));
+                    }
+                    Err(error) => drafts.into_iter().for_each(|job| refuse(job, store_error(&error))),
+                }
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Drafts of one part are taken in batches, two at a time.
+pub(super) const SMALL: (usize, usize) = (2, BATCH);
+/// Larger ones one by one, two at a time.
+pub(super) const LARGE: (usize, usize) = (2, 1);
+
+pub(super) fn store_error(error: &StoreError) -> MessageError {
+    match error {
+        StoreError::Stopped => MessageError::Stopped,
+        other => MessageError::Store(other.to_string()),
+    }
+}
+
+fn refuse(mut job: Job, error: MessageError) {
+    let (unused, _) = oneshot::channel();
+    // The caller may have gone away.
+    let _ = std::mem::replace(&mut job.reply, unused).send(Err(error));
+}
+
+/// A draft that is sealed and not yet durable.
+struct Sealed {
+    job: Job,
+    header: Header,
+    /// The wire form of a single part, so that it need not be read again to be sent.
+    wire: Option<Bytes>,
+}
+
+async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::Sender<Command>) {
+    let worker = shared.clone();
+    let sealing = tokio::task::spawn_blocking(move || seal_all(&worker, first, jobs));
+    let Ok((batch, sealed)) = sealing.await else { return };
+    if let Err(error) = shared.tables.store.commit(batch).await {
+        for Sealed { job, header, .. } in sealed {
+            if header.parts > 1 {
+                let mut batch = Batch::new();
+                Tables::drop_staged(&mut batch, header.seq, header.parts);
+                // What stays is removed at the next start.
+                let _ = shared.tables.store.write_unsynced(batch);
+            }
+            refuse(job, store_error(&error));
+        }
+        return;
+    }
+    for Sealed { mut job, header, wire } in sealed {
+        job.place.kept = true;
+        shared.metrics.sent.inc();
+        let view = header.view(0);
+        // Durable now: when the sender is gone already, the next start sends it.
+        let _ = sender.send(Command::Queued(Box::new(header), wire)).await;
+        let (unused, _) = oneshot::channel();
+        let _ = std::mem::replace(&mut job.reply, unused).send(Ok(view));
+    }
+}
+
+/// Seals drafts numbered from `first`; the batch makes all of them durable.
+fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>) -> (Batch, Vec<Sealed>) {
+    let (mut batch, mut all) = (Batch::new(), Vec::with_capacity(jobs.len()));
+    for (mut job, seq) in jobs.into_iter().zip(first..) {
+        let parts = parts_of(job.bytes);
+        let result = if parts == 1 {
+            seal_small(shared, seq, &mut job, &mut batch)
+        } else {
+            let result = seal_large(shared, seq, &mut job, &mut batch);
+            if result.is_err() {
+                let mut undo = Batch::new();
+                Tables::drop_staged(&mut undo, seq, parts);
+                let _ = shared.tables.store.write_unsynced(undo);
+            }
+            result
+        };
+        match result {
+            Ok((header, wire)) => {
+                Tables::put_pending(&mut batch, &header);
+                all.push(Sealed { job, header, wire });
+            }
+            Err(error) => refuse(job, error),
+        }
+    }
+    (batch, all)
+}
+
+type Accepted = Result<(Header, Option<Bytes>), MessageError>;
+
+fn inner_of(shared: &Shared, seq: u64, job: &Job, sent_at: UnixMillis) -> Inner {
+    Inner {
+        sender: shared.local,
+        recipient: job.to,
+        stream: shared.stream,
+        seq,
+        sent_at,
+        expires_at: job.expires_at,
+        key_id: job.key.id,
+        file_name: job.file_name.clone(),
+        body: Bytes::new(),
+        index: 0,
+        total: job.bytes,
+        body_hash: Hash::default(),
+    }
+}
+
+fn header_of(shared: &Shared, seq: u64, job: &Job, now: UnixMillis) -> Header {
+    Header {
+        seq,
+        ids: Vec::new(),
+        to: job.to,
+        state: SendState::Queued,
+        bytes: job.bytes,
+        parts: parts_of(job.bytes),
+        sealed_bytes: 0,
+        key_id: job.key.id,
+        queued_at: now,
+        expires_at: job.expires_at,
+        history: vec![Step { state: SendState::Queued, at: now, by: shared.local }],
+        last_error: String::new(),
+    }
+}
+
+fn seal_small(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Accepted {
+    let now = shared.now();
+    let mut inner = inner_of(shared, seq, job, now);
+    inner.body = match &mut job.body {
+        Body::Bytes(bytes) => std::mem::take(bytes).into(),
+        Body::File(path) => {
+            let mut body = Vec::new();
+            let limit = PART_BYTES as u64 + 1; // usize fits in u64
+            File::open(path).and_then(|f| f.take(limit).read_to_end(&mut body)).map_err(|e| unreadable(&e))?;
+            body.into()
+        }
+    };
+    check_length(inner.body.len() as u64, job.bytes)?; // usize fits in u64
+    let part = seal(shared, job, &inner)?;
+    let mut header = header_of(shared, seq, job, now);
+    header.ids.push(part.id);
+    header.sealed_bytes = part.wire().len() as u64; // usize fits in u64
+    Tables::put_out_part(batch, seq, 0, part.stored());
+    Ok((header, Some(part.wire())))
+}
+
+fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Accepted {
+    let now = shared.now();
+    let tables = &shared.tables;
+    let mut inner = inner_of(shared, seq, job, now);
+    let mut header = header_of(shared, seq, job, now);
+    let mut source = Source::open(&mut job.body)?;
+    inner.body_hash = source.hash(job.bytes)?;
+    let mut staging = Batch::new();
+    Tables::put_staging(&mut staging, seq, header.parts);
+    for index in 0..header.parts {
+        inner.index = index;
+        inner.body = source.next()?;
+        let part = seal(shared, job, &inner)?;
+        if index == 0 {
+            header.ids.push(part.id);
+        }
+        header.sealed_bytes += part.wire().len() as u64; // usize fits in u64
+        Tables::put_out_part(&mut staging, seq, index, part.stored());
+        tables.store.write_unsynced(std::mem::take(&mut staging)).map_err(|e| store_error(&e))?;
+    }
+    Tables::end_staging(batch, seq);
+    Ok((header, None))
+}
+
+fn seal(shared: &Shared, job: &Job, inner: &Inner) -> Result<Part, MessageError> {
+    let invalid = |e: crate::identity::SealError| MessageError::Invalid(e.to_string());
+    let session = shared.sessions.get(shared.envelopes.context(), job.to, job.key).map_err(invalid)?;
+    let mut session = session.lock().expect("no panic while held");
+    shared.envelopes.seal(&mut session, inner).map_err(invalid)
+}
+
+fn unreadable(error: &std::io::Error) -> MessageError {
+    MessageError::Invalid(format!("the body cannot be read: {error}"))
+}
+
+fn check_length(got: u64, expected: u64) -> Result<(), MessageError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(MessageError::Invalid(format!("the body has {got} bytes instead of {expected}: it changed while it was read")))
+}
+
+/// A body of several parts, read twice: for its hash, and part by part.
+enum Source {
+    Bytes(Bytes),
+    File(File),
+}
+
+impl Source {
+    fn open(body: &mut Body) -> Result<Self, MessageError> {
+        Ok(match body {
+            Body::Bytes(bytes) => Self::Bytes(std::mem::take(bytes).into()),
+            Body::File(path) => Self::File(File::open(path).map_err(|e| unreadable(&e))?),
+        })
+    }
+
+    fn hash(&mut self, expected: u64) -> Result<Hash, MessageError> {
+        match self {
+            Self::Bytes(bytes) => {
+                check_length(bytes.len() as u64, expected)?; // usize fits in u64
+                Ok(Hash::of(bytes))
+            }
+            Self::File(file) => {
+                let mut hasher = blake3::Hasher::new();
+                let mut limited = file.take(expected + 1);
+                let got = std::io::copy(&mut limited, &mut hasher).map_err(|e| unreadable(&e))?;
+                check_length(got, expected)?;
+                file.rewind().map_err(|e| unreadable(&e))?;
+                Ok(Hash(*hasher.finalize().as_bytes()))
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Bytes, MessageError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.split_to(PART_BYTES.min(bytes.len()))),
+            Self::File(file) => {
+                let mut part = Vec::with_capacity(PART_BYTES);
+                let limit = PART_BYTES as u64; // usize fits in u64
+                file.take(limit).read_to_end(&mut part).map_err(|e| unreadable(&e))?;
+                Ok(part.into())
+            }
+        }
+    }
+}

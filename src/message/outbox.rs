@@ -1,0 +1,569 @@
+//! The outbox machine: what goes to whom when, and what the answers mean. No I/O: times and answers are arguments, requests and
+//! changes are [`Output`]s.
+//!
+//! ```text
+//!            ┌─────────── busy, full, no receipt ── hold (entry backoff) ◀─┐
+//!  add ─▶ waiting ─▶ flying ─▶ stored part … all stored ─▶ receipt ─▶ Delivered
+//!            ▲          │ request failed: back, peer backoff
+//!            └──────────┘           too large, bad ─▶ Refused     time over ─▶ Expired     user ─▶ Cancelled
+//! ```
+//! Each recipient has a queue in order of acceptance and up to [`WINDOW`] requests in flight; what gathers while they are under way
+//! makes the next batch. Trouble with a *peer* pauses that peer; trouble with a *message* pauses that message, others go on.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    time::Duration,
+};
+
+use super::{
+    envelope::{BUCKETS, MAX_PART, PART_BYTES, PART_HEADER},
+    handle::{Outgoing, SendState, Step},
+    wire::{BATCH_BYTES, BATCH_PARTS, Code},
+};
+use crate::{
+    identity::{KeyId, SEALED_OVERHEAD},
+    primitives::{MessageId, PeerId, UnixMillis},
+    runtime::Backoff,
+};
+
+/// Requests in flight to one recipient. Four of 1 MiB cover 40 ms of a gigabit path, and while one is being synced at
+/// the other side the next is on its way.
+const WINDOW: usize = 4;
+/// First pause after a failure; doubles up to `message.retry_max_s`.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Hints that a peer may be there lead to one try in this time at most.
+const HINT_PAUSE: Duration = Duration::from_secs(1);
+/// Pending messages are tried within this time after a start, spread so that not all are tried at once.
+const START_SPREAD: Duration = Duration::from_secs(2);
+
+/// Two clocks: wall time for what is stored and signed, monotonic time for pauses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) wall: UnixMillis,
+    /// Since the start of the machine.
+    pub(super) mono: Duration,
+}
+
+/// What is durable of an outgoing message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    /// Its number in our stream, and its place in the store.
+    pub(super) seq: u64,
+    /// The id that the user knows, then those of later sealings. Never empty.
+    pub(super) ids: Vec<MessageId>,
+    pub(super) to: PeerId,
+    pub(super) state: SendState,
+    pub(super) bytes: u64,
+    pub(super) parts: u32,
+    pub(super) sealed_bytes: u64,
+    /// The key it is sealed to.
+    pub(super) key_id: KeyId,
+    pub(super) queued_at: UnixMillis,
+    pub(super) expires_at: UnixMillis,
+    pub(super) history: Vec<Step>,
+    pub(super) last_error: String,
+}
+
+impl Header {
+    /// The id that the user knows.
+    pub(super) fn id(&self) -> MessageId {
+        self.ids[0]
+    }
+
+    /// For the user; `acked` parts are at the recipient.
+    pub(super) fn view(&self, acked: u32) -> Outgoing {
+        let there = matches!(self.state, SendState::Sent | SendState::Delivered);
+        let part_bytes = PART_BYTES as u64; // usize fits in u64
+        Outgoing {
+            id: self.id(),
+            to: self.to,
+            state: self.state,
+            bytes: self.bytes,
+            sent_bytes: if there { self.bytes } else { self.bytes.min(u64::from(acked) * part_bytes) },
+            queued_at: self.queued_at,
+            expires_at: self.expires_at,
+            holders: if there { vec![self.to] } else { Vec::new() },
+            history: self.history.clone(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    /// Enters a state, unless it is at or past it.
+    fn enter(&mut self, state: SendState, at: UnixMillis, by: PeerId) {
+        if self.state < state {
+            self.state = state;
+            self.history.push(Step { state, at, by });
+        }
+    }
+
+    fn part_len(&self, index: u32) -> usize {
+        if index + 1 < self.parts {
+            return MAX_PART;
+        }
+        let before = u64::from(self.parts.saturating_sub(1)) * MAX_PART as u64; // usize fits in u64
+        usize::try_from(self.sealed_bytes.saturating_sub(before)).unwrap_or(MAX_PART).min(MAX_PART)
+    }
+}
+
+/// Whether a state is an end.
+pub(super) fn is_end(state: SendState) -> bool {
+    matches!(state, SendState::Delivered | SendState::Expired | SendState::Refused | SendState::Cancelled)
+}
+
+/// One part of one message: sequence number and index.
+pub(super) type Item = (u64, u32);
+
+/// What the machine wants done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// Ask `peer` to take these parts; answer with [`Outbox::answered`].
+    Send { flight: u64, peer: PeerId, items: Vec<Item> },
+    /// Seal again for the recipient's present key; answer with [`Outbox::resealed`].
+    Reseal(u64),
+    /// State or progress changed; `durable`: the header must be stored.
+    Changed { seq: u64, durable: bool },
+    /// It reached an end and left the machine: store the header, drop the body.
+    Ended(Box<Header>),
+    /// A receipt was promised and none came that the recipient signed.
+    NoReceipt(PeerId),
+}
+
+/// The answer to a request: a code for each item and what the receipt, already verified, names; or why there is none.
+pub(super) type Answer = Result<(Vec<Code>, Vec<(MessageId, UnixMillis)>), String>;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PartState {
+    Waiting,
+    Flying,
+    Acked,
+    Held,
+}
+
+#[derive(Debug)]
+struct Entry {
+    header: Header,
+    parts: Vec<PartState>,
+    acked: u32,
+    /// Counts sealings, so that answers to an older one are told apart.
+    sealing: u32,
+    resealing: bool,
+    held: bool,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Peer {
+    waiting: BTreeSet<Item>,
+    held: BTreeSet<u64>,
+    flights: usize,
+    backoff: Backoff,
+    next_try: Duration,
+    last_try: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    peer: PeerId,
+    /// With the sealing each part was of.
+    items: Vec<(Item, u32)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Due {
+    Peer(PeerId),
+    Entry(u64),
+}
+
+/// All pending outgoing messages.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    local: PeerId,
+    retry_max: Duration,
+    random: u64,
+    entries: HashMap<u64, Entry>,
+    peers: HashMap<PeerId, Peer>,
+    flights: HashMap<u64, Flight>,
+    next_flight: u64,
+    due: BTreeSet<(Duration, Due)>,
+    expiring: BTreeSet<(UnixMillis, u64)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Outbox {
+    /// An empty outbox of `local`; `seed` makes its jitter.
+    pub(super) fn new(local: PeerId, retry_max: Duration, seed: u64) -> Self {
+        Self {
+            local,
+            retry_max: retry_max.max(FIRST_RETRY),
+            random: seed,
+            entries: HashMap::new(),
+            peers: HashMap::new(),
+            flights: HashMap::new(),
+            next_flight: 0,
+            due: BTreeSet::new(),
+            expiring: BTreeSet::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes over a message that is durable. `fresh`: just queued, try now; else it is from an earlier run.
+    pub(super) fn add(&mut self, now: Now, header: Header, fresh: bool) {
+        let (seq, to) = (header.seq, header.to);
+        if is_end(header.state) || self.entries.contains_key(&seq) {
+            return;
+        }
+        let spread = START_SPREAD.mul_f64(self.random());
+        let retry_max = self.retry_max;
+        let known = self.peers.contains_key(&to);
+        let peer = self.peers.entry(to).or_insert_with(|| Peer::new(retry_max));
+        peer.waiting.extend((0..header.parts).map(|index| (seq, index)));
+        if !fresh && !known {
+            peer.next_try = now.mono + spread;
+            self.due.insert((peer.next_try, Due::Peer(to)));
+        }
+        self.expiring.insert((header.expires_at, seq));
+        let parts = vec![PartState::Waiting; header.parts as usize]; // u32 fits in usize
+        let backoff = Backoff::new(FIRST_RETRY, retry_max);
+        let entry = Entry { header, parts, acked: 0, sealing: 0, resealing: false, held: false, backoff };
+        self.entries.insert(seq, entry);
+        self.pump(now, to);
+    }
+
+    /// The next thing to do.
+    pub(super) fn output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Outbox::tick`] is next needed: a pause that ends, and a message that expires.
+    pub(super) fn next_due(&self) -> (Option<Duration>, Option<UnixMillis>) {
+        (self.due.first().map(|d| d.0), self.expiring.first().map(|e| e.0))
+    }
+
+    /// Ends pauses and lives that are over.
+    pub(super) fn tick(&mut self, now: Now) {
+        while let Some((_, seq)) = self.expiring.first().copied().filter(|e| e.0 <= now.wall) {
+            let local = self.local;
+            self.end(now, seq, SendState::Expired, local);
+        }
+        while let Some((at, due)) = self.due.first().copied().filter(|d| d.0 <= now.mono) {
+            self.due.remove(&(at, due));
+            match due {
+                Due::Peer(peer) => self.pump(now, peer),
+                Due::Entry(seq) => self.release(now, seq),
+            }
+        }
+    }
+
+    /// A peer is connected, or its record changed: try now, also what was paused.
+    pub(super) fn appeared(&mut self, now: Now, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        state.backoff.reset();
+        state.next_try = now.mono;
+        for seq in state.held.clone() {
+            self.release(now, seq);
+        }
+        self.pump(now, peer);
+    }
+
+    /// A sign of life from a peer.
+    pub(super) fn heard(&mut self, now: Now, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let soon = state.last_try.map_or(now.mono, |t| (t + HINT_PAUSE).max(now.mono));
+        if soon < state.next_try {
+            state.next_try = soon;
+            self.due.insert((soon, Due::Peer(peer)));
+            self.pump(now, peer);
+        }
+    }
+
+    /// Peers with pending messages.
+    pub(super) fn recipients(&self) -> Vec<PeerId> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// The answer to [`Output::Send`].
+    pub(super) fn answered(&mut self, now: Now, flight: u64, answer: Answer) {
+        let Some(Flight { peer, items }) = self.flights.remove(&flight) else { return };
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.flights -= 1;
+        }
+        match answer {
+            Ok((codes, receipted)) if codes.len() == items.len() => {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.backoff.reset();
+                    state.next_try = state.next_try.min(now.mono);
+                }
+                let times: HashMap<MessageId, UnixMillis> = receipted.into_iter().collect();
+                let mut forged = false;
+                for (((seq, index), sealing), code) in items.into_iter().zip(codes) {
+                    forged |= self.part_answered(now, (seq, index), sealing, code, &times);
+                }
+                if forged {
+                    self.outputs.push_back(Output::NoReceipt(peer));
+                }
+            }
+            Ok(_) => self.failed(now, peer, &items, "the recipient's answer is malformed"),
+            Err(why) => self.failed(now, peer, &items, &why),
+        }
+        self.pump(now, peer);
+    }
+
+    /// Whether a promised receipt was missing.
+    fn part_answered(
+        &mut self,
+        now: Now,
+        item: Item,
+        sealing: u32,
+        code: Code,
+        times: &HashMap<MessageId, UnixMillis>,
+    ) -> bool {
+        let (seq, index) = item;
+        let Some(entry) = self.entries.get_mut(&seq) else { return false };
+        let to = entry.header.to;
+        match code {
+            Code::Delivered if entry.header.ids.iter().any(|id| times.contains_key(id)) => {
+                entry.header.enter(SendState::Sent, now.wall, self.local);
+                self.end(now, seq, SendState::Delivered, to);
+            }
+            Code::Delivered => {
+                self.hold(now, item, "the recipient sent no good receipt");
+                return true;
+            }
+            Code::Stored => self.part_stored(now, item),
+            Code::NeedReseal if sealing != entry.sealing => self.put_back(item),
+            Code::NeedReseal => {
+                entry.header.last_error = code.text().to_owned();
+                entry.parts[index as usize] = PartState::Held; // in range: it is one of the entry's parts
+                let start = !std::mem::replace(&mut entry.resealing, true);
+                self.pause(seq);
+                if start {
+                    self.outputs.push_back(Output::Reseal(seq));
+                }
+            }
+            Code::TooLarge | Code::Bad | Code::Expired => {
+                code.text().clone_into(&mut entry.header.last_error);
+                self.end(now, seq, SendState::Refused, to);
+            }
+            Code::InboxFull | Code::Busy | Code::Clock => self.hold(now, item, code.text()),
+        }
+        false
+    }
+
+    fn part_stored(&mut self, now: Now, (seq, index): Item) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let part = &mut entry.parts[index as usize]; // in range: it is one of the entry's parts
+        if *part != PartState::Acked {
+            *part = PartState::Acked;
+            entry.acked += 1;
+        }
+        entry.backoff.reset();
+        if entry.acked < entry.header.parts {
+            self.outputs.push_back(Output::Changed { seq, durable: false });
+            return;
+        }
+        // All parts are there, but no receipt came: start again after a pause; what is there is answered at once.
+        entry.header.enter(SendState::Sent, now.wall, self.local);
+        entry.acked = 0;
+        entry.parts.fill(PartState::Held);
+        self.outputs.push_back(Output::Changed { seq, durable: true });
+        self.hold(now, (seq, index), "the recipient has all parts but sent no receipt yet");
+    }
+
+    /// A sealing is done and durable, or why not.
+    pub(super) fn resealed(&mut self, now: Now, seq: u64, result: Result<Header, String>) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        entry.resealing = false;
+        match result {
+            Ok(new) => {
+                entry.header.ids = new.ids;
+                entry.header.key_id = new.key_id;
+                entry.header.sealed_bytes = new.sealed_bytes;
+                entry.sealing += 1;
+                entry.acked = 0;
+                for part in entry.parts.iter_mut().filter(|p| **p == PartState::Acked) {
+                    *part = PartState::Held;
+                }
+                self.release(now, seq);
+            }
+            Err(why) => {
+                let item = (seq, 0);
+                entry.header.last_error.clone_from(&why);
+                self.hold(now, item, &why);
+            }
+        }
+    }
+
+    /// Ends a pending message by the user's wish; `None`: it is not pending.
+    pub(super) fn cancel(&mut self, now: Now, seq: u64) -> Option<()> {
+        self.entries.contains_key(&seq).then(|| {
+            let local = self.local;
+            self.end(now, seq, SendState::Cancelled, local);
+        })
+    }
+
+    /// A pending message and how many of its parts are at the recipient.
+    pub(super) fn get(&self, seq: u64) -> Option<(&Header, u32)> {
+        self.entries.get(&seq).map(|e| (&e.header, e.acked))
+    }
+
+    /// Pending messages.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn failed(&mut self, now: Now, peer: PeerId, items: &[(Item, u32)], why: &str) {
+        for (item, _) in items {
+            if let Some(entry) = self.entries.get_mut(&item.0) {
+                why.clone_into(&mut entry.header.last_error);
+            }
+            self.put_back(*item);
+        }
+        let random = self.random();
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        // Requests that failed together are one failure.
+        if state.next_try <= now.mono {
+            state.next_try = now.mono + state.backoff.next(random);
+            self.due.insert((state.next_try, Due::Peer(peer)));
+        }
+    }
+
+    fn put_back(&mut self, (seq, index): Item) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let part = &mut entry.parts[index as usize]; // in range: it is one of the entry's parts
+        if *part != PartState::Flying {
+            return;
+        }
+        if entry.held || entry.resealing {
+            *part = PartState::Held;
+        } else if let Some(peer) = self.peers.get_mut(&entry.header.to) {
+            *part = PartState::Waiting;
+            peer.waiting.insert((seq, index));
+        }
+    }
+
+    /// Takes a message's waiting parts out of the queue.
+    fn pause(&mut self, seq: u64) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(peer) = self.peers.get_mut(&entry.header.to) else { return };
+        for (part, index) in entry.parts.iter_mut().zip(0..) {
+            if *part == PartState::Waiting {
+                *part = PartState::Held;
+                peer.waiting.remove(&(seq, index));
+            }
+        }
+    }
+
+    /// Pauses one message; the others of its recipient go on.
+    fn hold(&mut self, now: Now, (seq, index): Item, why: &str) {
+        let random = self.random();
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        why.clone_into(&mut entry.header.last_error);
+        if entry.parts[index as usize] == PartState::Flying {
+            entry.parts[index as usize] = PartState::Held; // in range: it is one of the entry's parts
+        }
+        if std::mem::replace(&mut entry.held, true) {
+            return;
+        }
+        self.due.insert((now.mono + entry.backoff.next(random), Due::Entry(seq)));
+        if let Some(peer) = self.peers.get_mut(&entry.header.to) {
+            peer.held.insert(seq);
+        }
+        self.pause(seq);
+    }
+
+    fn release(&mut self, now: Now, seq: u64) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        entry.held = false;
+        if entry.resealing {
+            return;
+        }
+        let to = entry.header.to;
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        peer.held.remove(&seq);
+        for (part, index) in entry.parts.iter_mut().zip(0..) {
+            if *part == PartState::Held {
+                *part = PartState::Waiting;
+                peer.waiting.insert((seq, index));
+            }
+        }
+        self.pump(now, to);
+    }
+
+    fn end(&mut self, now: Now, seq: u64, state: SendState, by: PeerId) {
+        let Some(mut entry) = self.entries.remove(&seq) else { return };
+        let to = entry.header.to;
+        entry.header.enter(state, now.wall, by);
+        if state == SendState::Delivered {
+            entry.header.last_error.clear();
+        }
+        self.expiring.remove(&(entry.header.expires_at, seq));
+        if let Some(peer) = self.peers.get_mut(&to) {
+            (0..entry.header.parts).for_each(|index| drop(peer.waiting.remove(&(seq, index))));
+            peer.held.remove(&seq);
+            peer.tidy().then(|| self.peers.remove(&to));
+        }
+        self.outputs.push_back(Output::Ended(Box::new(entry.header)));
+    }
+
+    /// Sends what may be sent to a peer now.
+    fn pump(&mut self, now: Now, to: PeerId) {
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        // After a failure one request finds out whether the peer is back.
+        let window = if peer.backoff.tries() == 0 { WINDOW } else { 1 };
+        while !peer.waiting.is_empty() && peer.next_try <= now.mono && peer.flights < window {
+            let mut items = Vec::new();
+            let mut bytes = 0;
+            while let Some((seq, index)) = peer.waiting.first().copied() {
+                let entry = self.entries.get_mut(&seq).expect("what waits is pending");
+                bytes += entry.header.part_len(index) + 4;
+                if items.len() == BATCH_PARTS || (bytes > BATCH_BYTES && !items.is_empty()) {
+                    break;
+                }
+                peer.waiting.pop_first();
+                entry.parts[index as usize] = PartState::Flying; // in range: it is one of the entry's parts
+                items.push(((seq, index), entry.sealing));
+            }
+            let flight = self.next_flight;
+            self.next_flight += 1;
+            peer.flights += 1;
+            peer.last_try = Some(now.mono);
+            let wanted = items.iter().map(|(item, _)| *item).collect();
+            self.flights.insert(flight, Flight { peer: to, items });
+            self.outputs.push_back(Output::Send { flight, peer: to, items: wanted });
+        }
+        if peer.tidy() {
+            self.peers.remove(&to);
+        }
+    }
+
+    /// Uniform in `0.0..1.0` (splitmix64): jitter needs no more.
+    fn random(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // 32 bits fit in a float exactly.
+        f64::from((z >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+impl Peer {
+    fn new(retry_max: Duration) -> Self {
+        Self {
+            waiting: BTreeSet::new(),
+            held: BTreeSet::new(),
+            flights: 0,
+            backoff: Backoff::new(FIRST_RETRY, retry_max),
+            next_try: Duration::ZERO,
+            last_try: None,
+        }
+    }
+
+    /// Whether nothing is to be remembered of it.
+    fn tidy(&self) -> bool {
+        self.waiting.is_empty() && self.held.is_empty() && self.flights == 0
+    }
+}
+
+/// The largest part is what four of a request are counted with.
+const _: () = assert!(MAX_PART == PART_HEADER + SEALED_OVERHEAD + BUCKETS[4]);

@@ -1,0 +1,432 @@
+//! The actor around the [`Inbox`] machine: open (blocking, in batches), plan, commit, receipt.
+//!
+//! ```text
+//!  Inbound ─▶ open: ids, seen?, decrypt, verify   (blocking, 2 rounds at once)
+//!          ─▶ plan: one store batch for the round (here, in memory)
+//!          ─▶ commit                              (up to 8 rounds at once; the store merges them into one sync)
+//!          ─▶ complete messages whose last part came: hash, second commit
+//!          ─▶ sign one receipt a request, answer
+//! ```
+//! A round is what waits at one time: several requests share one commit.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{sync::mpsc, task::JoinSet};
+use tracing::{debug, error, warn};
+
+use super::{
+    Event, Received,
+    envelope::{Inner, part_id},
+    inbox::{Inbox, Key, Verdict},
+    receipt,
+    sender::Command,
+    shared::Shared,
+    store::{Tables, inbox_cost},
+    wire::{self, Code, Deliver, StoredMessage},
+};
+use crate::{
+    net::rpc::Inbound,
+    primitives::{Hash, MessageId, PeerId, UnixMillis},
+    runtime::Stop,
+    store::{Batch, StoreError},
+    wire::Status,
+};
+
+/// Requests in one round: at most 8 MiB.
+const ROUND: usize = 8;
+/// Rounds being opened: more would only wait for a core.
+const OPENING: usize = 2;
+/// Rounds between request and answer.
+const ROUNDS: usize = 8;
+/// How often incomplete messages are looked over.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// A part as far as it got.
+#[derive(Debug)]
+enum Item {
+    /// Opened, and to be planned.
+    Open(MessageId, Box<Inner>),
+    /// Being stored.
+    Part(Key, u32),
+    /// Being stored, the only part of its message.
+    Whole(Key, Box<StoredMessage>),
+    /// Its message is being completed.
+    Completing(Key),
+    /// Done: what to answer, and what to receipt.
+    Done(Code, Option<(MessageId, UnixMillis)>),
+}
+
+/// Requests that go through together.
+#[derive(Debug, Default)]
+struct Round {
+    requests: Vec<(Inbound<Deliver>, Vec<Item>)>,
+}
+
+impl Round {
+    fn items(&mut self) -> impl Iterator<Item = &mut Item> {
+        self.requests.iter_mut().flat_map(|(_, items)| items)
+    }
+}
+
+/// How completing a message ended.
+enum Completion {
+    /// In the inbox.
+    Ok(Box<StoredMessage>),
+    /// Its body is not what its parts committed to.
+    Mixed,
+    /// The store failed; try again when a part comes again.
+    Failed(StoreError),
+}
+
+enum Done {
+    Opened(Round),
+    Committed(Round, Result<(), StoreError>),
+    Completed(Round, Vec<(Key, Completion)>),
+    Swept,
+}
+
+pub(super) struct Receiver {
+    shared: Arc<Shared>,
+    machine: Inbox,
+    sender: mpsc::Sender<Command>,
+    tasks: JoinSet<Done>,
+    opening: usize,
+    rounds: usize,
+}
+
+impl Receiver {
+    pub(super) fn new(shared: Arc<Shared>, machine: Inbox, sender: mpsc::Sender<Command>) -> Self {
+        Self { shared, machine, sender, tasks: JoinSet::new(), opening: 0, rounds: 0 }
+    }
+
+    /// Serves until stopped; what is being committed then is finished and answered.
+    pub(super) async fn run(mut self, mut inbound: mpsc::Receiver<Inbound<Deliver>>, stop: Stop) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let mut requests = Vec::new();
+            tokio::select! {
+                biased;
+                () = stop.wait() => break,
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
+                _ = sweep.tick() => self.sweep(),
+                n = inbound.recv_many(&mut requests, ROUND), if self.opening < OPENING && self.rounds < ROUNDS => {
+                    if n == 0 {
+                        break;
+                    }
+                    self.open(requests);
+                }
+            }
+        }
+        while let Some(done) = self.tasks.join_next().await {
+            self.done(done);
+        }
+    }
+
+    fn open(&mut self, requests: Vec<Inbound<Deliver>>) {
+        self.opening += 1;
+        self.rounds += 1;
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let opened = tokio::task::spawn_blocking(move || open_all(&shared, requests)).await;
+            // A panic while opening drops the requests, which answers them `Busy`; the panic is reported here.
+            Done::Opened(opened.expect("opening does not panic"))
+        });
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Opened(round)) => {
+                self.opening -= 1;
+                self.plan(round);
+            }
+            Ok(Done::Committed(round, result)) => self.committed(round, &result),
+            Ok(Done::Completed(round, completions)) => self.completed(round, completions),
+            Ok(Done::Swept) => {}
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+
+    /// Decides about every part of a round and commits what is to be stored.
+    fn plan(&mut self, mut round: Round) {
+        let now = self.shared.now();
+        let mut batch = Batch::new();
+        let mut completions = Vec::new();
+        for item in round.items() {
+            if !matches!(item, Item::Open(..)) {
+                continue;
+            }
+            let Item::Open(id, inner) = std::mem::replace(item, Item::Done(Code::Busy, None)) else { continue };
+            let key = Key::of(&inner);
+            let seen = if self.machine.knows(&key) { Ok(None) } else { self.shared.tables.seen(&key) };
+            let seen = match seen {
+                Ok(seen) => seen,
+                Err(error) => {
+                    error!(%error, "cannot read which messages were seen");
+                    continue;
+                }
+            };
+            let held = self.shared.counts.inbox_bytes.load(Ordering::Relaxed);
+            *item = match self.machine.plan(now, held, (id, *inner), seen) {
+                Verdict::Answer(code) => {
+                    if code == Code::Stored {
+                        self.shared.metrics.duplicates.inc();
+                    }
+                    Item::Done(code, None)
+                }
+                Verdict::Again(id, at) => {
+                    self.shared.metrics.duplicates.inc();
+                    Item::Done(Code::Delivered, Some((id, at)))
+                }
+                Verdict::Whole { key, message, body } => {
+                    Tables::put_in_part(&mut batch, message.slot, 0, &body);
+                    Tables::put_delivered(&mut batch, message.slot, &key, &message);
+                    Item::Whole(key, message)
+                }
+                Verdict::Part { key, slot, index, body, header } => {
+                    Tables::put_in_part(&mut batch, slot, index, &body);
+                    Tables::put_assembly(&mut batch, &header);
+                    Item::Part(key, index)
+                }
+                Verdict::Complete(key) => {
+                    completions.push(key);
+                    Item::Completing(key)
+                }
+            };
+        }
+        if batch.is_empty() {
+            return self.complete(round, completions);
+        }
+        debug_assert!(completions.is_empty() || !batch.is_empty());
+        let store = self.shared.tables.store.clone();
+        self.tasks.spawn(async move {
+            let result = store.commit(batch).await;
+            Done::Committed(round, result)
+        });
+    }
+
+    fn committed(&mut self, mut round: Round, result: &Result<(), StoreError>) {
+        if let Err(error) = result {
+            warn!(%error, "cannot store received messages; their senders try again");
+        }
+        let mut completions = Vec::new();
+        let mut delivered = Vec::new();
+        for item in round.items() {
+            match item {
+                Item::Part(key, index) => {
+                    let key = *key;
+                    *item = if self.machine.committed_part(&key, *index, result.is_ok()) {
+                        completions.push(key);
+                        Item::Completing(key)
+                    } else {
+                        Item::Done(if result.is_ok() { Code::Stored } else { Code::Busy }, None)
+                    };
+                }
+                Item::Whole(key, message) => {
+                    self.machine.committed_whole(key);
+                    let receipt = (message.received.id, message.received.received_at);
+                    if result.is_ok() {
+                        delivered.push((**message).clone());
+                        *item = Item::Done(Code::Delivered, Some(receipt));
+                    } else {
+                        *item = Item::Done(Code::Busy, None);
+                    }
+                }
+                // Found whole while planning: its parts are durable already.
+                Item::Completing(key) => completions.push(*key),
+                Item::Open(..) | Item::Done(..) => {}
+            }
+        }
+        delivered.into_iter().for_each(|message| self.delivered(&message));
+        self.complete(round, completions);
+    }
+
+    /// Completes messages whose parts are all durable, then answers the round.
+    fn complete(&mut self, round: Round, mut keys: Vec<Key>) {
+        keys.dedup();
+        if keys.is_empty() {
+            return self.answer(round);
+        }
+        let now = self.shared.now();
+        let jobs: Vec<_> = keys
+            .into_iter()
+            .filter_map(|key| {
+                let assembly = self.machine.assembly(&key)?;
+                let job =
+                    Job { key, hash: assembly.body_hash, hasher: assembly.hasher(), message: assembly.message(now)? };
+                Some((job, self.machine.slot()))
+            })
+            .collect();
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move {
+            let mut completions = Vec::new();
+            for (job, arrival) in jobs {
+                completions.push((job.key, job.run(&shared, arrival).await));
+            }
+            Done::Completed(round, completions)
+        });
+    }
+
+    fn completed(&mut self, mut round: Round, completions: Vec<(Key, Completion)>) {
+        for (key, completion) in completions {
+            let (code, receipt) = match completion {
+                Completion::Ok(message) => {
+                    self.machine.completed(&key, true);
+                    self.delivered(&message);
+                    (Code::Delivered, Some((message.received.id, message.received.received_at)))
+                }
+                Completion::Mixed => {
+                    self.machine.completed(&key, true);
+                    (Code::Bad, None)
+                }
+                Completion::Failed(error) => {
+                    warn!(%error, "cannot complete a received message; its sender tries again");
+                    self.machine.completed(&key, false);
+                    (Code::Busy, None)
+                }
+            };
+            for item in round.items() {
+                if matches!(item, Item::Completing(k) if *k == key) {
+                    *item = Item::Done(code, receipt);
+                }
+            }
+        }
+        self.answer(round);
+    }
+
+    fn delivered(&self, message: &StoredMessage) {
+        let counts = &self.shared.counts;
+        counts.inbox.fetch_add(1, Ordering::Relaxed);
+        counts.unread.fetch_add(1, Ordering::Relaxed);
+        counts.inbox_bytes.fetch_add(inbox_cost(message), Ordering::Relaxed);
+        self.shared.metrics.received.inc();
+        self.shared.tell(|| Event::Received(Received::clone(&message.received)));
+    }
+
+    fn answer(&mut self, round: Round) {
+        self.rounds -= 1;
+        let mut heard: Vec<PeerId> = Vec::new();
+        for (request, items) in round.requests {
+            let (mut codes, mut receipts) = (Vec::with_capacity(items.len()), Vec::new());
+            for item in items {
+                let (code, receipt) = match item {
+                    Item::Done(code, receipt) => (code, receipt),
+                    // Its assembly went away meanwhile: the sender tries again.
+                    _ => (Code::Busy, None),
+                };
+                self.shared.metrics.refuse(code);
+                codes.push(code);
+                receipts.extend(receipt);
+            }
+            let signed =
+                (!receipts.is_empty()).then(|| receipt::sign(&self.shared.identity, &self.shared.receipts, &receipts));
+            if !receipts.is_empty() && !heard.contains(&request.peer) {
+                heard.push(request.peer);
+            }
+            request.respond(wire::answer(&codes, signed));
+        }
+        for peer in heard {
+            self.shared.recipients.heard(peer);
+            // Only a hint: when the queue is full the actor has enough to do.
+            let _ = self.sender.try_send(Command::Heard(peer));
+        }
+    }
+
+    fn sweep(&mut self) {
+        let over = self.machine.sweep(self.shared.now());
+        if over.is_empty() {
+            return;
+        }
+        debug!(messages = over.len(), "incomplete messages dropped");
+        let mut batch = Batch::new();
+        over.iter().for_each(|assembly| Tables::drop_assembly(&mut batch, assembly));
+        let store = self.shared.tables.store.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = store.commit(batch).await {
+                warn!(%error, "cannot clear incomplete messages");
+            }
+            Done::Swept
+        });
+    }
+}
+
+/// Ids, seen marks, decryption, signatures.
+fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
+    let opener = shared.keys.opener();
+    let mut round = Round::default();
+    for request in requests {
+        shared.metrics.batches_in.inc();
+        shared.metrics.bytes_in.inc_by(request.request.parts.len() as u64); // usize fits in u64
+        let Some(parts) = wire::parts(&request.request) else {
+            request.refuse(Status::Invalid);
+            continue;
+        };
+        let open = |part: &Bytes| {
+            let Some(id) = part_id(part) else { return Item::Done(Code::Bad, None) };
+            match shared.tables.seen_id(&id) {
+                Ok(Some(at)) => {
+                    shared.metrics.duplicates.inc();
+                    return Item::Done(Code::Delivered, Some((id, at)));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    error!(%error, "cannot read which messages were seen");
+                    return Item::Done(Code::Busy, None);
+                }
+            }
+            match shared.envelopes.open(&opener, part) {
+                Ok(inner) => Item::Open(id, Box::new(inner)),
+                Err(code) => Item::Done(code, None),
+            }
+        };
+        let items = parts.iter().map(open).collect();
+        round.requests.push((request, items));
+    }
+    round
+}
+
+/// Completing one message.
+struct Job {
+    key: Key,
+    hash: Hash,
+    hasher: (blake3::Hasher, u32),
+    message: StoredMessage,
+}
+
+impl Job {
+    async fn run(self, shared: &Arc<Shared>, arrival: u64) -> Completion {
+        let Self { key, hash, hasher: (mut hasher, from), message } = self;
+        let (slot, parts) = (message.slot, message.parts);
+        let tables = shared.tables.clone();
+        let check = tokio::task::spawn_blocking(move || -> Result<bool, StoreError> {
+            for index in from..parts {
+                match tables.in_part(slot, index)? {
+                    Some(body) => drop(hasher.update(&body)),
+                    None => return Ok(false),
+                }
+            }
+            Ok(hasher.finalize() == blake3::Hash::from(hash.0))
+        });
+        let mut batch = Batch::new();
+        Tables::end_assembly(&mut batch, slot);
+        let same = match check.await {
+            Ok(Ok(same)) => same,
+            Ok(Err(error)) => return Completion::Failed(error),
+            Err(_) => return Completion::Failed(StoreError::Stopped),
+        };
+        if same {
+            Tables::put_delivered(&mut batch, arrival, &key, &message);
+        } else {
+            Tables::remove_received(&mut batch, arrival, &message);
+        }
+        match shared.tables.store.commit(batch).await {
+            Ok(()) if same => Completion::Ok(Box::new(message)),
+            Ok(()) => Completion::Mixed,
+            Err(error) => Completion::Failed(error),
+        }
+    }
+}

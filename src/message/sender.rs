@@ -1,0 +1,482 @@
+//! The actor around the [`Outbox`] machine: carries out its requests, stores its changes, answers who waits.
+//!
+//! Changes of state are stored by one task at a time, in order; what gathers meanwhile is written together. They are written
+//! without waiting for the disk: a lost one after a power cut means that the message is sent again, known at the other side,
+//! and receipted again. A cancellation is synced, since it is a promise.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing::{debug, error};
+
+use super::{
+    Event, MessageError, Outgoing, SendState,
+    envelope::wire_of_stored,
+    intake::{cost, store_error},
+    outbox::{Answer, Header, Item, Now, Outbox, Output, is_end},
+    receipt,
+    recipients::choose,
+    shared::{Shared, subtract},
+    store::Tables,
+    wire::{self, BATCH_PARTS, Code, Deliver},
+};
+use crate::{
+    map,
+    net::{PeerEvent, rpc},
+    primitives::{MessageId, PeerId},
+    runtime::Stop,
+    store::{Batch, StoreError},
+};
+
+/// Commands waiting for the actor; senders wait beyond it.
+pub(super) const QUEUE: usize = 1024;
+/// Wire forms of small messages kept until they are sent.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// Larger parts are read from the store when they are sent.
+const CACHE_PART: usize = 20 * 1024;
+/// The actor looks around at least this often: wall time may jump.
+const LOOK: Duration = Duration::from_secs(30);
+/// Sealings of one message that are remembered, the first one always.
+const IDS: usize = 16;
+
+type Reply<T> = oneshot::Sender<Result<T, MessageError>>;
+
+/// What the actor is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A message is durable; its wire form when it has one part.
+    Queued(Box<Header>, Option<Bytes>),
+    Wait(MessageId, SendState, Reply<Outgoing>),
+    Get(MessageId, Reply<Outgoing>),
+    /// Brings views read from the store up to date.
+    Refresh(Vec<Outgoing>, Reply<Vec<Outgoing>>),
+    Cancel(MessageId, Reply<Outgoing>),
+    /// A message came from there.
+    Heard(PeerId),
+}
+
+/// What a task of the actor brings back.
+enum Done {
+    Answered(u64, Answer),
+    Resealed(u64, Result<Header, String>),
+    Stored(Vec<Header>, Result<(), StoreError>),
+}
+
+struct Waiter {
+    state: SendState,
+    reply: Reply<Outgoing>,
+}
+
+pub(super) struct Sender {
+    shared: Arc<Shared>,
+    client: rpc::Client<Deliver>,
+    machine: Outbox,
+    started: Instant,
+    tasks: JoinSet<Done>,
+    seqs: HashMap<MessageId, u64>,
+    cache: HashMap<u64, Bytes>,
+    cached: usize,
+    waiters: HashMap<u64, Vec<Waiter>>,
+    cancels: HashMap<u64, Vec<Reply<Outgoing>>>,
+    /// Changed headers not stored yet; the last change counts.
+    dirty: Vec<Header>,
+    storing: bool,
+    /// Ended, and not stored yet.
+    ending: HashMap<u64, Header>,
+    /// Being sealed again: their end is stored after that, or the new sealing would bring them back.
+    resealing: HashSet<u64>,
+}
+
+impl Sender {
+    pub(super) fn new(shared: Arc<Shared>, client: rpc::Client<Deliver>, pending: Vec<Header>) -> Self {
+        let retry_max = Duration::from_secs(shared.config.retry_max_s);
+        let mut sender = Self {
+            machine: Outbox::new(shared.local, retry_max, rand::random()),
+            shared,
+            client,
+            started: Instant::now(),
+            tasks: JoinSet::new(),
+            seqs: HashMap::new(),
+            cache: HashMap::new(),
+            cached: 0,
+            waiters: HashMap::new(),
+            cancels: HashMap::new(),
+            dirty: Vec::new(),
+            storing: false,
+            ending: HashMap::new(),
+            resealing: HashSet::new(),
+        };
+        let now = sender.now();
+        for header in pending {
+            sender.seqs.insert(header.id(), header.seq);
+            sender.machine.add(now, header, false);
+        }
+        sender
+    }
+
+    /// Runs until stopped; changes under way are then stored.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        peers: broadcast::Receiver<PeerEvent>,
+        stop: Stop,
+    ) {
+        let mut peers = Some(peers);
+        let mut map = Some(self.shared.recipients.events());
+        loop {
+            self.carry_out();
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                () = stop.wait() => break,
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                event = next(&mut peers) => self.peer_event(event),
+                event = next(&mut map) => self.map_event(event),
+                () = tokio::time::sleep_until(due) => {
+                    let now = self.now();
+                    self.machine.tick(now);
+                }
+            }
+        }
+        while self.storing || !self.dirty.is_empty() {
+            self.store_dirty();
+            match self.tasks.join_next().await {
+                Some(Ok(Done::Stored(headers, result))) => self.stored(headers, &result),
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.shared.now(), mono: self.started.elapsed() }
+    }
+
+    fn next_due(&self) -> Instant {
+        let now = self.now();
+        let (pause, expiry) = self.machine.next_due();
+        let pause = pause.map_or(LOOK, |at| at.saturating_sub(now.mono));
+        let expiry = expiry.map_or(LOOK, |at| at.since(now.wall));
+        Instant::now() + pause.min(expiry).min(LOOK).max(Duration::from_millis(1))
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Queued(header, wire) => {
+                if let Some(wire) = wire.filter(|w| w.len() <= CACHE_PART && self.cached + w.len() <= CACHE_BYTES) {
+                    self.cached += wire.len();
+                    self.cache.insert(header.seq, wire);
+                }
+                self.seqs.insert(header.id(), header.seq);
+                self.shared.tell(|| Event::Outgoing(header.view(0)));
+                self.machine.add(now, *header, true);
+            }
+            Command::Heard(peer) => self.machine.heard(now, peer),
+            Command::Get(id, reply) => {
+                let _ = reply.send(self.view(&id).map(|(_, view)| view));
+            }
+            Command::Refresh(mut views, reply) => {
+                for view in &mut views {
+                    if let Some(seq) = self.seqs.get(&view.id)
+                        && let Some(fresh) = self.live_view(*seq)
+                    {
+                        *view = fresh;
+                    }
+                }
+                let _ = reply.send(Ok(views));
+            }
+            Command::Wait(id, state, reply) => match self.view(&id) {
+                Ok((seq, view)) if !is_end(view.state) && view.state < state => {
+                    let waiters = self.waiters.entry(seq).or_default();
+                    waiters.retain(|w| !w.reply.is_closed());
+                    waiters.push(Waiter { state, reply });
+                }
+                result => drop(reply.send(result.map(|(_, view)| view))),
+            },
+            Command::Cancel(id, reply) => match self.view(&id) {
+                Ok((seq, view)) => match self.machine.cancel(now, seq) {
+                    Some(()) => self.cancels.entry(seq).or_default().push(reply),
+                    None => drop(reply.send(Err(MessageError::TooLate(view.state)))),
+                },
+                Err(error) => drop(reply.send(Err(error))),
+            },
+        }
+    }
+
+    /// A message that this actor has in memory.
+    fn live_view(&self, seq: u64) -> Option<Outgoing> {
+        let pending = self.machine.get(seq).map(|(header, acked)| header.view(acked));
+        pending.or_else(|| self.ending.get(&seq).map(|header| header.view(0)))
+    }
+
+    fn view(&self, id: &MessageId) -> Result<(u64, Outgoing), MessageError> {
+        if let Some(seq) = self.seqs.get(id)
+            && let Some(view) = self.live_view(*seq)
+        {
+            return Ok((*seq, view));
+        }
+        let tables = &self.shared.tables;
+        let seq = tables.seq_of(id).map_err(|e| store_error(&e))?.ok_or(MessageError::NotFound)?;
+        let header = tables.outgoing(seq).map_err(|e| store_error(&e))?.ok_or(MessageError::NotFound)?;
+        Ok((seq, header.view(0)))
+    }
+
+    fn peer_event(&mut self, event: Result<PeerEvent, Missed>) {
+        let now = self.now();
+        match event {
+            Ok(PeerEvent::Up(peer)) => self.machine.appeared(now, peer),
+            Ok(PeerEvent::Down(_)) => {}
+            Err(Missed) => self.machine.recipients().into_iter().for_each(|p| self.machine.heard(now, p)),
+        }
+    }
+
+    fn map_event(&mut self, event: Result<map::Event, Missed>) {
+        let now = self.now();
+        match event {
+            // Another addr or another key: whatever failed before may work now.
+            Ok(map::Event::Changed(entry)) => self.machine.appeared(now, entry.address),
+            Ok(map::Event::Presence(peer, map::State::Online)) => self.machine.heard(now, peer),
+            Ok(_) => {}
+            Err(Missed) => self.machine.recipients().into_iter().for_each(|p| self.machine.heard(now, p)),
+        }
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        let now = self.now();
+        match done {
+            Ok(Done::Answered(flight, answer)) => {
+                if answer.is_err() {
+                    self.shared.metrics.retries.inc();
+                }
+                self.machine.answered(now, flight, answer);
+            }
+            Ok(Done::Resealed(seq, result)) => {
+                self.resealing.remove(&seq);
+                if result.is_ok() {
+                    self.shared.metrics.resealed.inc();
+                }
+                if let Some(wire) = self.cache.remove(&seq) {
+                    self.cached -= wire.len();
+                }
+                if let Some(header) = self.ending.get(&seq) {
+                    self.dirty.push(header.clone());
+                }
+                self.machine.resealed(now, seq, result);
+            }
+            Ok(Done::Stored(headers, result)) => self.stored(headers, &result),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => {}
+        }
+    }
+
+    /// Does what the machine wants.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.machine.output() {
+            match output {
+                Output::Send { flight, peer, items } => self.send(flight, peer, items),
+                Output::Reseal(seq) => {
+                    if let Some((header, _)) = self.machine.get(seq) {
+                        self.resealing.insert(seq);
+                        let (shared, header) = (self.shared.clone(), header.clone());
+                        self.tasks.spawn(async move { Done::Resealed(seq, reseal(&shared, header).await) });
+                    }
+                }
+                Output::Changed { seq, durable } => {
+                    let Some((header, acked)) = self.machine.get(seq) else { continue };
+                    let view = header.view(acked);
+                    if durable {
+                        self.dirty.push(header.clone());
+                    }
+                    self.notify(seq, &view);
+                }
+                Output::Ended(header) => {
+                    let seq = header.seq;
+                    if let Some(wire) = self.cache.remove(&seq) {
+                        self.cached -= wire.len();
+                    }
+                    if !self.resealing.contains(&seq) {
+                        self.dirty.push((*header).clone());
+                    }
+                    self.ending.insert(seq, *header);
+                }
+                Output::NoReceipt(peer) => {
+                    debug!(%peer, "says delivered, but sent no receipt with its signature");
+                    self.shared.metrics.forged_receipts.inc();
+                }
+            }
+        }
+        self.store_dirty();
+    }
+
+    fn send(&mut self, flight: u64, peer: PeerId, items: Vec<Item>) {
+        let cached: Vec<_> = items.iter().map(|(seq, _)| self.cache.get(seq).cloned()).collect();
+        let (shared, client) = (self.shared.clone(), self.client.clone());
+        self.tasks.spawn(async move { Done::Answered(flight, deliver(shared, client, peer, items, cached).await) });
+    }
+
+    fn store_dirty(&mut self) {
+        if self.storing || self.dirty.is_empty() {
+            return;
+        }
+        self.storing = true;
+        let headers = std::mem::take(&mut self.dirty);
+        let mut batch = Batch::new();
+        for header in &headers {
+            if is_end(header.state) {
+                Tables::put_ended(&mut batch, header);
+            } else {
+                Tables::put_header(&mut batch, header);
+            }
+        }
+        let store = self.shared.tables.store.clone();
+        let promise = headers.iter().any(|h| h.state == SendState::Cancelled);
+        self.tasks.spawn(async move {
+            let result = if promise {
+                store.commit(batch).await
+            } else {
+                let write = tokio::task::spawn_blocking(move || store.write_unsynced(batch));
+                write.await.unwrap_or(Err(StoreError::Stopped))
+            };
+            Done::Stored(headers, result)
+        });
+    }
+
+    fn stored(&mut self, headers: Vec<Header>, result: &Result<(), StoreError>) {
+        self.storing = false;
+        if let Err(error) = result {
+            // The message will be sent again after a restart and known at the other side.
+            error!(%error, "cannot store what became of outgoing messages");
+        }
+        for header in headers.into_iter().filter(|h| is_end(h.state)) {
+            let (seq, view) = (header.seq, header.view(0));
+            if self.ending.remove(&seq).is_none() {
+                continue;
+            }
+            self.seqs.remove(&header.id());
+            let counts = &self.shared.counts;
+            subtract(&counts.outbox_bytes, cost(header.bytes, header.parts));
+            subtract(&counts.outbox_pending, 1);
+            if header.state == SendState::Delivered {
+                self.shared.metrics.delivered.inc();
+                self.shared.recipients.heard(header.to);
+            }
+            for reply in self.cancels.remove(&seq).unwrap_or_default() {
+                let _ = reply.send(result.clone().map(|()| view.clone()).map_err(|e| store_error(&e)));
+            }
+            self.notify(seq, &view);
+        }
+    }
+
+    fn notify(&mut self, seq: u64, view: &Outgoing) {
+        if let Some(waiters) = self.waiters.remove(&seq) {
+            let (reached, waiting): (Vec<_>, Vec<_>) =
+                waiters.into_iter().partition(|w| is_end(view.state) || view.state >= w.state);
+            reached.into_iter().for_each(|w| drop(w.reply.send(Ok(view.clone()))));
+            if !waiting.is_empty() {
+                self.waiters.insert(seq, waiting);
+            }
+        }
+        self.shared.tell(|| Event::Outgoing(view.clone()));
+    }
+}
+
+/// A subscription lost some events.
+struct Missed;
+
+/// The next event; never when the other end is gone.
+async fn next<T: Clone>(events: &mut Option<broadcast::Receiver<T>>) -> Result<T, Missed> {
+    if let Some(receiver) = events {
+        match receiver.recv().await {
+            Ok(event) => return Ok(event),
+            Err(broadcast::error::RecvError::Lagged(_)) => return Err(Missed),
+            Err(broadcast::error::RecvError::Closed) => *events = None,
+        }
+    }
+    std::future::pending().await
+}
+
+/// One request: reads what is not at hand, asks, checks the receipt.
+async fn deliver(
+    shared: Arc<Shared>,
+    client: rpc::Client<Deliver>,
+    peer: PeerId,
+    items: Vec<Item>,
+    cached: Vec<Option<Bytes>>,
+) -> Answer {
+    let parts = if cached.iter().all(Option::is_some) {
+        cached.into_iter().flatten().collect()
+    } else {
+        let tables = shared.tables.clone();
+        let read = move || -> Result<Vec<Bytes>, String> {
+            let both = items.into_iter().zip(cached);
+            let parts = both.map(|((seq, index), cached)| {
+                if let Some(wire) = cached {
+                    return Ok(wire);
+                }
+                let stored = tables.out_part(seq, index).map_err(|e| e.to_string())?;
+                stored.as_ref().and_then(wire_of_stored).ok_or_else(|| "a part is missing in the store".to_owned())
+            });
+            parts.collect()
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??
+    };
+    let asked = parts.len();
+    let bytes: usize = parts.iter().map(Bytes::len).sum();
+    shared.metrics.batches_out.inc();
+    shared.metrics.bytes_out.inc_by(bytes as u64); // usize fits in u64
+    let answer = client.request(peer, wire::request(&parts)).await.map_err(|e| e.to_string())?;
+    let (codes, receipt) = wire::answered(answer, asked).ok_or("the recipient's answer is malformed")?;
+    let entries = receipt.and_then(|r| receipt::verify(&peer, &shared.receipts, &r, BATCH_PARTS));
+    Ok((codes, entries.unwrap_or_default()))
+}
+
+/// Seals all parts of a message again for the key that the recipient offers now; durable when this returns.
+async fn reseal(shared: &Arc<Shared>, mut header: Header) -> Result<Header, String> {
+    let keys = shared.recipients.keys(header.to).await.map_err(|e| e.to_string())?;
+    let key = choose(&keys, shared.now()).filter(|k| k.id != header.key_id);
+    let key = key.ok_or_else(|| Code::NeedReseal.text().to_owned())?;
+    let worker = shared.clone();
+    let seal = move || -> Result<(Header, Batch), String> {
+        let mut batch = Batch::new();
+        let session = worker.sessions.get(worker.envelopes.context(), header.to, key).map_err(|e| e.to_string())?;
+        let mut session = session.lock().expect("no panic while held");
+        header.sealed_bytes = 0;
+        for index in 0..header.parts {
+            let stored = worker.tables.out_part(header.seq, index).map_err(|e| e.to_string())?;
+            let stored = stored.ok_or("a part is missing in the store")?;
+            let opened = worker.envelopes.reopen(&header.to, &stored);
+            let mut inner = opened.map_err(|_| "a part is damaged in the store".to_owned())?;
+            inner.key_id = key.id;
+            let part = worker.envelopes.seal(&mut session, &inner).map_err(|e| e.to_string())?;
+            header.sealed_bytes += part.wire().len() as u64; // usize fits in u64
+            if index == 0 {
+                header.ids.push(part.id);
+            }
+            Tables::put_out_part(&mut batch, header.seq, index, part.stored());
+        }
+        if header.ids.len() > IDS {
+            header.ids.remove(1);
+        }
+        header.key_id = key.id;
+        Tables::put_header(&mut batch, &header);
+        Ok((header, batch))
+    };
+    let sealed = tokio::task::spawn_blocking(seal).await.map_err(|_| "the node is stopping".to_owned())?;
+    let (header, batch) = sealed?;
+    shared.tables.store.commit(batch).await.map_err(|e| e.to_string())?;
+    Ok(header)
+}

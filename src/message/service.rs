@@ -1,0 +1,193 @@
+//! The service: puts the parts together and runs them.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tokio::{
+    sync::{broadcast, mpsc},
+    task::JoinSet,
+};
+
+use super::{
+    Config, Event, Handle, Metrics, desk,
+    envelope::Envelopes,
+    inbox::{Inbox, Limits},
+    intake::{self, cost},
+    keys::{self, Keys},
+    receipt,
+    receiver::Receiver,
+    recipients::Recipients,
+    sender::{self, Sender},
+    shared::{Counts, Sequence, Sessions, Shared},
+    store::Tables,
+    wire::Deliver,
+};
+use crate::{
+    identity::Identity,
+    map,
+    net::{self, PeerEvent, rpc},
+    primitives::{Clock, NetworkId},
+    runtime::Stop,
+    store::{Store, StoreError},
+};
+
+/// Events kept for a slow subscriber.
+const EVENTS: usize = 1024;
+
+/// What messages need.
+#[derive(Debug)]
+pub struct Deps {
+    /// Who we are.
+    pub identity: Identity,
+    /// Part of every signature and key agreement.
+    pub network: NetworkId,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Where messages are kept.
+    pub store: Store,
+    /// Who connects.
+    pub net: net::Handle,
+    /// Keys of recipients.
+    pub map: map::Handle,
+    /// Asks others to take messages.
+    pub deliver: rpc::Client<Deliver>,
+    /// What others want us to take.
+    pub inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    /// Counters, registered by the node.
+    pub metrics: Metrics,
+}
+
+/// The same with narrow doors, for tests.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) identity: Identity,
+    pub(super) network: NetworkId,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) store: Store,
+    pub(super) peers: broadcast::Receiver<PeerEvent>,
+    pub(super) recipients: Arc<dyn Recipients>,
+    pub(super) deliver: rpc::Client<Deliver>,
+    pub(super) inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    pub(super) metrics: Metrics,
+}
+
+/// Why the service ended before it was asked to: a bug, reported with the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a part of the message service ended: {0}")]
+pub struct ServiceError(String);
+
+/// Runs messages. Made by [`Service::new`], run by the node's supervisor.
+#[derive(Debug)]
+pub struct Service {
+    shared: Arc<Shared>,
+    pending: Vec<super::outbox::Header>,
+    inbox: Inbox,
+    peers: broadcast::Receiver<PeerEvent>,
+    deliver: rpc::Client<Deliver>,
+    inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    small: mpsc::Receiver<intake::Job>,
+    large: mpsc::Receiver<intake::Job>,
+    commands: (mpsc::Sender<sender::Command>, mpsc::Receiver<sender::Command>),
+    desk: mpsc::Receiver<desk::Command>,
+}
+
+impl Service {
+    /// Loads what is pending. Blocks while it reads; call it before the node serves.
+    ///
+    /// # Errors
+    /// The store's error.
+    pub fn new(config: Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
+        let Deps { identity, network, clock, store, net, map, deliver, inbound, metrics } = deps;
+        let recipients = Arc::new(map);
+        let peers = net.subscribe();
+        let parts = Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics };
+        Self::with(config, parts)
+    }
+
+    pub(super) fn with(config: Config, parts: Parts) -> Result<(Self, Handle), StoreError> {
+        let Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics } = parts;
+        let local = identity.address();
+        let tables = Tables { store: store.clone() };
+        let envelopes = Envelopes::new(identity.clone(), &network);
+        let keys = Keys::load(store.clone(), clock.clone(), envelopes.context(), local)?;
+        let (stream, new) = keys::stream_id(&store)?;
+        let sequence = Sequence::load(&tables, new.then_some(stream))?;
+        let pending = tables.pending()?;
+        let (totals, next_slot) = tables.inbox_totals()?;
+        let limits = Limits { max_bytes: config.max_bytes, inbox_max_bytes: config.inbox_max_bytes };
+        let mut inbox = Inbox::new(limits, next_slot);
+        tables.assemblies()?.into_iter().for_each(|assembly| inbox.load(assembly));
+        let counts = Counts::default();
+        counts.outbox_pending.store(pending.len() as u64, Ordering::Relaxed); // usize fits in u64
+        let waiting = pending.iter().map(|h| cost(h.bytes, h.parts)).sum();
+        counts.outbox_bytes.store(waiting, Ordering::Relaxed);
+        counts.inbox.store(totals.messages, Ordering::Relaxed);
+        counts.unread.store(totals.unread, Ordering::Relaxed);
+        counts.inbox_bytes.store(totals.cost, Ordering::Relaxed);
+        let (events, _) = broadcast::channel::<Event>(EVENTS);
+        let shared = Arc::new(Shared {
+            config,
+            receipts: receipt::purpose(&network),
+            identity,
+            local,
+            stream,
+            clock,
+            tables,
+            keys,
+            envelopes,
+            recipients,
+            metrics,
+            events,
+            counts,
+            sessions: Sessions::default(),
+            sequence,
+        });
+        let (small_sender, small) = mpsc::channel(intake::QUEUE);
+        let (large_sender, large) = mpsc::channel(intake::QUEUE);
+        let commands = mpsc::channel(sender::QUEUE);
+        let (desk_sender, desk) = mpsc::channel(desk::QUEUE);
+        let handle = Handle {
+            shared: shared.clone(),
+            small: small_sender,
+            large: large_sender,
+            sender: commands.0.clone(),
+            desk: desk_sender,
+        };
+        let service = Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk };
+        Ok((service, handle))
+    }
+
+    /// Runs until stopped; what is being committed then is finished.
+    ///
+    /// # Errors
+    /// [`ServiceError`] when a part of it fails, which is a bug.
+    pub async fn run(self, stop: Stop) -> Result<(), ServiceError> {
+        let Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk } = self;
+        let (command_sender, commands) = commands;
+        // A key before anything else: nothing can be opened without one.
+        if let Err(error) = shared.keys.rotate().await {
+            tracing::warn!(%error, "cannot store an encryption key yet");
+        }
+        let sender = Sender::new(shared.clone(), deliver, pending);
+        let receiver = Receiver::new(shared.clone(), inbox, command_sender.clone());
+        let mut tasks = JoinSet::new();
+        let keys_shared = shared.clone();
+        let keys_stop = stop.clone();
+        tasks.spawn(async move { keys_shared.keys.run(&*keys_shared.recipients, keys_stop).await });
+        // The sender ends after the intakes, which hand it what they made durable.
+        let intakes = stop.child();
+        tasks.spawn(intake::run(shared.clone(), small, command_sender.clone(), intake::SMALL, intakes.clone()));
+        tasks.spawn(intake::run(shared.clone(), large, command_sender, intake::LARGE, intakes));
+        tasks.spawn(sender.run(commands, peers, stop.clone()));
+        tasks.spawn(receiver.run(inbound, stop.clone()));
+        tasks.spawn(desk::run(shared, desk, stop.clone()));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                return Err(ServiceError(error.to_string()));
+            }
+            if !stop.is_stopped() {
+                return Err(ServiceError("before it was asked to".into()));
+            }
+        }
+        Ok(())
+    }
+}

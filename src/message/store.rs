@@ -1,0 +1,301 @@
+//! Where messages are on disk. Numbers in keys are big endian; `!n` makes the newest come first.
+//!
+//! | family | key | value |
+//! |---|---|---|
+//! | outbox | `h` `!seq` | header and history |
+//! | outbox | `i` id | seq |
+//! | outbox | `q` seq | pending: to be tried |
+//! | outbox | `s` seq | a large body is being written; left over by a crash, its parts are removed at the next start |
+//! | outbox_body | seq index | message key (32), sealed part |
+//! | inbox | `h` `!arrival` | header |
+//! | inbox | `i` id | arrival |
+//! | inbox | `a` slot | an incomplete message |
+//! | inbox_body | slot index | body bytes of a part |
+//! | seen | `t` hash(sender, stream, seq) | id, received_at |
+//! | seen | `i` id | received_at |
+//! | meta | `message_stream`, `message_seq` | our stream's id; sequence numbers below are taken |
+
+use bytes::Bytes;
+
+use super::{
+    handle::{Outgoing, Received},
+    inbox::{Assembly, Key, MESSAGE_COST, SEEN},
+    outbox::{Header, is_end},
+    wire::{self, StoredMessage},
+};
+use crate::{
+    primitives::{MessageId, UnixMillis},
+    store::{Batch, Family, Store, StoreError},
+};
+
+pub(super) const STREAM: &[u8] = b"message_stream";
+pub(super) const SEQ: &[u8] = b"message_seq";
+
+/// Ended outgoing messages that are remembered; older ones are forgotten.
+const KEEP_ENDED: usize = 10_000;
+
+fn key(prefix: u8, number: u64) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn id_key(prefix: u8, id: &[u8; 32]) -> Vec<u8> {
+    let mut key = vec![prefix];
+    key.extend_from_slice(id);
+    key
+}
+
+fn part_key(place: u64, index: u32) -> Vec<u8> {
+    let mut key = place.to_be_bytes().to_vec();
+    key.extend_from_slice(&index.to_be_bytes());
+    key
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// What the inbox holds.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub(super) struct InboxTotals {
+    pub(super) messages: u64,
+    pub(super) unread: u64,
+    pub(super) cost: u64,
+}
+
+/// What a stored message costs against `message.inbox_max_bytes`.
+pub(super) fn inbox_cost(message: &StoredMessage) -> u64 {
+    message.received.bytes + MESSAGE_COST
+}
+
+/// The tables of messages. Scans block.
+#[derive(Clone, Debug)]
+pub(super) struct Tables {
+    pub(super) store: Store,
+}
+
+impl Tables {
+    // -- outbox
+
+    pub(super) fn put_header(batch: &mut Batch, header: &Header) {
+        batch.put(Family::Outbox, key(b'h', !header.seq), wire::encode_outgoing(header));
+    }
+
+    /// A message that is ready to be sent.
+    pub(super) fn put_pending(batch: &mut Batch, header: &Header) {
+        Self::put_header(batch, header);
+        batch.put(Family::Outbox, id_key(b'i', &header.id().0), header.seq.to_be_bytes());
+        batch.put(Family::Outbox, key(b'q', header.seq), []);
+    }
+
+    pub(super) fn put_out_part(batch: &mut Batch, seq: u64, index: u32, stored: &[u8]) {
+        batch.put(Family::OutboxBody, part_key(seq, index), stored);
+    }
+
+    /// Header of an ended message; its body goes.
+    pub(super) fn put_ended(batch: &mut Batch, header: &Header) {
+        Self::put_header(batch, header);
+        batch.delete(Family::Outbox, key(b'q', header.seq));
+        for index in 0..header.parts {
+            batch.delete(Family::OutboxBody, part_key(header.seq, index));
+        }
+    }
+
+    pub(super) fn put_staging(batch: &mut Batch, seq: u64, parts: u32) {
+        batch.put(Family::Outbox, key(b's', seq), parts.to_be_bytes());
+    }
+
+    pub(super) fn end_staging(batch: &mut Batch, seq: u64) {
+        batch.delete(Family::Outbox, key(b's', seq));
+    }
+
+    pub(super) fn drop_staged(batch: &mut Batch, seq: u64, parts: u32) {
+        Self::end_staging(batch, seq);
+        (0..parts).for_each(|index| drop(batch.delete(Family::OutboxBody, part_key(seq, index))));
+    }
+
+    pub(super) fn out_part(&self, seq: u64, index: u32) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.store.get(Family::OutboxBody, &part_key(seq, index))?.map(Bytes::from))
+    }
+
+    pub(super) fn outgoing(&self, seq: u64) -> Result<Option<Header>, StoreError> {
+        Ok(self.store.get(Family::Outbox, &key(b'h', !seq))?.and_then(|bytes| wire::decode_outgoing(&bytes)))
+    }
+
+    pub(super) fn seq_of(&self, id: &MessageId) -> Result<Option<u64>, StoreError> {
+        Ok(self.store.get(Family::Outbox, &id_key(b'i', &id.0))?.and_then(|bytes| number(&bytes)))
+    }
+
+    /// Newest first.
+    pub(super) fn outbox(&self, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
+        let pairs = self.store.scan(Family::Outbox, b"h", None, limit)?;
+        Ok(pairs.iter().filter_map(|(_, value)| wire::decode_outgoing(value)).map(|h| h.view(0)).collect())
+    }
+
+    /// Everything not ended, oldest first; leftovers of a crash while writing a large body are removed.
+    pub(super) fn pending(&self) -> Result<Vec<Header>, StoreError> {
+        let mut leftovers = Batch::new();
+        self.store.for_each(Family::Outbox, b"s", std::ops::Bound::Unbounded, |k, value| {
+            if let (Some(seq), Ok(parts)) = (number(&k[1..]), value.try_into()) {
+                Self::drop_staged(&mut leftovers, seq, u32::from_be_bytes(parts));
+            }
+            true
+        })?;
+        self.store.write_unsynced(leftovers)?;
+        let mut seqs = Vec::new();
+        self.store.for_each(Family::Outbox, b"q", std::ops::Bound::Unbounded, |k, _| {
+            seqs.extend(number(&k[1..]));
+            true
+        })?;
+        let mut headers = Vec::with_capacity(seqs.len());
+        for seq in seqs {
+            match self.outgoing(seq)? {
+                Some(header) => headers.push(header),
+                None => tracing::error!(seq, "an outgoing message is damaged in the store and cannot be sent"),
+            }
+        }
+        Ok(headers)
+    }
+
+    /// Forgets ended messages beyond the newest [`KEEP_ENDED`].
+    pub(super) fn forget_ended(&self) -> Result<usize, StoreError> {
+        let (mut ended, mut forgotten, mut batch) = (0, 0, Batch::new());
+        self.store.for_each(Family::Outbox, b"h", std::ops::Bound::Unbounded, |k, value| {
+            let Some(header) = wire::decode_outgoing(value) else { return true };
+            ended += usize::from(is_end(header.state));
+            if is_end(header.state) && ended > KEEP_ENDED {
+                batch.delete(Family::Outbox, k).delete(Family::Outbox, id_key(b'i', &header.id().0));
+                forgotten += 1;
+            }
+            true
+        })?;
+        self.store.write_unsynced(batch)?;
+        Ok(forgotten)
+    }
+
+    // -- inbox
+
+    /// A delivered message and what makes sure that it is delivered once.
+    pub(super) fn put_delivered(batch: &mut Batch, arrival: u64, key_of: &Key, message: &StoredMessage) {
+        let (id, at) = (message.received.id, message.received.received_at);
+        batch.put(Family::Inbox, key(b'h', !arrival), wire::encode_received(message));
+        batch.put(Family::Inbox, id_key(b'i', &id.0), arrival.to_be_bytes());
+        let mark = [id.0.as_slice(), &at.0.to_be_bytes()].concat();
+        batch.put(Family::Seen, id_key(b't', &key_of.hash()), mark);
+        batch.put(Family::Seen, id_key(b'i', &id.0), at.0.to_be_bytes());
+    }
+
+    pub(super) fn put_in_part(batch: &mut Batch, slot: u64, index: u32, body: &[u8]) {
+        batch.put(Family::InboxBody, part_key(slot, index), body);
+    }
+
+    pub(super) fn put_assembly(batch: &mut Batch, assembly: &Assembly) {
+        batch.put(Family::Inbox, key(b'a', assembly.slot), wire::encode_assembly(assembly));
+    }
+
+    pub(super) fn end_assembly(batch: &mut Batch, slot: u64) {
+        batch.delete(Family::Inbox, key(b'a', slot));
+    }
+
+    pub(super) fn drop_assembly(batch: &mut Batch, assembly: &Assembly) {
+        Self::end_assembly(batch, assembly.slot);
+        (0..assembly.parts()).for_each(|index| drop(batch.delete(Family::InboxBody, part_key(assembly.slot, index))));
+    }
+
+    pub(super) fn in_part(&self, slot: u64, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(Family::InboxBody, &part_key(slot, index))
+    }
+
+    /// Incomplete messages.
+    pub(super) fn assemblies(&self) -> Result<Vec<Assembly>, StoreError> {
+        let mut assemblies = Vec::new();
+        self.store.for_each(Family::Inbox, b"a", std::ops::Bound::Unbounded, |k, value| {
+            assemblies.extend(number(&k[1..]).and_then(|slot| wire::decode_assembly(slot, value)));
+            true
+        })?;
+        for assembly in &mut assemblies {
+            for index in 0..assembly.parts() {
+                if self.store.contains(Family::InboxBody, &part_key(assembly.slot, index))? {
+                    assembly.found(index);
+                }
+            }
+        }
+        Ok(assemblies)
+    }
+
+    /// Whether a message was delivered: its id and when.
+    pub(super) fn seen(&self, key_of: &Key) -> Result<Option<(MessageId, UnixMillis)>, StoreError> {
+        let mark = self.store.get(Family::Seen, &id_key(b't', &key_of.hash()))?;
+        Ok(mark.and_then(|mark| {
+            let (id, at) = mark.split_first_chunk::<32>()?;
+            Some((MessageId(*id), UnixMillis(number(at)?)))
+        }))
+    }
+
+    /// Whether exactly this sealed message was delivered, and when.
+    pub(super) fn seen_id(&self, id: &MessageId) -> Result<Option<UnixMillis>, StoreError> {
+        Ok(self.store.get(Family::Seen, &id_key(b'i', &id.0))?.and_then(|at| number(&at)).map(UnixMillis))
+    }
+
+    /// Looks at up to `limit` seen marks from `cursor` on and removes those past [`SEEN`]. Where to go on; empty: from the start.
+    pub(super) fn forget_seen(&self, now: UnixMillis, cursor: &[u8], limit: usize) -> Result<Vec<u8>, StoreError> {
+        let after = (!cursor.is_empty()).then_some(cursor);
+        let pairs = self.store.scan(Family::Seen, b"", after, limit)?;
+        let mut batch = Batch::new();
+        for (k, mark) in &pairs {
+            // Both kinds of marks end with the time.
+            let at = mark.last_chunk::<8>().map_or(0, |at| u64::from_be_bytes(*at));
+            if now.since(UnixMillis(at)) > SEEN {
+                batch.delete(Family::Seen, k.as_slice());
+            }
+        }
+        self.store.write_unsynced(batch)?;
+        let last = pairs.last().filter(|_| pairs.len() == limit);
+        Ok(last.map(|(k, _)| k.clone()).unwrap_or_default())
+    }
+
+    /// What the inbox holds, and the first free number.
+    pub(super) fn inbox_totals(&self) -> Result<(InboxTotals, u64), StoreError> {
+        let (mut totals, mut next) = (InboxTotals::default(), 0);
+        self.store.for_each(Family::Inbox, b"h", std::ops::Bound::Unbounded, |k, value| {
+            next = next.max(number(&k[1..]).map_or(0, |n| !n).saturating_add(1));
+            if let Some(message) = wire::decode_received(value) {
+                totals.messages += 1;
+                totals.unread += u64::from(!message.received.read);
+                totals.cost += inbox_cost(&message);
+            }
+            true
+        })?;
+        self.store.for_each(Family::Inbox, b"a", std::ops::Bound::Unbounded, |k, _| {
+            next = next.max(number(&k[1..]).unwrap_or(0).saturating_add(1));
+            true
+        })?;
+        Ok((totals, next))
+    }
+
+    /// Newest first.
+    pub(super) fn inbox(&self, limit: usize) -> Result<Vec<Received>, StoreError> {
+        let pairs = self.store.scan(Family::Inbox, b"h", None, limit)?;
+        Ok(pairs.iter().filter_map(|(_, value)| wire::decode_received(value)).map(|m| m.received).collect())
+    }
+
+    /// A received message and its arrival number.
+    pub(super) fn received(&self, id: &MessageId) -> Result<Option<(u64, StoredMessage)>, StoreError> {
+        let Some(arrival) = self.store.get(Family::Inbox, &id_key(b'i', &id.0))?.and_then(|b| number(&b)) else {
+            return Ok(None);
+        };
+        let header = self.store.get(Family::Inbox, &key(b'h', !arrival))?;
+        Ok(header.and_then(|bytes| wire::decode_received(&bytes)).map(|message| (arrival, message)))
+    }
+
+    pub(super) fn put_received(batch: &mut Batch, arrival: u64, message: &StoredMessage) {
+        batch.put(Family::Inbox, key(b'h', !arrival), wire::encode_received(message));
+    }
+
+    /// Takes a message out of the inbox; its seen marks stay.
+    pub(super) fn remove_received(batch: &mut Batch, arrival: u64, message: &StoredMessage) {
+        batch.delete(Family::Inbox, key(b'h', !arrival)).delete(Family::Inbox, id_key(b'i', &message.received.id.0));
+        (0..message.parts).for_each(|index| drop(batch.delete(Family::InboxBody, part_key(message.slot, index))));
+    }
+}

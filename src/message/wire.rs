@@ -1,0 +1,337 @@
+//! The protocol `message/deliver/1` and conversions to and from protobuf, on the wire and in the store.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{
+    envelope::{Inner, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
+    handle::{Received, SendState, Step},
+    inbox::{Assembly, Key},
+    outbox::Header,
+    receipt::{ENTRY, Receipt},
+};
+use crate::{
+    net::rpc,
+    primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis},
+    wire::proto::message as proto,
+};
+
+/// Parts in one request.
+pub(super) const BATCH_PARTS: usize = 64;
+/// Bytes of parts in one request: four of the largest, 56 + 9 bytes over 256 KiB each.
+pub(super) const BATCH_BYTES: usize = 4 * (MAX_PART + 4);
+
+/// Hands sealed parts to their recipient.
+///
+/// A batch shares one round trip, one synced commit and one receipt signature. Idempotent: a part that is there already is answered
+/// as stored, a message that is there already is receipted again.
+#[derive(Debug)]
+pub struct Deliver;
+
+impl rpc::Wire for Deliver {
+    const NAME: &'static str = "message/deliver/1";
+    /// 1 MiB and 256 bytes of parts, and a protobuf tag.
+    const MAX_REQUEST: usize = BATCH_BYTES + 16;
+    /// 64 codes, and a receipt of 64 entries with its signature and tags.
+    const MAX_RESPONSE: usize = 2 * BATCH_PARTS + ENTRY * BATCH_PARTS + 64 + 32;
+    /// Two synced commits of 1 MiB on a slow disk, over a slow link.
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    /// 64 requests of at most 1 MiB: the budget for requests of all protocols.
+    const QUEUE: usize = 64;
+    const CONCURRENCY: usize = 8;
+    const RATE: u32 = 20_000;
+    type Request = proto::Deliver;
+    type Response = proto::Answer;
+}
+
+/// How one part was answered. Codes of later versions count as [`Code::Busy`]: try again later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub(super) enum Code {
+    /// The part is durable; others are missing.
+    Stored,
+    /// The whole message is in the inbox; the receipt names it.
+    Delivered,
+    /// Sealed to a key that is not there any more.
+    NeedReseal,
+    /// Over the recipient's limit.
+    TooLarge,
+    /// No room now.
+    InboxFull,
+    /// Past its time.
+    Expired,
+    /// Malformed, forged, or for somebody else.
+    Bad,
+    /// Too much to do now.
+    Busy,
+    /// From the future by the recipient's clock.
+    Clock,
+}
+
+impl Code {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Stored,
+        Self::Delivered,
+        Self::NeedReseal,
+        Self::TooLarge,
+        Self::InboxFull,
+        Self::Expired,
+        Self::Bad,
+        Self::Busy,
+        Self::Clock,
+    ];
+
+    pub(super) fn to_wire(self) -> u32 {
+        Self::ALL.into_iter().zip(1..).find_map(|(c, n)| (c == self).then_some(n)).unwrap_or(0)
+    }
+
+    pub(super) fn from_wire(code: u32) -> Self {
+        Self::ALL.into_iter().zip(1..).find_map(|(c, n)| (n == code).then_some(c)).unwrap_or(Self::Busy)
+    }
+
+    /// For the sender's user.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Stored => "the recipient has a part of it",
+            Self::Delivered => "delivered",
+            Self::NeedReseal => "the recipient has a new encryption key, which is not in the map yet",
+            Self::TooLarge => "larger than the recipient accepts",
+            Self::InboxFull => "the recipient's inbox is full",
+            Self::Expired => "expired by the recipient's clock",
+            Self::Bad => "the recipient could not read it",
+            Self::Busy => "the recipient is busy",
+            Self::Clock => "from the future by the recipient's clock: one of the two clocks is wrong",
+        }
+    }
+}
+
+/// A request of these parts.
+pub(super) fn request(parts: &[Bytes]) -> proto::Deliver {
+    let mut bytes = Vec::with_capacity(parts.iter().map(|p| p.len() + 4).sum());
+    for part in parts {
+        let length = u32::try_from(part.len()).expect("parts are capped");
+        bytes.extend_from_slice(&length.to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    proto::Deliver { parts: bytes.into() }
+}
+
+/// The parts of a request; `None` when it is malformed, empty, or has too many. A part may still be anything.
+pub(super) fn parts(request: &proto::Deliver) -> Option<Vec<Bytes>> {
+    let mut rest = request.parts.clone();
+    let mut parts = Vec::new();
+    while let Some(length) = rest.first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize; // u32 fits in usize
+        if parts.len() == BATCH_PARTS || rest.len() - 4 < length {
+            return None;
+        }
+        let _ = rest.split_to(4);
+        parts.push(rest.split_to(length));
+    }
+    (rest.is_empty() && !parts.is_empty()).then_some(parts)
+}
+
+/// An answer.
+pub(super) fn answer(codes: &[Code], receipt: Option<Receipt>) -> proto::Answer {
+    let receipt = receipt.map(|r| proto::Receipt { entries: r.entries, signature: r.signature });
+    proto::Answer { codes: codes.iter().map(|c| c.to_wire()).collect(), receipt }
+}
+
+/// The codes and receipt of an answer to `asked` parts; `None` when the number of codes is another.
+pub(super) fn answered(answer: proto::Answer, asked: usize) -> Option<(Vec<Code>, Option<Receipt>)> {
+    if answer.codes.len() != asked {
+        return None;
+    }
+    let receipt = answer.receipt.map(|r| Receipt { entries: r.entries, signature: r.signature });
+    Some((answer.codes.into_iter().map(Code::from_wire).collect(), receipt))
+}
+
+const KIND_INBOX: u32 = 1;
+const WANT_RECEIPT: u32 = 1;
+
+pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
+    let parts = inner.parts();
+    proto::Inner {
+        sender: inner.sender.to_bytes().into(),
+        recipient: inner.recipient.to_bytes().into(),
+        stream_id: Bytes::copy_from_slice(&inner.stream.0),
+        seq: inner.seq,
+        prev_hash: Bytes::new(),
+        sent_at: inner.sent_at.0,
+        expires_at: inner.expires_at.0,
+        r#type: KIND_INBOX,
+        body: inner.body.clone(),
+        want: WANT_RECEIPT,
+        reply_to: Bytes::new(),
+        key_id: Bytes::copy_from_slice(&inner.key_id),
+        file_name: inner.file_name.clone(),
+        part_index: inner.index,
+        part_count: parts,
+        total_bytes: inner.total,
+        body_hash: if parts > 1 { Bytes::copy_from_slice(&inner.body_hash.0) } else { Bytes::new() },
+    }
+}
+
+pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
+    let inner = proto::Inner::decode(bytes).map_err(|_| Code::Bad)?;
+    let parts = parts_of(inner.total_bytes);
+    if inner.r#type != KIND_INBOX || inner.file_name.len() > MAX_FILE_NAME || inner.part_count != parts {
+        return Err(Code::Bad);
+    }
+    if part_len(inner.total_bytes, inner.part_index).is_none() {
+        return Err(Code::Bad);
+    }
+    let body_hash = match parts {
+        1 if inner.body_hash.is_empty() => Hash::default(),
+        1 => return Err(Code::Bad),
+        _ => Hash(inner.body_hash.as_ref().try_into().map_err(|_| Code::Bad)?),
+    };
+    Ok(Inner {
+        sender: PeerId::from_bytes(&inner.sender).map_err(|_| Code::Bad)?,
+        recipient: PeerId::from_bytes(&inner.recipient).map_err(|_| Code::Bad)?,
+        stream: StreamId::from_slice(&inner.stream_id).ok_or(Code::Bad)?,
+        seq: inner.seq,
+        sent_at: UnixMillis(inner.sent_at),
+        expires_at: UnixMillis(inner.expires_at),
+        key_id: inner.key_id.as_ref().try_into().map_err(|_| Code::Bad)?,
+        file_name: inner.file_name,
+        body: inner.body,
+        index: inner.part_index,
+        total: inner.total_bytes,
+        body_hash,
+    })
+}
+
+const STATES: [SendState; 7] = [
+    SendState::Queued,
+    SendState::Sent,
+    SendState::Stored,
+    SendState::Delivered,
+    SendState::Expired,
+    SendState::Refused,
+    SendState::Cancelled,
+];
+
+/// An outgoing message for the store.
+pub(super) fn encode_outgoing(header: &Header) -> Vec<u8> {
+    let history = header.history.iter().map(|step| proto::StoredStep {
+        state: STATES.into_iter().zip(1..).find_map(|(s, n)| (s == step.state).then_some(n)).unwrap_or(0),
+        at: step.at.0,
+        by: step.by.to_bytes().into(),
+    });
+    proto::StoredOutgoing {
+        seq: header.seq,
+        ids: header.ids.iter().map(|id| Bytes::copy_from_slice(&id.0)).collect(),
+        to: header.to.to_bytes().into(),
+        bytes: header.bytes,
+        parts: header.parts,
+        sealed_bytes: header.sealed_bytes,
+        key_id: Bytes::copy_from_slice(&header.key_id),
+        expires_at: header.expires_at.0,
+        history: history.collect(),
+        last_error: header.last_error.clone(),
+    }
+    .encode_to_vec()
+}
+
+/// An outgoing message from the store; `None` when it is damaged.
+pub(super) fn decode_outgoing(bytes: &[u8]) -> Option<Header> {
+    let stored = proto::StoredOutgoing::decode(bytes).ok()?;
+    let history = stored.history.iter().map(|step| {
+        let state = STATES.into_iter().zip(1..).find_map(|(s, n)| (n == step.state).then_some(s))?;
+        Some(Step { state, at: UnixMillis(step.at), by: PeerId::from_bytes(&step.by).ok()? })
+    });
+    let history = history.collect::<Option<Vec<_>>>()?;
+    Some(Header {
+        seq: stored.seq,
+        ids: stored.ids.iter().map(|id| MessageId::from_slice(id)).collect::<Option<Vec<_>>>()?,
+        to: PeerId::from_bytes(&stored.to).ok()?,
+        state: history.last()?.state,
+        bytes: stored.bytes,
+        parts: stored.parts,
+        sealed_bytes: stored.sealed_bytes,
+        key_id: stored.key_id.as_ref().try_into().ok()?,
+        queued_at: history.first()?.at,
+        expires_at: UnixMillis(stored.expires_at),
+        history,
+        last_error: stored.last_error,
+    })
+    .filter(|h| !h.ids.is_empty())
+}
+
+/// Where a received message's body is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct StoredMessage {
+    pub(super) received: Received,
+    /// Its place in the body family.
+    pub(super) slot: u64,
+    pub(super) parts: u32,
+}
+
+/// A received message for the store.
+pub(super) fn encode_received(message: &StoredMessage) -> Vec<u8> {
+    let r = &message.received;
+    proto::StoredReceived {
+        id: Bytes::copy_from_slice(&r.id.0),
+        from: r.from.to_bytes().into(),
+        sent_at: r.sent_at.0,
+        received_at: r.received_at.0,
+        bytes: r.bytes,
+        read: r.read,
+        file_name: r.file_name.clone(),
+        slot: message.slot,
+        parts: message.parts,
+    }
+    .encode_to_vec()
+}
+
+/// A received message from the store; `None` when it is damaged.
+pub(super) fn decode_received(bytes: &[u8]) -> Option<StoredMessage> {
+    let stored = proto::StoredReceived::decode(bytes).ok()?;
+    let received = Received {
+        id: MessageId::from_slice(&stored.id)?,
+        from: PeerId::from_bytes(&stored.from).ok()?,
+        sent_at: UnixMillis(stored.sent_at),
+        received_at: UnixMillis(stored.received_at),
+        bytes: stored.bytes,
+        read: stored.read,
+        file_name: stored.file_name,
+    };
+    Some(StoredMessage { received, slot: stored.slot, parts: stored.parts })
+}
+
+/// An incomplete message for the store.
+pub(super) fn encode_assembly(assembly: &Assembly) -> Vec<u8> {
+    proto::StoredAssembly {
+        sender: assembly.key.sender.to_bytes().into(),
+        stream_id: Bytes::copy_from_slice(&assembly.key.stream.0),
+        seq: assembly.key.seq,
+        sent_at: assembly.sent_at.0,
+        expires_at: assembly.expires_at.0,
+        file_name: assembly.file_name.clone(),
+        parts: assembly.parts(),
+        bytes: assembly.total,
+        body_hash: Bytes::copy_from_slice(&assembly.body_hash.0),
+        id: assembly.id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
+        started_at: assembly.touched_at.0,
+    }
+    .encode_to_vec()
+}
+
+/// An incomplete message from the store, without its parts; `None` when it is damaged.
+pub(super) fn decode_assembly(slot: u64, bytes: &[u8]) -> Option<Assembly> {
+    let stored = proto::StoredAssembly::decode(bytes).ok()?;
+    let key = Key {
+        sender: PeerId::from_bytes(&stored.sender).ok()?,
+        stream: StreamId::from_slice(&stored.stream_id)?,
+        seq: stored.seq,
+    };
+    let mut assembly = Assembly::new(key, slot, stored.bytes, Hash(stored.body_hash.as_ref().try_into().ok()?));
+    assembly.sent_at = UnixMillis(stored.sent_at);
+    assembly.expires_at = UnixMillis(stored.expires_at);
+    assembly.file_name = stored.file_name;
+    assembly.id = MessageId::from_slice(&stored.id);
+    assembly.touched_at = UnixMillis(stored.started_at);
+    (assembly.parts() == stored.parts).then_some(assembly)
+}
