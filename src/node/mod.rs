@@ -88,9 +88,6 @@ pub enum Error {
     /// The map cannot start.
     #[error("map: {0}")]
     Map(#[from] map::MapError),
-    /// Messages cannot start.
-    #[error("message: {0}")]
-    Message(#[from] message::MessageError),
     /// A listener of the API cannot be made.
     #[error(transparent)]
     Api(#[from] api::BindError),
@@ -207,15 +204,16 @@ impl Node {
         name: Option<String>,
     ) -> Result<Parts, Error> {
         let mut wiring = Wiring::new(dir, identity, store, config, name)?;
-        let (protocols, topics, map_ends) = wiring.protocols();
+        let (protocols, topics, map_ends, message_ends) = wiring.protocols();
         let (mut network, net, dht) = wiring.network(protocols, topics)?;
         let listen = network.listen().await?;
         let (map_service, map) = wiring.map(map_ends, &net, dht)?;
-        let message = message::Handle {};
+        let (message_service, message) = wiring.message(message_ends, &net, &map)?;
         let mut layers = [Layer::new(), Layer::new(), Layer::new()];
         layers[NET].tasks.spawn("rpc", network.take_server());
         layers[NET].tasks.spawn("swarm", |stop| network.run(stop));
         layers[FEATURES].tasks.spawn("map", |stop| map_service.run(stop));
+        layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
         let handles = Handles { net, map, message };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
         let http = wiring.api(&handles, &mut layers[API]).await?;
@@ -306,12 +304,13 @@ impl<'a> Wiring<'a> {
         Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
     }
 
-    fn protocols(&self) -> (Protocols, Topics, MapEnds) {
+    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
         let (publisher, gossip) = topics.add(map::wire::TOPIC);
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe })
+        let message = protocols.add();
+        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message)
     }
 
     fn network(
@@ -357,6 +356,28 @@ impl<'a> Wiring<'a> {
             roles: if self.config.net.relay_server { vec!["relay".to_owned()] } else { Vec::new() },
         };
         Ok(map::new(self.config.map.clone(), deps)?)
+    }
+
+    fn message(
+        &mut self,
+        ends: Ends<message::Deliver>,
+        net: &net::Handle,
+        map: &map::Handle,
+    ) -> Result<(message::Service, message::Handle), Error> {
+        let metrics = message::Metrics::new(&mut self.registry);
+        let (deliver, inbound) = ends;
+        let deps = message::Deps {
+            identity: self.identity.clone(),
+            network: self.config.node.network.clone(),
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            net: net.clone(),
+            map: map.clone(),
+            deliver,
+            inbound,
+            metrics,
+        };
+        Ok(message::Service::new(self.config.message.clone(), deps)?)
     }
 
     /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is
