@@ -21,11 +21,13 @@ use super::*;
 use crate::{api::bind_unix, primitives::PeerId, runtime::Stop};
 
 type Answers = BTreeMap<&'static str, (u16, Value)>;
+/// Method and URL, and the body.
+type Asked = Vec<(String, Vec<u8>)>;
 
 #[derive(Clone, Debug)]
 struct Fake {
     answers: Arc<Answers>,
-    asked: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    asked: Arc<Mutex<Asked>>,
 }
 
 /// A daemon that answers each `METHOD /path` with a prepared document; ends with this value.
@@ -87,7 +89,7 @@ impl Daemon {
         self.run(args).map_or_else(|e| e.exit, |()| Exit::Done)
     }
 
-    fn asked(&self) -> Vec<(String, Vec<u8>)> {
+    fn asked(&self) -> Asked {
         std::mem::take(&mut self.fake.asked.lock().expect("no panic while held"))
     }
 }

@@ -97,6 +97,9 @@ fn mistakes_are_wrong_usage() {
         "vos online bob --timeout nan",
         "vos inbox ls --limit 0",
         "vos completions nope",
+        "vos map get ",
+        "vos inbox read ",
+        "vos ban rm ",
     ] {
         let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
         assert!(!matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion), "{line}");
