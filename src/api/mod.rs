@@ -46,6 +46,7 @@ pub use config::{Config, Endpoint, EndpointError};
 pub use ops::serve_ops;
 pub use routes::openapi;
 pub use serve::{BindError, bind_tcp, bind_unix, serve_tcp, serve_tcp_on, serve_unix, serve_unix_on};
+pub use spool::prepare_spool_dir;
 
 use crate::{
     map, message, net,
@@ -102,7 +103,7 @@ pub struct Deps {
     pub ready: watch::Receiver<bool>,
     /// Ends event streams; the same signal as the servers get, or an earlier one.
     pub stop: Stop,
-    /// Folder (mode 0700, on the store's file system, emptied at start) for the bodies of messages while they are handed in.
+    /// Folder (mode 0700, on the store's file system, see [`prepare_spool_dir`]) for the bodies of messages while they are handed in.
     pub spool_dir: PathBuf,
 }
 

@@ -169,7 +169,11 @@ pub(super) async fn serve<L: Listener>(mut listener: L, router: Router, stop: &S
     loop {
         tokio::select! {
             () = stop.wait() => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a request to the control API panicked; please report this");
+                }
+            }
             (io, _) = listener.accept() => {
                 if connections.len() < MAX_CONNECTIONS {
                     connections.spawn(connection(io, router.clone(), stop.clone()));

@@ -1,7 +1,8 @@
 //! Message bodies on their way in and out: spooled to disk above one chunk, never in memory as a whole on the way in.
 
 use std::{
-    io,
+    fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,8 +18,27 @@ use crate::message;
 
 /// Bodies up to this size skip the disk, and bodies going out are cut into such pieces: about what a socket's buffer takes.
 const CHUNK: usize = 64 * 1024;
+/// How names of spooled bodies begin.
+const PREFIX: &str = "body-";
 /// How long a sender may pause.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// Makes the folder for spooled bodies (mode 0700) and removes what a crash left in it. Blocks; the caller holds the data
+/// directory's lock.
+///
+/// # Errors
+/// What the system said.
+pub fn prepare_spool_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        // Only what this file made: the folder may be a wrong one.
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && entry.file_type()?.is_file() {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
 
 /// Reads a request's body, refusing it as soon as it is over `limit`. The file, if any, goes with the returned guard.
 pub(super) async fn take(
@@ -71,7 +91,7 @@ async fn next(body: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin
 
 async fn create(dir: PathBuf) -> io::Result<(tokio::fs::File, TempPath)> {
     // Mode 0600 is this builder's default.
-    let make = move || tempfile::Builder::new().prefix("body-").tempfile_in(dir);
+    let make = move || tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir);
     let file = tokio::task::spawn_blocking(make).await.map_err(io::Error::other)??;
     let (file, path) = file.into_parts();
     Ok((tokio::fs::File::from_std(file), path))
@@ -131,6 +151,20 @@ mod tests {
         let error = take(request, dir.path(), 1 << 20).await.expect_err("too large");
         assert_eq!(error.code, "too_large");
         assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn the_folder_is_emptied_of_bodies_and_of_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = dir.path().join("a/spool");
+        prepare_spool_dir(&spool).expect("made");
+        for name in ["body-1", "body-2", "other"] {
+            fs::write(spool.join(name), b"x").expect("written");
+        }
+        prepare_spool_dir(&spool).expect("emptied");
+        let left: Vec<_> =
+            fs::read_dir(&spool).expect("a directory").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(left, ["other"]);
     }
 
     #[tokio::test]

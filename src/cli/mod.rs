@@ -144,20 +144,28 @@ pub fn run() -> ExitCode {
 
 /// Help and version on stdout; mistakes on stderr, or as JSON.
 fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A closed pipe is no error.
+    let kind = error.kind();
+    let out = Output { json: wants_json(args), color: false, quiet: false };
+    let incomplete = kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if matches!(kind, ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) || (incomplete && !out.json) {
+        // On the stream that fits; a closed pipe is no error.
         let _ = error.print();
-        return Exit::Done;
-    }
-    if !wants_json(args) {
-        let _ = error.print();
-        return Exit::Usage;
+        return if incomplete { Exit::Usage } else { Exit::Done };
     }
     let text = error.render().to_string();
-    let what = text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("wrong usage");
-    let error = CliError::new(Exit::Usage, "usage", what.strip_prefix("error: ").unwrap_or(what));
-    Output { json: true, color: false, quiet: false }.error(&error);
+    let what = if incomplete { "the command is not complete; see --help".to_owned() } else { one_line(&text) };
+    out.error(&CliError::new(Exit::Usage, "usage", what));
+    if let Some(line) = text.lines().find(|line| line.starts_with("Usage:") && !out.json) {
+        out.note(&format!("{line} (more with --help)"));
+    }
     Exit::Usage
+}
+
+/// What is wrong, without the usage text that follows it.
+fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    let told = lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    told.strip_prefix("error: ").unwrap_or(&told).to_owned()
 }
 
 /// Whether `--json` is among the options; the arguments were not understood, so this is all we can know.

@@ -194,7 +194,7 @@ fn known_section(name: &str) -> Result<&'static str, String> {
             nearest(name, SECTIONS.iter().map(|s| s.name)).map_or(String::new(), |n| format!("; did you mean {n}?"))
         }
     };
-    Err(format!("unknown section {}{hint}", shorten(name)))
+    Err(format!("unknown section {}{hint}", word(name)))
 }
 
 fn known_key(section: &str, name: &str) -> Result<&'static str, String> {
@@ -210,7 +210,7 @@ fn known_key(section: &str, name: &str) -> Result<&'static str, String> {
             |n| format!("; did you mean {section}.{n}?"),
         ),
     };
-    Err(format!("unknown key {section}.{}{hint}", shorten(name)))
+    Err(format!("unknown key {section}.{}{hint}", word(name)))
 }
 
 /// The most similar name, if it is similar at all.
@@ -227,6 +227,12 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
 pub(super) fn shorten(text: &str) -> String {
     let short: String = text.chars().take(64).collect();
     if short.len() < text.len() { format!("{short:?}…") } else { format!("{short:?}") }
+}
+
+/// A key as it was written when it looks like one, else quoted.
+fn word(name: &str) -> String {
+    let plain = name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if plain && !name.is_empty() { name.to_owned() } else { shorten(name) }
 }
 
 fn one_line(text: &str) -> String {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! # Lifetimes
-//! Every process belongs to [`runner::Network`]. It is stopped on purpose at the end (SIGTERM, SIGKILL after some
+//! Every process belongs to `runner::Network`. It is stopped on purpose at the end (SIGTERM, SIGKILL after some
 //! seconds); any other way out (an error, a panic, a signal) drops the handles, and a dropped handle kills its process.
 //! The nodes get a process group of their own, so that Ctrl-C reaches this program alone and the order of stopping is ours.
 //!
@@ -20,7 +20,7 @@
 //! so a time in the report is the time it took.
 //!
 //! # Limits
-//! 2 to [`topology::MAX_NODES`] nodes; two file descriptors and one process each.
+//! 2 to `topology::MAX_NODES` nodes; two file descriptors and one process each.
 
 mod client;
 mod report;

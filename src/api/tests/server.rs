@@ -79,17 +79,13 @@ async fn tcp_serves_holders_of_the_token_only() {
     assert_eq!(ask(&good, &name("x")).await.expect("answered"), name("x"));
     let wrong = Client::tcp(addr, Redacted::new("secreu".into()));
     assert_eq!(refused(ask(&wrong, &name("x")).await), (401, "unauthorized".into()));
-    let close = "connection: close\r\n\r\n";
-    let missing = raw(
-        TcpStream::connect(addr).await.expect("connected"),
-        &format!("GET /v1/echo HTTP/1.1\r\nhost: {addr}\r\n{close}"),
-    );
-    assert!(missing.await.starts_with("HTTP/1.1 401"));
-    let foreign = raw(
-        TcpStream::connect(addr).await.expect("connected"),
-        &format!("GET /v1/echo HTTP/1.1\r\nhost: evil.example\r\nauthorization: Bearer secret\r\n{close}"),
-    );
-    assert!(foreign.await.starts_with("HTTP/1.1 403"));
+    let head = async |lines: &str| {
+        let stream = TcpStream::connect(addr).await.expect("connected");
+        raw(stream, &format!("GET /v1/echo HTTP/1.1\r\n{lines}\r\nconnection: close\r\n\r\n")).await
+    };
+    assert!(head(&format!("host: {addr}")).await.starts_with("HTTP/1.1 401"), "no token");
+    let foreign = head("host: evil.example\r\nauthorization: Bearer secret").await;
+    assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
     stop.stop();
     tokio::time::timeout(DEADLINE, tasks.join_next()).await.expect("stops in time");
 }

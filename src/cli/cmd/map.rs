@@ -1,6 +1,6 @@
 //! `vos map`.
 
-use clap::Subcommand;
+use clap::{Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     super::{
@@ -25,7 +25,7 @@ pub enum Map {
     #[command(after_help = after_help!("vos map get 12D3KooW...", "vos map get bob --json"))]
     Get {
         /// The node.
-        #[arg(value_name = "ADDRESS_OR_NAME")]
+        #[arg(value_name = "ADDRESS_OR_NAME", value_parser = NonEmptyStringValueParser::new())]
         target: String,
     },
     /// Print changes of the map until Ctrl-C; JSON lines with --json.
@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context, args: Map) -> Result<(), CliError> {
                 details.join("\n\n")
             })
         }
-        Map::Watch => follow(context, |event| line(event)).await,
+        Map::Watch => follow(context, line).await,
     }
 }
 

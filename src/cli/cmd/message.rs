@@ -10,7 +10,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use clap::Subcommand;
+use clap::{Subcommand, builder::NonEmptyStringValueParser};
 use futures::{Stream, StreamExt};
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
@@ -48,7 +48,7 @@ const MAX_FILE_NAME: usize = 255;
 #[command(group = clap::ArgGroup::new("body").required(true))]
 pub struct Send {
     /// The recipient.
-    #[arg(value_name = "ADDRESS_OR_NAME")]
+    #[arg(value_name = "ADDRESS_OR_NAME", value_parser = NonEmptyStringValueParser::new())]
     to: String,
     /// The message; `-` reads it from stdin.
     #[arg(group = "body")]
@@ -77,6 +77,7 @@ pub enum Inbox {
     #[command(after_help = after_help!("vos inbox read ID > file", "vos inbox read ID --json"))]
     Read {
         /// The message.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         /// Leave it unread.
         #[arg(long)]
@@ -89,6 +90,7 @@ pub enum Inbox {
     #[command(after_help = after_help!("vos inbox rm ID"))]
     Rm {
         /// The message.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
 }
@@ -103,12 +105,14 @@ pub enum Outbox {
     #[command(after_help = after_help!("vos outbox show ID"))]
     Show {
         /// The message.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
     /// Take back a message that is not delivered yet.
     #[command(after_help = after_help!("vos outbox cancel ID"))]
     Cancel {
         /// The message.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
 }

@@ -64,7 +64,7 @@ pub enum Command {
     #[command(after_help = after_help!("vos online bob", "vos online 12D3KooW... --timeout 3 --json"))]
     Online(peers::Probe),
     /// Send a message or a file, also to a node that is offline now: it stays queued and goes out when the node returns.
-    #[command(after_help = after_help!(
+    #[command(override_usage = "vos send [OPTIONS] <ADDRESS_OR_NAME> [TEXT|-] [--file <F|->]", after_help = after_help!(
         "vos send bob 'hello'",
         "vos send bob --file report.pdf --wait delivered --timeout 30",
         "tar c docs | vos send 12D3KooW... --file -",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Subcommand, builder::NonEmptyStringValueParser};
 
 use super::{
     super::{
@@ -18,7 +18,7 @@ use crate::{api::schema, map::State, primitives::Multiaddr};
 #[derive(Debug, clap::Args)]
 pub struct Probe {
     /// The node.
-    #[arg(value_name = "ADDRESS_OR_NAME")]
+    #[arg(value_name = "ADDRESS_OR_NAME", value_parser = NonEmptyStringValueParser::new())]
     target: String,
     /// How long to wait, in seconds.
     #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
@@ -37,7 +37,7 @@ pub struct Dial {
 #[derive(Debug, clap::Args)]
 pub struct Target {
     /// The node.
-    #[arg(value_name = "ADDRESS")]
+    #[arg(value_name = "ADDRESS", value_parser = NonEmptyStringValueParser::new())]
     address: String,
 }
 

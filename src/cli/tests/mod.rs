@@ -1,5 +1,7 @@
 //! The command tree, and what holds for all commands.
 
+mod client;
+
 use clap::CommandFactory;
 
 use super::*;
@@ -81,6 +83,7 @@ fn mistakes_are_wrong_usage() {
     for line in [
         "vos",
         "vos nope",
+        "vos map",
         "vos id --nope",
         "vos connect nope",
         "vos daemon --listen nope",
@@ -94,10 +97,22 @@ fn mistakes_are_wrong_usage() {
         "vos online bob --timeout nan",
         "vos inbox ls --limit 0",
         "vos completions nope",
+        "vos map get ",
+        "vos inbox read ",
+        "vos ban rm ",
     ] {
         let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
-        assert_eq!(usage(&error, &["vos".into(), "--json".into()]), Exit::Usage, "{line}");
+        assert!(!matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion), "{line}");
+        let told = one_line(&error.render().to_string());
+        assert!(told.len() > 10 && !told.ends_with(':') && !told.contains(['\n', '\u{1b}']), "{line}: {told}");
     }
+}
+
+#[test]
+fn a_usage_error_in_json_names_what_is_missing() {
+    let error = parse("vos send bob").expect_err("no body");
+    let told = one_line(&error.render().to_string());
+    assert!(told.contains("required arguments were not provided: <") && told.contains("--file"), "{told}");
 }
 
 #[test]
