@@ -118,7 +118,7 @@ impl Command {
             Self::Inbox(args) => block_on(message::inbox(context, args)),
             Self::Outbox(args) => block_on(message::outbox(context, args)),
             Self::Events => block_on(events::run(context)),
-            Self::Testnet(args) => testnet::run(context, &args),
+            Self::Testnet(args) => testnet::run(context, args),
             Self::Config(args) => config::run(context, args),
             Self::Completions(args) => generate::completions(context, &args),
             Self::Man(args) => generate::man(context, &args),

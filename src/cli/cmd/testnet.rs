@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::super::{Context, exit::CliError};
+use super::super::{
+    Context, block_on,
+    exit::{CliError, Exit},
+};
+use crate::testnet;
 
 /// Arguments.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,8 +28,15 @@ pub struct Args {
     pub report: Option<PathBuf>,
 }
 
-/// Hands over to the local runner.
-pub(super) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
-    let _ = (context, args);
-    Err(CliError::failed("this build has no local network runner"))
+/// Runs the local network; a step that does not hold is exit status 1.
+pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let Args { nodes, topology, once, keep, report } = args;
+    let args = testnet::Args { nodes, topology, once, keep, report, json: context.global.json };
+    match block_on(async move { Ok(Box::pin(testnet::run(args)).await) })? {
+        Ok(true) => Ok(()),
+        // The runner has said which step failed.
+        Ok(false) => Err(CliError::silent(Exit::Failed)),
+        Err(error) if error.is_usage() => Err(CliError::usage(error.to_string())),
+        Err(error) => Err(CliError::failed(error.to_string())),
+    }
 }
