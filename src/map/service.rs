@@ -497,7 +497,9 @@ impl Service {
             self.timers.spread = None;
             self.spread(None);
         }
-        while let Some(peer) = self.schedule.start(now) {
+        // The first exchange should bring our record along; it is signed within moments of the start.
+        let ready = self.own.is_some() || now - self.timers.started > FIRST_ADDRS;
+        while let Some(peer) = if ready { self.schedule.start(now) } else { None } {
             self.start_exchange(peer);
         }
         self.start_gossip(now);
