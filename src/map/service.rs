@@ -278,7 +278,7 @@ impl Service {
                 Some(command) = self.commands.recv() => self.on_command(command).await,
                 Ok(()) = nat.changed() => self.on_addrs(&mut nat),
                 Ok(()) = own_seen.changed() => self.on_own_newer(&mut own_seen),
-                event = peers.recv() => self.on_peer(event),
+                event = peers.recv() => self.on_peer(&event),
                 () = mirror.grown() => self.spread(None),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.on_done(done),
                 _ = tick.tick() => self.on_tick().await,
@@ -402,10 +402,10 @@ impl Service {
         (body, record)
     }
 
-    fn on_peer(&mut self, event: Result<PeerEvent, broadcast::error::RecvError>) {
+    fn on_peer(&mut self, event: &Result<PeerEvent, broadcast::error::RecvError>) {
         match event {
-            Ok(PeerEvent::Up(peer)) => self.on_up(peer),
-            Ok(PeerEvent::Down(peer)) => self.queue_probe(peer, GRACE),
+            Ok(PeerEvent::Up(peer)) => self.on_up(*peer),
+            Ok(PeerEvent::Down(peer)) => self.queue_probe(*peer, GRACE),
             // Who came is in the peer table; who went will be found by samples.
             Err(_) => self.net.peers().iter().for_each(|p| self.schedule.want(p.address)),
         }
