@@ -7,16 +7,16 @@
 //!  │ Mirror: RwLock<Map> (state.rs), store writes, events                          │
 //!  └───▲───────────────▲──────────────────▲───────────────────────▲──────────────┘
 //!      │ verified      │ verified         │ our own, durable      │ seen, lost
-//!   serve.rs        exchange.rs        service.rs: the actor: publishes, schedules, probes
+//!   serve.rs        exchange.rs        service.rs: the actor: schedules, probes; publish.rs
 //!   gossip, pages,  pages and compares
 //!   comparisons     with one peer
 //! ```
 //!
-//! A [record](record) is what a node says about itself, signed. Three ways bring records together, all through
-//! [`Verifier::verify`]:
+//! A record (`record.rs`) is what a node says about itself, signed. Three ways bring records together, all through
+//! [`Verifier::verify`]; bulk ways skip its last step, the signature, for records that would change nothing:
 //! * *join*: a node that knows nobody pages the map of the first peer it has (`map/page/1`, resumable with the next peer);
 //! * *news*: a new record is gossiped at once, verified before it is forwarded; so is a goodbye;
-//! * *comparison* (`map/sync/1`, [sync]): digests of ranges are compared with each new peer, with a random one every
+//! * *comparison* (`map/sync/1`, `sync.rs`): digests of ranges are compared with each new peer, with a random one every
 //!   `sync_interval_s`, and with two more whenever a comparison brought something, so that news runs through a healed network
 //!   without a flood.
 //!

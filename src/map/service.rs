@@ -1,6 +1,8 @@
 //! The actor: signs and publishes our own record, decides with whom to exchange and whom to probe. It never awaits a
 //! peer: what takes time runs in its `JoinSet` and comes back as [`Done`].
 
+mod publish;
+
 use std::{
     collections::{HashSet, VecDeque},
     convert::Infallible,
@@ -9,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot},
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
@@ -18,27 +20,21 @@ use super::{
     Config, Handle, MapError, State,
     exchange::{self, Context, ExchangeError, Join, Report, Schedule},
     handle::{COMMANDS, Command, check_name, read_probe},
-    mirror::{Mirror, name_key, record_key},
-    record::{Body, Departure, Record, publishable},
-    serve,
-    state::Source,
-    store,
-    wire::{News, Page, Probe, Sync, probe_request},
+    mirror::Mirror,
+    record::{Body, Record},
+    serve, store,
+    wire::{Page, Probe, Sync, probe_request},
 };
 use crate::{
     identity::{EncryptionKey, Identity},
     net::{
-        self, PeerEvent,
-        dht::{self, DhtError},
+        self, PeerEvent, dht,
         pubsub::{PublishError, Publisher, Received},
         rpc::{Client, Inbound},
     },
-    primitives::{
-        Clock, NetworkId, PeerId, UnixMillis,
-        limits::{MAX_RECORD_BYTES, MAX_RECORD_VALIDITY},
-    },
+    primitives::{Clock, NetworkId, PeerId},
     runtime::{Backoff, Stop},
-    store::{Batch, Store, StoreError},
+    store::Store,
 };
 
 /// How often timers are looked at.
@@ -47,14 +43,6 @@ const TICK: Duration = Duration::from_millis(250);
 const FIRST_PUBLISH: Duration = Duration::from_millis(200);
 /// How long the first record waits for an addr to put in it.
 const FIRST_ADDRS: Duration = Duration::from_millis(1500);
-/// After a change of our addrs, for the others that come with it.
-const ADDRS_SETTLE: Duration = Duration::from_secs(1);
-/// After a failure to write our record.
-const PUBLISH_RETRY: Duration = Duration::from_secs(10);
-/// Between two records that outdo one signed elsewhere with our key.
-const TAKEOVER_PAUSE: Duration = Duration::from_secs(30);
-/// Until a record that nobody took is gossiped again; sooner when a peer comes.
-const GOSSIP_RETRY: Duration = Duration::from_secs(5);
 /// After a connection, for gossipsub to learn what the peer listens to.
 const GOSSIP_AFTER_UP: Duration = Duration::from_millis(700);
 /// Until a lost peer is probed: it may be reconnecting.
@@ -69,12 +57,8 @@ const FLUSH: Duration = Duration::from_secs(60);
 const PROBING: usize = 8;
 /// Probes waiting.
 const PROBES: usize = 256;
-/// For our goodbye to be handed to the peers.
-const GOODBYE: Duration = Duration::from_secs(1);
 /// A map with no more records than this is paged instead of compared.
 const NEARLY_EMPTY: usize = 16;
-/// After a record of ours was gossiped: whoever it did not reach gets it by comparison. Where it did, that costs 700 bytes.
-const SPREAD_AFTER: Duration = Duration::from_secs(1);
 /// Peers told at once that there is something new to compare.
 const SPREAD: usize = 2;
 
@@ -278,7 +262,7 @@ impl Service {
                 Some(command) = self.commands.recv() => self.on_command(command).await,
                 Ok(()) = nat.changed() => self.on_addrs(&mut nat),
                 Ok(()) = own_seen.changed() => self.on_own_newer(&mut own_seen),
-                event = peers.recv() => self.on_peer(event),
+                event = peers.recv() => self.on_peer(&event),
                 () = mirror.grown() => self.spread(None),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.on_done(done),
                 _ = tick.tick() => self.on_tick().await,
@@ -300,112 +284,10 @@ impl Service {
         let _ = answer.send(result.map_err(MapError::from));
     }
 
-    async fn set_name(&mut self, name: String) -> Result<(), StoreError> {
-        let before = std::mem::replace(&mut self.name, name);
-        let result = self.issue(true).await;
-        if result.is_err() {
-            self.name = before;
-        }
-        result
-    }
-
-    async fn set_keys(&mut self, keys: Vec<EncryptionKey>) -> Result<(), StoreError> {
-        if keys == self.keys {
-            // They are in our last record, which is durable.
-            return Ok(());
-        }
-        let before = std::mem::replace(&mut self.keys, keys);
-        let result = self.issue(false).await;
-        if result.is_err() {
-            self.keys = before;
-        }
-        result
-    }
-
-    fn on_addrs(&mut self, nat: &mut watch::Receiver<net::Nat>) {
-        let nat = nat.borrow_and_update();
-        let addrs = publishable(&nat.external, &nat.listen);
-        let same = self.own.as_ref().is_some_and(|(body, _)| body.addrs == addrs);
-        if !same && self.timers.publish.is_none() {
-            self.timers.publish = Some(Instant::now() + ADDRS_SETTLE);
-        }
-    }
-
-    fn on_own_newer(&mut self, seen: &mut watch::Receiver<u64>) {
-        let higher = *seen.borrow_and_update();
-        if higher < self.seq {
-            return;
-        }
-        tracing::warn!(
-            seq = higher,
-            "met a record of our own that we did not make: a restored backup, or a second node with our key; taking over"
-        );
-        self.seq = higher;
-        // At once the first time; two running nodes with one key must not make a storm of it.
-        let last = self.timers.takeover.replace(Instant::now());
-        let at = last.map_or(Instant::now(), |last| last + TAKEOVER_PAUSE);
-        self.timers.publish = Some(at);
-        self.forced = true;
-    }
-
-    async fn try_issue(&mut self) {
-        if let Err(error) = self.issue(false).await {
-            tracing::warn!(%error, "our record could not be written, so it is not published; retrying");
-            self.timers.publish = Some(Instant::now() + PUBLISH_RETRY);
-        }
-    }
-
-    /// Signs the next record, makes it durable, then puts it in the map and has it published.
-    async fn issue(&mut self, new_name: bool) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let (body, record) = self.next_record(now);
-        let mut batch = Batch::new();
-        store::put_own(&mut batch, &record);
-        if new_name {
-            store::put_name(&mut batch, &self.configured_name, &self.name);
-        }
-        self.store.commit(batch).await?;
-        self.seq = record.seq();
-        self.mirror.merge(std::slice::from_ref(&record), Source::Own);
-        self.mirror.metrics().published.inc();
-        tracing::debug!(seq = record.seq(), addrs = body.addrs.len(), "new record of our own");
-        if !body.addrs.is_empty() {
-            self.timers.publish = None;
-        }
-        self.own = Some((body, record));
-        self.gossip_due = true;
-        let at = Instant::now();
-        (self.timers.gossip, self.timers.store) = (at, at);
-        self.timers.spread = Some(at + SPREAD_AFTER);
-        self.store_backoff.reset();
-        self.on_timers(at);
-        Ok(())
-    }
-
-    fn next_record(&self, now: UnixMillis) -> (Body, Record) {
-        let seq = self.seq.saturating_add(1).max(now.0);
-        let ttl = Duration::from_secs(self.config.record_ttl_s.max(600)).min(MAX_RECORD_VALIDITY);
-        let mut body = Body::new(self.mirror.local(), seq, now, now.plus(ttl));
-        {
-            let nat = self.net.nat();
-            let nat = nat.borrow();
-            body.addrs = publishable(&nat.external, &nat.listen);
-        }
-        body.name.clone_from(&self.name);
-        body.keys.clone_from(&self.keys);
-        body.roles.clone_from(&self.roles);
-        let mut record = body.seal(&self.identity, &self.network);
-        // 16 addrs of the longest kind do not fit; the last ones matter least.
-        while record.envelope().len() > MAX_RECORD_BYTES && body.addrs.pop().is_some() {
-            record = body.seal(&self.identity, &self.network);
-        }
-        (body, record)
-    }
-
-    fn on_peer(&mut self, event: Result<PeerEvent, broadcast::error::RecvError>) {
+    fn on_peer(&mut self, event: &Result<PeerEvent, broadcast::error::RecvError>) {
         match event {
-            Ok(PeerEvent::Up(peer)) => self.on_up(peer),
-            Ok(PeerEvent::Down(peer)) => self.queue_probe(peer, GRACE),
+            Ok(PeerEvent::Up(peer)) => self.on_up(*peer),
+            Ok(PeerEvent::Down(peer)) => self.queue_probe(*peer, GRACE),
             // Who came is in the peer table; who went will be found by samples.
             Err(_) => self.net.peers().iter().for_each(|p| self.schedule.want(p.address)),
         }
@@ -461,23 +343,6 @@ impl Service {
         self.on_timers(now);
     }
 
-    async fn on_publish(&mut self, now: Instant) {
-        let addrs = {
-            let nat = self.net.nat();
-            let nat = nat.borrow();
-            publishable(&nat.external, &nat.listen)
-        };
-        if addrs.is_empty() && self.own.is_none() && now - self.timers.started < FIRST_ADDRS {
-            self.timers.publish = Some(now + FIRST_PUBLISH);
-            return;
-        }
-        self.timers.publish = None;
-        let forced = std::mem::take(&mut self.forced);
-        if forced || self.own.as_ref().is_none_or(|(body, _)| body.addrs != addrs) {
-            self.try_issue().await;
-        }
-    }
-
     fn on_timers(&mut self, now: Instant) {
         if now >= self.timers.sync {
             self.timers.sync = now + jitter(Duration::from_secs(self.config.sync_interval_s.max(1)));
@@ -497,7 +362,9 @@ impl Service {
             self.timers.spread = None;
             self.spread(None);
         }
-        while let Some(peer) = self.schedule.start(now) {
+        // The first exchange should bring our record along; it is signed within moments of the start.
+        let ready = self.own.is_some() || now - self.timers.started > FIRST_ADDRS;
+        while let Some(peer) = if ready { self.schedule.start(now) } else { None } {
             self.start_exchange(peer);
         }
         self.start_gossip(now);
@@ -521,39 +388,6 @@ impl Service {
                 self.jobs.spawn(async move { Done::Compared(peer, exchange::compare(&context, peer).await) });
             }
         }
-    }
-
-    fn start_gossip(&mut self, now: Instant) {
-        let Some((_, record)) = self.own.as_ref().filter(|_| self.gossip_due && !self.gossiping) else { return };
-        if now < self.timers.gossip || self.net.peer_count() == 0 {
-            return;
-        }
-        self.gossiping = true;
-        self.gossip_due = false;
-        self.timers.gossip = now + GOSSIP_RETRY;
-        let (publisher, news) = (self.publisher.clone(), News::Record(record.envelope().to_vec()).encode());
-        self.jobs.spawn(async move { Done::Gossiped(publisher.publish(news).await) });
-    }
-
-    fn start_store(&mut self, now: Instant) {
-        let Some((body, record)) = self.own.as_ref().filter(|_| !self.storing && now >= self.timers.store) else {
-            return;
-        };
-        self.storing = true;
-        let (dht, network) = (self.dht.clone(), self.network.clone());
-        let key = record_key(&network, &body.address);
-        let (value, ends, name) = (record.envelope().to_vec(), body.expires_at, body.name.clone());
-        let before = std::mem::replace(&mut self.provided, name.clone());
-        self.timers.store = now + jitter(Duration::from_secs(self.config.dht_interval_s.max(60)));
-        self.jobs.spawn(async move {
-            if before != name && !before.is_empty() {
-                // What others hold of the old name ends by itself.
-                let _: Result<(), DhtError> = dht.unprovide(name_key(&network, &before)).await;
-            }
-            let stored = dht.put(key, value, ends).await.is_ok();
-            let provided = name.is_empty() || dht.provide(name_key(&network, &name)).await.is_ok();
-            Done::Stored(stored && provided)
-        });
     }
 
     fn start_probes(&mut self, now: Instant) {
@@ -630,17 +464,6 @@ impl Service {
                 metrics.sync_failures.inc();
                 tracing::debug!(%peer, %error, "comparing maps broke off");
             }
-        }
-    }
-
-    async fn goodbye(&mut self) {
-        let Some((body, _)) = &self.own else { return };
-        let departure = Departure::seal(&self.identity, &self.network, body.seq, self.clock.now());
-        let publish = self.publisher.publish(News::Departure(departure).encode());
-        match tokio::time::timeout(GOODBYE, publish).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "nobody was told that we leave"),
-            Err(_) => tracing::debug!("no time to tell that we leave"),
         }
     }
 }

@@ -163,3 +163,52 @@ impl Policy for Nothing {
 
 /// A shared policy.
 pub type SharedPolicy = Arc<dyn Policy>;
+
+/// For tests: a Kademlia of one process. Clients made from it share values and providers; nothing is judged.
+#[cfg(any(test, feature = "test-util"))]
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<std::sync::Mutex<Shelves>>);
+
+#[cfg(any(test, feature = "test-util"))]
+#[derive(Debug, Default)]
+struct Shelves {
+    values: std::collections::HashMap<Vec<u8>, Vec<Vec<u8>>>,
+    providers: std::collections::HashMap<Vec<u8>, Vec<PeerId>>,
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Board {
+    /// The client of `node`.
+    #[must_use]
+    pub fn join(&self, node: PeerId) -> Client {
+        let (client, mut queue) = Client::new();
+        let board = self.0.clone();
+        #[allow(clippy::disallowed_methods, reason = "ends with its client")]
+        tokio::spawn(async move {
+            while let Some(query) = queue.recv().await {
+                let mut shelves = board.lock().expect("no panic while held");
+                let _ = match query {
+                    Query::Put { key, value, answer, .. } => {
+                        shelves.values.entry(key).or_default().push(value);
+                        answer.send(Ok(())).is_ok()
+                    }
+                    Query::Get { key, answer } => {
+                        answer.send(Ok(shelves.values.get(&key).cloned().unwrap_or_default())).is_ok()
+                    }
+                    Query::Provide { key, answer } => {
+                        shelves.providers.entry(key).or_default().push(node);
+                        answer.send(Ok(())).is_ok()
+                    }
+                    Query::Unprovide { key, answer } => {
+                        shelves.providers.entry(key).or_default().retain(|p| *p != node);
+                        answer.send(Ok(())).is_ok()
+                    }
+                    Query::Providers { key, answer } => {
+                        answer.send(Ok(shelves.providers.get(&key).cloned().unwrap_or_default())).is_ok()
+                    }
+                };
+            }
+        });
+        client
+    }
+}

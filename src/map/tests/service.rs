@@ -9,8 +9,8 @@ use super::{Random, identity, network};
 use crate::{
     identity::{EncryptionKey, Identity},
     map::{
-        self, Config, Deps, Event, Handle, Key, Mirror, State, check_name,
-        mirror::record_key,
+        self, Config, Deps, Event, Handle, Key, MapError, Mirror, State, check_name,
+        mirror::{name_key, record_key},
         record::{Body, Record},
         sync::Ask,
         wire::{News, Page, Probe, Sync, read_sync_response, sync_request},
@@ -30,6 +30,7 @@ struct Boards {
     page: Loopback<Page>,
     sync: Loopback<Sync>,
     probe: Loopback<Probe>,
+    dht: dht::Board,
 }
 
 impl Boards {
@@ -99,7 +100,7 @@ fn start_in(boards: &Boards, number: u64, config: Config, dir: TempDir, store: S
         store,
         mirror: mirror.clone(),
         net: handle_net,
-        dht: dht::Client::detached(),
+        dht: boards.dht.join(local),
         publisher,
         gossip: received,
         page: boards.page.join(local),
@@ -425,6 +426,34 @@ async fn the_saved_map_is_an_address_book_even_when_it_has_expired() {
     assert_eq!(late.candidates(8), [record.address()]);
     assert_eq!(late.addrs(&record.address()).len(), 1);
     assert_eq!(Key::of(&record.address()).unwrap().address(), record.address());
+}
+
+#[tokio::test]
+async fn what_the_map_does_not_hold_is_found_through_kademlia() {
+    let boards = Boards::default();
+    let (a, b) = (start(&boards, 1, Config::default()), start(&boards, 2, Config::default()));
+    // They never meet; b's record is in Kademlia only, beside an older one, a forged one and a false owner of its name.
+    let key = record_key(&network(), &b.address());
+    let stranger = boards.dht.join(identity(3).address());
+    let ends = now().plus(Duration::from_secs(60));
+    stranger.put(key.clone(), fresh(2, 1).envelope().to_vec(), ends).await.unwrap();
+    stranger.put(key.clone(), fresh(3, u64::MAX).envelope().to_vec(), ends).await.unwrap();
+    stranger.put(record_key(&network(), &identity(3).address()), fresh(3, 1).envelope().to_vec(), ends).await.unwrap();
+    stranger.provide(name_key(&network(), "node-2")).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while boards.dht.join(a.address()).get(key.clone()).await.unwrap().len() < 3
+        || boards.dht.join(a.address()).providers(name_key(&network(), "node-2")).await.unwrap().len() < 2
+    {
+        assert!(Instant::now() < end, "b did not publish its record and its name");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let owners = a.handle.resolve_name("node-2").await.unwrap();
+    assert_eq!(owners.iter().map(|e| e.address).collect::<Vec<_>>(), [b.address()]);
+    assert!(owners[0].from_dht && owners[0].seq > 1);
+    assert_eq!(a.handle.resolve(b.address()).await.unwrap().seq, owners[0].seq);
+    assert_eq!(a.handle.resolve(identity(44).address()).await, Err(MapError::NotFound));
+    assert_eq!(a.handle.resolve_name("nobody").await, Err(MapError::NotFound));
+    assert!(a.handle.online(b.address(), Duration::from_secs(5)).await.state == State::Online, "found, then dialled");
 }
 
 #[tokio::test]
