@@ -506,9 +506,13 @@ impl Outbox {
         }
         self.expiring.remove(&(entry.header.expires_at, seq));
         if let Some(peer) = self.peers.get_mut(&to) {
-            (0..entry.header.parts).for_each(|index| drop(peer.waiting.remove(&(seq, index))));
+            for index in 0..entry.header.parts {
+                peer.waiting.remove(&(seq, index));
+            }
             peer.held.remove(&seq);
-            peer.tidy().then(|| self.peers.remove(&to));
+            if peer.tidy() {
+                self.peers.remove(&to);
+            }
         }
         self.outputs.push_back(Output::Ended(Box::new(entry.header)));
     }

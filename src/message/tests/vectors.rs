@@ -101,7 +101,10 @@ fn a_receipt_is_its_entries_and_a_signature() {
     let signed = receipt::sign(&identity(2), &purpose, &entries);
     let golden = format!("{}{:016x}{}{:016x}", "07".repeat(32), 8, "09".repeat(32), 10);
     assert_eq!(hex::encode(&signed.entries), golden);
-    assert_eq!(Hash::of(&signed.signature).to_string(), "f844a7c9fbccf624be2c65ffc6a5bab897839c2d8b914424d7333b9c9aeae72e");
+    assert_eq!(
+        Hash::of(&signed.signature).to_string(),
+        "f844a7c9fbccf624be2c65ffc6a5bab897839c2d8b914424d7333b9c9aeae72e"
+    );
     let owner = identity(2).address();
     assert_eq!(receipt::verify(&owner, &purpose, &signed, 2).unwrap(), entries);
     assert_eq!(receipt::verify(&owner, &purpose, &signed, 1), None, "more than asked for");
