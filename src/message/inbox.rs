@@ -305,6 +305,8 @@ impl Inbox {
         let at = inner.index as usize; // u32 fits in usize; in range: checked against the total when opened
         match assembly.have[at] {
             Have::Committing => return Verdict::Answer(Code::Busy),
+            // Commits may overtake each other: a header without the id was stored last, and then came a restart.
+            Have::Stored if inner.index == 0 && assembly.id.is_none() => assembly.have[at] = Have::Committing,
             // All there, but a crash came before completing it.
             Have::Stored if assembly.is_whole() && !assembly.completing => {
                 assembly.completing = true;

@@ -335,6 +335,7 @@ impl Outbox {
                 entry.header.last_error = code.text().to_owned();
                 entry.parts[index as usize] = PartState::Held; // in range: it is one of the entry's parts
                 let start = !std::mem::replace(&mut entry.resealing, true);
+                self.peer(to).held.insert(seq);
                 self.pause(seq);
                 if start {
                     self.outputs.push_back(Output::Reseal(seq));
@@ -407,6 +408,7 @@ impl Outbox {
     }
 
     /// Pending messages.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -435,10 +437,16 @@ impl Outbox {
         }
         if entry.held || entry.resealing {
             *part = PartState::Held;
-        } else if let Some(peer) = self.peers.get_mut(&entry.header.to) {
+        } else {
             *part = PartState::Waiting;
-            peer.waiting.insert((seq, index));
+            let to = entry.header.to;
+            self.peer(to).waiting.insert((seq, index));
         }
+    }
+
+    /// What is known of a recipient that has pending messages.
+    fn peer(&mut self, to: PeerId) -> &mut Peer {
+        self.peers.entry(to).or_insert_with(|| Peer::new(self.retry_max))
     }
 
     /// Takes a message's waiting parts out of the queue.
@@ -465,9 +473,8 @@ impl Outbox {
             return;
         }
         self.due.insert((now.mono + entry.backoff.next(random), Due::Entry(seq)));
-        if let Some(peer) = self.peers.get_mut(&entry.header.to) {
-            peer.held.insert(seq);
-        }
+        let to = entry.header.to;
+        self.peer(to).held.insert(seq);
         self.pause(seq);
     }
 
@@ -478,7 +485,8 @@ impl Outbox {
             return;
         }
         let to = entry.header.to;
-        let Some(peer) = self.peers.get_mut(&to) else { return };
+        let retry_max = self.retry_max;
+        let peer = self.peers.entry(to).or_insert_with(|| Peer::new(retry_max));
         peer.held.remove(&seq);
         for (part, index) in entry.parts.iter_mut().zip(0..) {
             if *part == PartState::Held {
@@ -498,9 +506,13 @@ impl Outbox {
         }
         self.expiring.remove(&(entry.header.expires_at, seq));
         if let Some(peer) = self.peers.get_mut(&to) {
-            (0..entry.header.parts).for_each(|index| drop(peer.waiting.remove(&(seq, index))));
+            for index in 0..entry.header.parts {
+                peer.waiting.remove(&(seq, index));
+            }
             peer.held.remove(&seq);
-            peer.tidy().then(|| self.peers.remove(&to));
+            if peer.tidy() {
+                self.peers.remove(&to);
+            }
         }
         self.outputs.push_back(Output::Ended(Box::new(entry.header)));
     }

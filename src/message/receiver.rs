@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, error, warn};
 
 use super::{
-    Event, Received,
+    Event,
     envelope::{Inner, part_id},
     inbox::{Inbox, Key, Verdict},
     receipt,
@@ -201,7 +201,6 @@ impl Receiver {
         if batch.is_empty() {
             return self.complete(round, completions);
         }
-        debug_assert!(completions.is_empty() || !batch.is_empty());
         let store = self.shared.tables.store.clone();
         self.tasks.spawn(async move {
             let result = store.commit(batch).await;
@@ -304,7 +303,7 @@ impl Receiver {
         counts.unread.fetch_add(1, Ordering::Relaxed);
         counts.inbox_bytes.fetch_add(inbox_cost(message), Ordering::Relaxed);
         self.shared.metrics.received.inc();
-        self.shared.tell(|| Event::Received(Received::clone(&message.received)));
+        self.shared.tell(|| Event::Received(message.received.clone()));
     }
 
     fn answer(&mut self, round: Round) {
@@ -405,7 +404,9 @@ impl Job {
         let check = tokio::task::spawn_blocking(move || -> Result<bool, StoreError> {
             for index in from..parts {
                 match tables.in_part(slot, index)? {
-                    Some(body) => drop(hasher.update(&body)),
+                    Some(body) => {
+                        hasher.update(&body);
+                    }
                     None => return Ok(false),
                 }
             }

@@ -112,7 +112,9 @@ impl Tables {
 
     pub(super) fn drop_staged(batch: &mut Batch, seq: u64, parts: u32) {
         Self::end_staging(batch, seq);
-        (0..parts).for_each(|index| drop(batch.delete(Family::OutboxBody, part_key(seq, index))));
+        for index in 0..parts {
+            batch.delete(Family::OutboxBody, part_key(seq, index));
+        }
     }
 
     pub(super) fn out_part(&self, seq: u64, index: u32) -> Result<Option<Bytes>, StoreError> {
@@ -200,7 +202,9 @@ impl Tables {
 
     pub(super) fn drop_assembly(batch: &mut Batch, assembly: &Assembly) {
         Self::end_assembly(batch, assembly.slot);
-        (0..assembly.parts()).for_each(|index| drop(batch.delete(Family::InboxBody, part_key(assembly.slot, index))));
+        for index in 0..assembly.parts() {
+            batch.delete(Family::InboxBody, part_key(assembly.slot, index));
+        }
     }
 
     pub(super) fn in_part(&self, slot: u64, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
@@ -296,6 +300,8 @@ impl Tables {
     /// Takes a message out of the inbox; its seen marks stay.
     pub(super) fn remove_received(batch: &mut Batch, arrival: u64, message: &StoredMessage) {
         batch.delete(Family::Inbox, key(b'h', !arrival)).delete(Family::Inbox, id_key(b'i', &message.received.id.0));
-        (0..message.parts).for_each(|index| drop(batch.delete(Family::InboxBody, part_key(message.slot, index))));
+        for index in 0..message.parts {
+            batch.delete(Family::InboxBody, part_key(message.slot, index));
+        }
     }
 }

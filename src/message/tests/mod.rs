@@ -1,1 +1,7 @@
-//! Tests of messages.
+//! Tests of messages: fixed inputs, properties, a simulation of both machines, and real services over a loopback.
+
+mod net;
+mod prop;
+mod service;
+mod sim;
+mod vectors;

@@ -1,0 +1,187 @@
+//! A small network of message services: loopback protocol, temporary stores, a map that is a table.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{broadcast, mpsc},
+    task::JoinSet,
+};
+
+use super::super::{
+    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError, recipients::Recipients, service::Parts,
+};
+use crate::{
+    identity::{EncryptionKey, Identity},
+    map::{self, MapError},
+    net::{PeerEvent, rpc},
+    primitives::{ManualClock, NetworkId, PeerId, UnixMillis},
+    runtime::Stop,
+    store::Store,
+};
+
+pub(super) const START: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// Waits for something that must happen.
+pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let deadline = Duration::from_secs(30);
+    tokio::time::timeout(deadline, future).await.unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"))
+}
+
+/// What all nodes share.
+#[derive(Clone, Debug)]
+pub(super) struct Net {
+    pub(super) board: rpc::Loopback<Deliver>,
+    pub(super) keys: Arc<Mutex<HashMap<PeerId, Vec<EncryptionKey>>>>,
+    pub(super) clock: Arc<ManualClock>,
+    map: broadcast::Sender<map::Event>,
+    peers: broadcast::Sender<PeerEvent>,
+}
+
+impl Net {
+    pub(super) fn new() -> Self {
+        Self {
+            board: rpc::Loopback::default(),
+            keys: Arc::default(),
+            clock: Arc::new(ManualClock::new(START)),
+            map: broadcast::channel(64).0,
+            peers: broadcast::channel(64).0,
+        }
+    }
+
+    /// Takes a node off the network, or back.
+    pub(super) fn online(&self, peer: PeerId, online: bool) {
+        self.board.set_online(peer, online);
+        let _ = self.peers.send(if online { PeerEvent::Up(peer) } else { PeerEvent::Down(peer) });
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    net: Net,
+    local: PeerId,
+}
+
+impl Recipients for Table {
+    fn keys(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<EncryptionKey>, MapError>> {
+        let keys = self.net.keys.lock().unwrap().get(&peer).cloned().ok_or(MapError::NotFound);
+        Box::pin(async { keys })
+    }
+
+    fn publish_keys(&self, keys: Vec<EncryptionKey>) -> BoxFuture<'_, Result<(), MapError>> {
+        self.net.keys.lock().unwrap().insert(self.local, keys);
+        let event = map::Event::Changed(Box::new(map::Entry {
+            address: self.local,
+            name: String::new(),
+            addrs: Vec::new(),
+            roles: Vec::new(),
+            friends: Vec::new(),
+            keys: Vec::new(),
+            seq: 0,
+            issued_at: START,
+            expires_at: START,
+            state: map::State::Online,
+            last_seen_at: None,
+            from_dht: false,
+        }));
+        let _ = self.net.map.send(event);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn heard(&self, _: PeerId) {}
+
+    fn events(&self) -> broadcast::Receiver<map::Event> {
+        self.net.map.subscribe()
+    }
+}
+
+/// A running service.
+pub(super) struct Node {
+    pub(super) net: Net,
+    pub(super) identity: Identity,
+    pub(super) store: Store,
+    pub(super) handle: Handle,
+    pub(super) metrics: Metrics,
+    config: Config,
+    stop: Stop,
+    tasks: JoinSet<Result<(), ServiceError>>,
+    _dir: Arc<tempfile::TempDir>,
+}
+
+impl Node {
+    pub(super) async fn start(net: &Net) -> Self {
+        Self::with(net, Config::default()).await
+    }
+
+    pub(super) async fn with(net: &Net, config: Config) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path()).unwrap();
+        Self::run(net, config, Identity::generate(), store, dir).await
+    }
+
+    async fn run(net: &Net, config: Config, identity: Identity, store: Store, dir: Arc<tempfile::TempDir>) -> Self {
+        let (deliver, inbound) = net.board.join(identity.address());
+        Self::over(net, config, (identity, store, dir), deliver, inbound).await
+    }
+
+    async fn over(
+        net: &Net,
+        config: Config,
+        (identity, store, dir): (Identity, Store, Arc<tempfile::TempDir>),
+        deliver: rpc::Client<Deliver>,
+        inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    ) -> Self {
+        let local = identity.address();
+        net.keys.lock().unwrap().remove(&local);
+        let metrics = Metrics::default();
+        let parts = Parts {
+            identity: identity.clone(),
+            network: NetworkId::default(),
+            clock: net.clock.clone(),
+            store: store.clone(),
+            peers: net.peers.subscribe(),
+            recipients: Arc::new(Table { net: net.clone(), local }),
+            deliver,
+            inbound,
+            metrics: metrics.clone(),
+        };
+        let (service, handle) = Service::with(config.clone(), parts).unwrap();
+        let stop = Stop::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(service.run(stop.clone()));
+        let published = async {
+            while !net.keys.lock().unwrap().contains_key(&local) {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("keys are published", published).await;
+        Self { net: net.clone(), identity, store, handle, metrics, config, stop, tasks, _dir: dir }
+    }
+
+    pub(super) fn address(&self) -> PeerId {
+        self.identity.address()
+    }
+
+    /// Stops the service, runs `between` on its store, and starts it again.
+    pub(super) async fn restart(mut self, between: impl FnOnce(&Store)) -> Self {
+        self.halt().await;
+        between(&self.store);
+        let Self { net, identity, store, config, _dir, .. } = self;
+        Self::run(&net, config, identity, store, _dir).await
+    }
+
+    /// Stops the service; its store stays.
+    pub(super) async fn halt(&mut self) {
+        self.stop.stop();
+        soon("the service stops", self.tasks.join_next()).await.unwrap().unwrap().unwrap();
+    }
+
+    pub(super) fn draft(&self, to: PeerId, body: impl Into<Vec<u8>>) -> Draft {
+        Draft { to, body: Body::Bytes(body.into()), file_name: String::new(), ttl: None }
+    }
+}

@@ -1,0 +1,193 @@
+//! Properties: noise does no harm; a body put together is the body that was sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::super::{
+    envelope::{Envelopes, Inner, part_id},
+    handle::{SendState, Step},
+    inbox::{Inbox, Limits, Verdict},
+    outbox::{Header, Now, Outbox, Output, is_end},
+    receipt,
+    wire::{self, Code},
+};
+use crate::{
+    identity::{Identity, Keyring, Opener},
+    primitives::{Hash, MessageId, NetworkId, PeerId, StreamId, UnixMillis},
+};
+
+const START: UnixMillis = UnixMillis(1_700_000_000_000);
+
+proptest! {
+    #[test]
+    fn noise_is_refused_by_every_decoder(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let network = NetworkId::default();
+        let me = Identity::generate();
+        let envelopes = Envelopes::new(me.clone(), &network);
+        let bytes = Bytes::from(bytes);
+        let opener = Opener::new(envelopes.context(), me.address(), Keyring::default());
+        prop_assert!(envelopes.open(&opener, &bytes).is_err());
+        prop_assert!(envelopes.check(&bytes, &[0; 8]).is_err());
+        prop_assert!(envelopes.reopen(&me.address(), &bytes).is_err());
+        prop_assert!(wire::inner_from_bytes(bytes.clone()).is_err());
+        let _ = part_id(&bytes);
+        let _ = wire::decode_outgoing(&bytes);
+        let _ = wire::decode_received(&bytes);
+        let _ = wire::decode_assembly(0, &bytes);
+        if let Some(parts) = wire::parts(&crate::wire::proto::message::Deliver { parts: bytes.clone() }) {
+            prop_assert!(parts.len() <= wire::BATCH_PARTS);
+        }
+        let signed = receipt::Receipt { entries: bytes.clone(), signature: bytes };
+        prop_assert!(receipt::verify(&me.address(), &receipt::purpose(&network), &signed, 64).is_none());
+    }
+
+    #[test]
+    fn requests_are_read_as_they_were_written(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 1..=64)) {
+        let parts: Vec<Bytes> = parts.into_iter().map(Bytes::from).collect();
+        prop_assert_eq!(wire::parts(&wire::request(&parts)).unwrap(), parts);
+    }
+
+    #[test]
+    fn parts_in_any_order_with_repetitions_make_the_message_once(
+        parts in 1_u32..12,
+        order in proptest::collection::vec(any::<prop::sample::Index>(), 0..40),
+        fail in proptest::collection::vec(any::<bool>(), 40),
+    ) {
+        let limits = Limits { max_bytes: 1 << 30, inbox_max_bytes: 1 << 30 };
+        let mut inbox = Inbox::new(limits, 0);
+        let total = u64::from(parts) * super::super::envelope::PART_BYTES as u64;
+        let (sender, recipient) = (PeerId::random(), PeerId::random());
+        let mut order: Vec<u32> = order.iter().map(|i| i.index(parts as usize) as u32).collect();
+        // In the end everything comes once more and then again, as a sender that got no receipt would do it.
+        order.extend((0..parts).chain(0..parts));
+        let (mut delivered, mut seen, mut failures) = (0, None, fail.into_iter());
+        let last = order.len() - 2 * parts as usize;
+        for (step, index) in order.into_iter().enumerate() {
+            let inner = Inner {
+                sender, recipient, stream: StreamId([0; 16]), seq: 1, sent_at: START,
+                expires_at: START.plus(Duration::from_secs(60)), key_id: [0; 8], file_name: String::new(),
+                body: Bytes::copy_from_slice(&index.to_be_bytes()), index, total, body_hash: Hash::default(),
+            };
+            let id = MessageId([index as u8; 32]);
+            // What comes last is sure to be stored.
+            let ok = !failures.next().unwrap_or(false) || step >= last;
+            let complete = match inbox.plan(START, 0, (id, inner), seen) {
+                Verdict::Part { key, index, .. } => inbox.committed_part(&key, index, ok).then_some(key),
+                Verdict::Whole { key, .. } => {
+                    inbox.committed_whole(&key);
+                    if ok { delivered += 1; seen = Some((id, START)); }
+                    None
+                }
+                Verdict::Complete(key) => Some(key),
+                Verdict::Again(..) => { prop_assert!(seen.is_some()); None }
+                Verdict::Answer(code) => { prop_assert_eq!(code, Code::Stored); None }
+            };
+            if let Some(key) = complete {
+                let assembly = inbox.assembly(&key).unwrap();
+                let message = assembly.message(START).unwrap();
+                prop_assert_eq!(message.received.id, MessageId([0; 32]), "the id of part 0");
+                prop_assert_eq!(message.parts, parts);
+                inbox.completed(&key, ok);
+                if ok { delivered += 1; seen = Some((message.received.id, START)); }
+            }
+        }
+        prop_assert_eq!(delivered, 1);
+    }
+
+    #[test]
+    fn outgoing_states_only_go_forward_and_end_once(steps in proptest::collection::vec((0_u8..8, any::<prop::sample::Index>(), 0_u32..11), 1..120)) {
+        let (me, to) = (PeerId::random(), PeerId::random());
+        let mut outbox = Outbox::new(me, Duration::from_secs(60), 1);
+        let mut now = Now { wall: START, mono: Duration::ZERO };
+        let mut flights: Vec<(u64, Vec<(u64, u32)>)> = Vec::new();
+        let (mut states, mut ended) = (std::collections::HashMap::new(), std::collections::HashSet::new());
+        let mut next = 0;
+        for (step, pick, code) in steps {
+            let seq = if next == 0 { 0 } else { pick.index(next as usize) as u64 };
+            match step {
+                0 | 1 => { outbox.add(now, header(next, to, me, 1 + u32::from(step) * 5), true); next += 1; }
+                2 | 3 if !flights.is_empty() => {
+                    let (flight, items) = flights.swap_remove(pick.index(flights.len()));
+                    let codes = items.iter().map(|_| Code::from_wire(code)).collect();
+                    let receipts = items.iter().filter(|_| step == 2).map(|(seq, _)| (id(*seq), START)).collect();
+                    outbox.answered(now, flight, Ok((codes, receipts)));
+                }
+                4 if !flights.is_empty() => {
+                    let (flight, _) = flights.swap_remove(pick.index(flights.len()));
+                    outbox.answered(now, flight, Err("lost".into()));
+                }
+                5 => { now.mono += Duration::from_secs(u64::from(code)); now.wall = now.wall.plus(Duration::from_secs(u64::from(code))); outbox.tick(now); }
+                6 => outbox.appeared(now, to),
+                _ => drop(outbox.cancel(now, seq)),
+            }
+            while let Some(output) = outbox.output() {
+                match output {
+                    Output::Send { flight, items, .. } => {
+                        prop_assert!(items.iter().all(|(seq, _)| !ended.contains(seq)), "nothing ended is sent");
+                        flights.push((flight, items));
+                        prop_assert!(flights.len() <= 4);
+                    }
+                    Output::Reseal(seq) => {
+                        let result = outbox.get(seq).map(|(h, _)| h.clone()).ok_or_else(String::new);
+                        outbox.resealed(now, seq, result);
+                    }
+                    Output::Changed { seq, .. } => if let Some((h, _)) = outbox.get(seq) {
+                        let before = states.insert(seq, h.state);
+                        prop_assert!(before.is_none_or(|b| b <= h.state));
+                    },
+                    Output::Ended(h) => {
+                        prop_assert!(is_end(h.state) && ended.insert(h.seq));
+                        prop_assert!(h.history.windows(2).all(|w| w[0].state < w[1].state && w[0].at <= w[1].at));
+                    }
+                    Output::NoReceipt(_) => {}
+                }
+            }
+        }
+        // Whatever happened: a recipient that answers well gets everything that has not ended.
+        for _ in 0..200 {
+            now.mono += Duration::from_secs(61);
+            outbox.tick(now);
+            outbox.appeared(now, to);
+            while let Some(output) = outbox.output() {
+                match output {
+                    Output::Send { flight, items, .. } => flights.push((flight, items)),
+                    Output::Reseal(seq) => {
+                        let result = outbox.get(seq).map(|(h, _)| h.clone()).ok_or_else(String::new);
+                        outbox.resealed(now, seq, result);
+                    }
+                    Output::Ended(h) => { prop_assert!(ended.insert(h.seq)); }
+                    _ => {}
+                }
+            }
+            for (flight, items) in flights.drain(..) {
+                let receipts = items.iter().map(|(seq, _)| (id(*seq), START)).collect();
+                outbox.answered(now, flight, Ok((vec![Code::Delivered; items.len()], receipts)));
+            }
+            if outbox.len() == 0 { break; }
+        }
+        prop_assert_eq!(outbox.len(), 0);
+    }
+}
+
+fn id(seq: u64) -> MessageId {
+    MessageId([seq as u8; 32])
+}
+
+fn header(seq: u64, to: PeerId, me: PeerId, parts: u32) -> Header {
+    Header {
+        seq,
+        ids: vec![id(seq)],
+        to,
+        state: SendState::Queued,
+        bytes: u64::from(parts) * super::super::envelope::PART_BYTES as u64,
+        parts,
+        sealed_bytes: u64::from(parts) * 1089,
+        key_id: [0; 8],
+        queued_at: START,
+        expires_at: START.plus(Duration::from_secs(200)),
+        history: vec![Step { state: SendState::Queued, at: START, by: me }],
+        last_error: String::new(),
+    }
+}

@@ -1,0 +1,441 @@
+//! Many nodes, lost and repeated and late requests, crashes at any point, lost keys: in the end everything accepted is in its
+//! recipient's inbox once. `SEED=n` replays a run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::super::{
+    envelope::{Inner, PART_BYTES},
+    handle::{SendState, Step},
+    inbox::{Assembly, Inbox, Key, Limits, Verdict},
+    outbox::{Answer, Header, Item, Now, Outbox, Output, is_end},
+    wire::Code,
+};
+use crate::primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis};
+
+const START: UnixMillis = UnixMillis(1_700_000_000_000);
+const NODES: usize = 12;
+const MESSAGES: u64 = 60;
+/// Faults happen until then, in milliseconds.
+const QUIET: u64 = 120_000;
+const END: u64 = 3_600_000;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// A part as it travels: id, content, and the key generation it is sealed to.
+#[derive(Clone)]
+struct Part(MessageId, Inner, u64);
+
+enum Event {
+    Queue { from: usize, to: usize, parts: u32 },
+    Request { from: (usize, u32), to: usize, flight: u64, parts: Vec<Part> },
+    Commit { node: (usize, u32), reply: ((usize, u32), u64), items: Vec<Planned>, writes: Vec<Write> },
+    Answer { node: (usize, u32), flight: u64, answer: Answer },
+    Ended { node: (usize, u32), header: Header },
+    Resealed { node: (usize, u32), seq: u64 },
+    Tick { node: usize },
+    Crash { node: usize },
+    LoseKeys { node: usize },
+}
+
+enum Planned {
+    Part(Key, u32),
+    Whole(Key, MessageId),
+    Complete(Key),
+    Done(Code, Option<MessageId>),
+}
+
+enum Write {
+    Part(Box<Assembly>, u32),
+    Delivered(Key, MessageId),
+}
+
+/// What survives a crash.
+#[derive(Default)]
+struct Disk {
+    outbox: BTreeMap<u64, Header>,
+    assemblies: HashMap<Key, (Assembly, BTreeSet<u32>)>,
+    seen: HashMap<Key, MessageId>,
+    inbox: Vec<Key>,
+}
+
+struct Node {
+    id: PeerId,
+    outbox: Outbox,
+    inbox: Inbox,
+    epoch: u32,
+    keys: u64,
+    next_seq: u64,
+    disk: Disk,
+}
+
+struct World {
+    random: Random,
+    now: u64,
+    nodes: Vec<Node>,
+    events: BTreeMap<(u64, u64), Event>,
+    count: u64,
+    redelivered: u64,
+}
+
+fn stream(node: usize) -> StreamId {
+    StreamId([node as u8; 16])
+}
+
+fn part_id(node: usize, seq: u64, sealing: usize, index: u32) -> MessageId {
+    let text = format!("{node} {seq} {sealing} {index}");
+    MessageId(Hash::of(text.as_bytes()).0)
+}
+
+fn inbox() -> Inbox {
+    Inbox::new(Limits { max_bytes: 1 << 30, inbox_max_bytes: 1 << 40 }, 0)
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let nodes = (0..NODES).map(|_| {
+            let id = PeerId::random();
+            Node {
+                id,
+                outbox: Outbox::new(id, Duration::from_secs(30), random.below(u64::MAX)),
+                inbox: inbox(),
+                epoch: 0,
+                keys: 0,
+                next_seq: 0,
+                disk: Disk::default(),
+            }
+        });
+        let nodes = nodes.collect();
+        let mut world = Self { random, now: 0, nodes, events: BTreeMap::new(), count: 0, redelivered: 0 };
+        for _ in 0..MESSAGES * NODES as u64 {
+            let (from, to) = (world.node(), world.node());
+            let parts = if world.random.below(4) == 0 { 2 + world.random.below(9) as u32 } else { 1 };
+            if from != to {
+                let at = world.random.below(QUIET);
+                world.at(at, Event::Queue { from, to, parts });
+            }
+        }
+        for _ in 0..NODES * 8 {
+            let (at, node) = (world.random.below(QUIET), world.node());
+            world.at(at, Event::Crash { node });
+            let (at, node) = (world.random.below(QUIET), world.node());
+            if world.random.below(4) == 0 {
+                world.at(at, Event::LoseKeys { node });
+            }
+        }
+        (0..NODES).for_each(|node| world.at(1, Event::Tick { node }));
+        world
+    }
+
+    fn node(&mut self) -> usize {
+        self.random.below(NODES as u64) as usize
+    }
+
+    fn at(&mut self, at: u64, event: Event) {
+        self.count += 1;
+        self.events.insert((at.max(self.now), self.count), event);
+    }
+
+    fn later(&mut self, most: u64, event: Event) {
+        let at = self.now + 1 + self.random.below(most);
+        self.at(at, event);
+    }
+
+    fn fault(&mut self, percent: u64) -> bool {
+        self.random.below(100) < percent && self.now < QUIET
+    }
+
+    fn clock(&self) -> Now {
+        Now { wall: START.plus(Duration::from_millis(self.now)), mono: Duration::from_millis(self.now) }
+    }
+
+    fn run(&mut self) {
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            if at > END {
+                break;
+            }
+            self.now = at;
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.clock();
+        let alive = |world: &Self, (node, epoch): (usize, u32)| world.nodes[node].epoch == epoch;
+        match event {
+            Event::Queue { from, to, parts } => self.queue(from, to, parts),
+            Event::Request { from, to, flight, parts } => self.request(from, to, flight, parts),
+            Event::Commit { node, reply, items, writes } if alive(self, node) => {
+                self.commit(node.0, reply, items, writes);
+            }
+            // Its connection broke with it.
+            Event::Commit { reply: (node, flight), .. } => {
+                self.later(2000, Event::Answer { node, flight, answer: Err("connection lost".into()) });
+            }
+            Event::Answer { node, flight, answer } if alive(self, node) => {
+                self.nodes[node.0].outbox.answered(now, flight, answer);
+                self.carry_out(node.0);
+            }
+            Event::Ended { node, header } if alive(self, node) => {
+                self.nodes[node.0].disk.outbox.insert(header.seq, header);
+            }
+            Event::Resealed { node, seq } if alive(self, node) => self.reseal(node.0, seq),
+            Event::Tick { node } => {
+                self.nodes[node].outbox.tick(now);
+                self.carry_out(node);
+                self.later(400, Event::Tick { node });
+            }
+            Event::Crash { node } => self.crash(node),
+            Event::LoseKeys { node } => self.nodes[node].keys += 1,
+            _ => {}
+        }
+    }
+
+    fn queue(&mut self, from: usize, to: usize, parts: u32) {
+        let (now, recipient, keys) = (self.clock(), self.nodes[to].id, self.nodes[to].keys);
+        let node = &mut self.nodes[from];
+        let seq = node.next_seq;
+        node.next_seq += 1;
+        let header = Header {
+            seq,
+            ids: vec![part_id(from, seq, 0, 0)],
+            to: recipient,
+            state: SendState::Queued,
+            bytes: u64::from(parts) * PART_BYTES as u64,
+            parts,
+            sealed_bytes: 1089,
+            key_id: keys.to_be_bytes(),
+            queued_at: now.wall,
+            expires_at: now.wall.plus(Duration::from_secs(86_400)),
+            history: vec![Step { state: SendState::Queued, at: now.wall, by: node.id }],
+            last_error: String::new(),
+        };
+        node.disk.outbox.insert(seq, header.clone());
+        node.outbox.add(now, header, true);
+        self.carry_out(from);
+    }
+
+    fn part(&self, from: usize, (seq, index): Item) -> Part {
+        let header = &self.nodes[from].disk.outbox[&seq];
+        let inner = Inner {
+            sender: self.nodes[from].id,
+            recipient: header.to,
+            stream: stream(from),
+            seq,
+            sent_at: header.queued_at,
+            expires_at: header.expires_at,
+            key_id: header.key_id,
+            file_name: String::new(),
+            body: Bytes::new(),
+            index,
+            total: header.bytes,
+            body_hash: Hash([1; 32]),
+        };
+        Part(part_id(from, seq, header.ids.len() - 1, index), inner, u64::from_be_bytes(header.key_id))
+    }
+
+    fn carry_out(&mut self, node: usize) {
+        let epoch = self.nodes[node].epoch;
+        while let Some(output) = self.nodes[node].outbox.output() {
+            match output {
+                Output::Send { flight, peer, items } => {
+                    let to = self.nodes.iter().position(|n| n.id == peer).unwrap();
+                    let parts: Vec<_> = items.into_iter().map(|item| self.part(node, item)).collect();
+                    let from = (node, epoch);
+                    if self.fault(10) {
+                        // Arrives nevertheless, much later, when nobody waits for it.
+                        let late = Event::Request { from: (node, u32::MAX), to, flight, parts: parts.clone() };
+                        self.later(60_000, late);
+                    }
+                    if self.fault(20) {
+                        self.later(2000, Event::Answer { node: from, flight, answer: Err("lost".into()) });
+                    } else {
+                        self.later(200, Event::Request { from, to, flight, parts });
+                    }
+                }
+                Output::Reseal(seq) => self.later(200, Event::Resealed { node: (node, epoch), seq }),
+                Output::Ended(header) => {
+                    assert_eq!(header.state, SendState::Delivered, "nothing is lost: {}", header.last_error);
+                    let key = Key { sender: self.nodes[node].id, stream: stream(node), seq: header.seq };
+                    let to = self.nodes.iter().find(|n| n.id == header.to).unwrap();
+                    assert!(to.disk.seen.contains_key(&key), "delivered means durable at the recipient");
+                    // Not synced: a crash may forget it.
+                    self.later(100, Event::Ended { node: (node, epoch), header: *header });
+                }
+                Output::Changed { .. } => {}
+                Output::NoReceipt(_) => panic!("recipients are honest here"),
+            }
+        }
+    }
+
+    fn request(&mut self, from: (usize, u32), to: usize, flight: u64, parts: Vec<Part>) {
+        let (now, node) = (self.clock().wall, &mut self.nodes[to]);
+        let (mut items, mut writes) = (Vec::new(), Vec::new());
+        for Part(id, inner, keys) in parts {
+            let key = Key::of(&inner);
+            let seen = node.disk.seen.get(&key).map(|id| (*id, now));
+            if keys != node.keys {
+                items.push(Planned::Done(Code::NeedReseal, None));
+                continue;
+            }
+            items.push(match node.inbox.plan(now, 0, (id, inner), seen) {
+                Verdict::Answer(code) => Planned::Done(code, None),
+                Verdict::Again(id, _) => {
+                    self.redelivered += 1;
+                    Planned::Done(Code::Delivered, Some(id))
+                }
+                Verdict::Whole { key, message, .. } => {
+                    writes.push(Write::Delivered(key, message.received.id));
+                    Planned::Whole(key, message.received.id)
+                }
+                Verdict::Part { key, index, header, .. } => {
+                    writes.push(Write::Part(header, index));
+                    Planned::Part(key, index)
+                }
+                Verdict::Complete(key) => Planned::Complete(key),
+            });
+        }
+        let node = (to, self.nodes[to].epoch);
+        self.later(50, Event::Commit { node, reply: (from, flight), items, writes });
+    }
+
+    fn commit(&mut self, at: usize, reply: ((usize, u32), u64), items: Vec<Planned>, writes: Vec<Write>) {
+        let ok = !self.fault(5);
+        let now = self.clock().wall;
+        let node = &mut self.nodes[at];
+        for write in writes.into_iter().filter(|_| ok) {
+            match write {
+                Write::Part(assembly, index) => {
+                    let entry = node
+                        .disk
+                        .assemblies
+                        .entry(assembly.key)
+                        .or_insert_with(|| ((*assembly).clone(), BTreeSet::new()));
+                    entry.0 = *assembly;
+                    entry.1.insert(index);
+                }
+                Write::Delivered(key, id) => node.deliver(key, id),
+            }
+        }
+        let (mut codes, mut receipts, mut completing) = (Vec::new(), Vec::new(), Vec::new());
+        for item in items {
+            let (code, receipt) = match item {
+                Planned::Done(code, receipt) => (code, receipt),
+                Planned::Whole(key, id) => {
+                    node.inbox.committed_whole(&key);
+                    if ok { (Code::Delivered, Some(id)) } else { (Code::Busy, None) }
+                }
+                Planned::Part(key, index) if node.inbox.committed_part(&key, index, ok) => {
+                    completing.push(key);
+                    (Code::Stored, None)
+                }
+                Planned::Part(..) => (if ok { Code::Stored } else { Code::Busy }, None),
+                Planned::Complete(key) => {
+                    completing.push(key);
+                    (Code::Stored, None)
+                }
+            };
+            codes.push(code);
+            receipts.extend(receipt.map(|id| (id, now)));
+        }
+        for key in completing {
+            let id = node.inbox.assembly(&key).unwrap().message(now).unwrap().received.id;
+            let parts = node.inbox.assembly(&key).unwrap().parts();
+            let (_, stored) = node.disk.assemblies.remove(&key).unwrap();
+            assert_eq!(stored.len(), parts as usize, "whole on disk, too");
+            node.inbox.completed(&key, true);
+            node.deliver(key, id);
+        }
+        let ((to, epoch), flight) = reply;
+        let answer = if self.fault(20) { Err("answer lost".into()) } else { Ok((codes, receipts)) };
+        self.later(200, Event::Answer { node: (to, epoch), flight, answer });
+    }
+
+    fn reseal(&mut self, node: usize, seq: u64) {
+        let now = self.clock();
+        let Some((header, _)) = self.nodes[node].outbox.get(seq) else { return };
+        let mut header = header.clone();
+        let keys = self.nodes.iter().find(|n| n.id == header.to).unwrap().keys;
+        let result = if keys.to_be_bytes() == header.key_id || self.fault(20) {
+            Err("no other key yet".into())
+        } else {
+            header.ids.push(part_id(node, seq, header.ids.len(), 0));
+            header.key_id = keys.to_be_bytes();
+            self.nodes[node].disk.outbox.insert(seq, header.clone());
+            Ok(header)
+        };
+        self.nodes[node].outbox.resealed(now, seq, result);
+        self.carry_out(node);
+    }
+
+    fn crash(&mut self, at: usize) {
+        let (now, seed) = (self.clock(), self.random.below(u64::MAX));
+        let node = &mut self.nodes[at];
+        node.epoch += 1;
+        node.outbox = Outbox::new(node.id, Duration::from_secs(30), seed);
+        node.inbox = inbox();
+        for (assembly, stored) in node.disk.assemblies.values() {
+            let mut fresh = Assembly::new(assembly.key, assembly.slot, assembly.total, assembly.body_hash);
+            (fresh.sent_at, fresh.expires_at) = (assembly.sent_at, assembly.expires_at);
+            (fresh.id, fresh.touched_at) = (assembly.id, assembly.touched_at);
+            stored.iter().for_each(|index| fresh.found(*index));
+            node.inbox.load(fresh);
+        }
+        let pending: Vec<_> = node.disk.outbox.values().filter(|h| !is_end(h.state)).cloned().collect();
+        pending.into_iter().for_each(|header| node.outbox.add(now, header, false));
+        self.carry_out(at);
+    }
+}
+
+impl Node {
+    fn deliver(&mut self, key: Key, id: MessageId) {
+        self.disk.seen.insert(key, id);
+        self.disk.inbox.push(key);
+    }
+}
+
+#[test]
+fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once() {
+    let given = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
+    let seeds: Vec<u64> = given.map_or_else(|| (0..40).collect(), |seed| vec![seed]);
+    let (mut messages, mut repeated) = (0, 0);
+    for seed in seeds {
+        let mut world = World::new(seed);
+        world.run();
+        let mut expected = BTreeMap::new();
+        for (at, node) in world.nodes.iter().enumerate() {
+            assert_eq!(node.outbox.len(), 0, "SEED={seed}: everything ended: {:?}", node.outbox);
+            for header in node.disk.outbox.values() {
+                assert_eq!(header.state, SendState::Delivered, "SEED={seed}");
+                let key = Key { sender: node.id, stream: stream(at), seq: header.seq };
+                expected.entry(header.to).or_insert_with(Vec::new).push(key);
+            }
+        }
+        for node in &mut world.nodes {
+            let mut wanted = expected.remove(&node.id).unwrap_or_default();
+            messages += wanted.len();
+            wanted.sort_unstable();
+            node.disk.inbox.sort_unstable();
+            assert!(node.disk.inbox == wanted, "SEED={seed}: exactly once");
+            assert!(node.disk.assemblies.is_empty(), "SEED={seed}: nothing incomplete is left");
+        }
+        repeated += world.redelivered;
+    }
+    println!("{messages} messages, {repeated} receipts repeated");
+    assert!(given.is_some() || repeated > 100, "the faults did something");
+}
