@@ -3,6 +3,14 @@
 //! `cargo bench` runs all; `cargo bench -- rpc` one group. What each group defends stands at its module. Ratios on a
 //! busy machine are still ratios: baseline and candidate alternate, and the median of the rounds counts.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program that prints"
+)]
+
 mod measure;
 mod rpc;
 

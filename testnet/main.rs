@@ -4,7 +4,7 @@
 //! people do, by its program: real daemons, real commands, exit statuses, signals, kill -9, and the local network of `vos
 //! testnet`. `topology/` holds files for `vos testnet --topology`.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test ends where something unexpected happens")]
 
 mod cluster;
 mod process;

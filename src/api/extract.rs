@@ -90,15 +90,21 @@ pub(super) async fn target(app: &App, text: &str) -> Result<PeerId, ApiError> {
     }
 }
 
-/// The only node of a name.
-pub(super) async fn only_owner(app: &App, name: &str) -> Result<Entry, ApiError> {
+/// All nodes of a name, at least one.
+pub(super) async fn owners(app: &App, name: &str) -> Result<Vec<Entry>, ApiError> {
     let unknown = || ApiError::not_found(format!("no node is known by the name {name:?}"));
-    let mut owners = app.deps.map.resolve_name(name).await.map_err(|e| match e {
-        MapError::NotFound => unknown(),
-        other => other.into(),
-    })?;
+    match app.deps.map.resolve_name(name).await {
+        Ok(owners) if owners.is_empty() => Err(unknown()),
+        Ok(owners) => Ok(owners),
+        Err(MapError::NotFound) => Err(unknown()),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// The only node of a name.
+async fn only_owner(app: &App, name: &str) -> Result<Entry, ApiError> {
+    let mut owners = owners(app, name).await?;
     match owners.len() {
-        0 => Err(unknown()),
         1 => Ok(owners.swap_remove(0)),
         _ => Err(ApiError::ambiguous(name, owners.into_iter().map(Into::into).collect())),
     }

@@ -235,6 +235,7 @@ impl Sender {
         Ok((seq, header.view(0)))
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "an event is handed over")]
     fn peer_event(&mut self, event: Result<PeerEvent, Missed>) {
         let now = self.now();
         match event {

@@ -500,7 +500,7 @@ impl Network {
             }
             BehaviourEvent::Relay(event) => self.libp2p_metrics.record(&event),
             BehaviourEvent::AutonatClient(event) => {
-                self.nat.on_tested(event.server, event.tested_addr, event.result.is_ok());
+                self.nat.on_tested(event.server, &event.tested_addr, event.result.is_ok());
                 self.nat.refresh_mode(&mut self.swarm);
             }
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
@@ -529,10 +529,10 @@ fn dial_opts(peer: Option<PeerId>, addrs: Vec<Multiaddr>) -> DialOpts {
             DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).build()
         }
         (Some(peer), addrs) => DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addrs).build(),
-        (None, mut addrs) => match addrs.pop() {
-            Some(addr) => DialOpts::unknown_peer_id().address(addr).build(),
-            None => DialOpts::unknown_peer_id().address(Multiaddr::empty()).build(),
-        },
+        (None, addrs) => {
+            let addr = addrs.into_iter().next().unwrap_or_else(Multiaddr::empty);
+            DialOpts::unknown_peer_id().address(addr).build()
+        }
     }
 }
 

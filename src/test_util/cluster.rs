@@ -35,7 +35,7 @@ impl Member {
     /// When it cannot start.
     pub async fn start(name: &str, config: Config) -> Self {
         let dir = tempfile::Builder::new().prefix("vos").tempdir().expect("a temporary folder");
-        Self::start_in(dir, name, config).await
+        Box::pin(Self::start_in(dir, name, config)).await
     }
 
     /// Starts a node in a data directory that may have been used before.
@@ -43,7 +43,7 @@ impl Member {
     /// # Panics
     /// When it cannot start.
     pub async fn start_in(dir: TempDir, name: &str, config: Config) -> Self {
-        let node = Node::start(dir.path().to_owned(), config, Some(name.to_owned())).await;
+        let node = Box::pin(Node::start(dir.path().to_owned(), config, Some(name.to_owned()))).await;
         Self { node: node.expect("the node starts"), dir }
     }
 

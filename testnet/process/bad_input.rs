@@ -131,10 +131,11 @@ fn an_ambiguous_name_lists_its_owners_and_sends_nothing() {
     let reason = fails(&pair.a.run(&["send", "bob", "hello"]), 2);
     assert!(reason.contains(&pair.address_b()) && reason.contains(&at_third.address), "{reason}");
     assert_eq!(pair.a.json(&["outbox", "ls"])["messages"].as_array().map(Vec::len), Some(0));
-    let listed = pair.a.run(&["--json", "map", "get", "bob"]);
-    assert_eq!(listed.status.code(), Some(2), "{}", super::daemon::shown(&listed));
-    let error: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let refused = pair.a.run(&["--json", "online", "bob"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", super::daemon::shown(&refused));
+    let error: serde_json::Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!(error["error"]["owners"].as_array().map(Vec::len), Some(2), "{error}");
+    assert_eq!(pair.a.json(&["map", "get", "bob"])["records"].as_array().map(Vec::len), Some(2));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use axum::{Json, extract::State};
 use super::super::{
     App,
     error::ApiError,
-    extract::{Body, Params, Segment, address, only_owner, strict_address},
+    extract::{Body, Params, Segment, address, owners, strict_address},
     schema::{ErrorBody, MapPage, Online, Probe, Records},
 };
 
@@ -25,18 +25,18 @@ pub(super) async fn list(State(app): State<App>, Params(page): Params<MapPage>) 
     Ok(Json(Records { records: entries.into_iter().map(Into::into).collect(), next }))
 }
 
-/// The record of an address, or of the only node of a name; asks Kademlia when the map does not have it.
-/// Several owners of a name are an error with code `ambiguous` that lists them.
+/// The record of an address, or those of all owners of a name; asks Kademlia when the map does not have it. Routes that
+/// need one node answer a name with several owners with the error `ambiguous`, which lists them.
 #[utoipa::path(
     get, path = "/v1/map/{target}", tag = "map", params(("target" = String, Path, description = "Address or name")),
     responses((status = 200, body = Records), (status = "4XX", body = ErrorBody))
 )]
 pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Result<Json<Records>, ApiError> {
-    let entry = match address(&text)? {
-        Some(peer) => app.deps.map.resolve(peer).await?,
-        None => only_owner(&app, &text).await?,
+    let entries = match address(&text)? {
+        Some(peer) => vec![app.deps.map.resolve(peer).await?],
+        None => owners(&app, &text).await?,
     };
-    Ok(Json(Records { records: vec![entry.into()], next: None }))
+    Ok(Json(Records { records: entries.into_iter().map(Into::into).collect(), next: None }))
 }
 
 /// Probes a node: a real round trip, dialling it when needed.

@@ -50,10 +50,10 @@ pub(in crate::net) struct AnyOf(pub(super) Arc<[StreamProtocol]>);
 
 impl UpgradeInfo for AnyOf {
     type Info = StreamProtocol;
-    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+    type InfoIter = Vec<StreamProtocol>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.0.to_vec().into_iter()
+        self.0.to_vec()
     }
 }
 

@@ -82,6 +82,7 @@ pub struct Inbound<W: Wire> {
 
 impl<W: Wire> Inbound<W> {
     /// Answers. An answer larger than [`Wire::MAX_RESPONSE`] becomes `Failed` and is logged: it is our bug.
+    #[allow(clippy::needless_pass_by_value, reason = "callers build the response for this call")]
     pub fn respond(self, response: W::Response) {
         use prost::Message;
         let bytes = response.encode_to_vec();

@@ -73,7 +73,7 @@ impl Nat {
         }
     }
 
-    pub(super) fn on_tested(&mut self, server: PeerId, addr: Multiaddr, reached: bool) {
+    pub(super) fn on_tested(&mut self, server: PeerId, addr: &Multiaddr, reached: bool) {
         tracing::debug!(%server, %addr, reached, "reachability tested");
         if reached {
             self.failed.clear();
