@@ -131,7 +131,7 @@ pub(super) async fn run(
                     Ok(first) => {
                         tasks.spawn(accept(shared.clone(), first, drafts, sender.clone()));
                     }
-                    Err(error) => drafts.into_iter().for_each(|job| refuse(job, store_error(&error))),
+                    Err(error) => drafts.into_iter().for_each(|job| finish(job, Err(store_error(&error)))),
                 }
             }
         }
@@ -151,10 +151,13 @@ pub(super) fn store_error(error: &StoreError) -> MessageError {
     }
 }
 
-fn refuse(mut job: Job, error: MessageError) {
+/// Tells the caller, after the spool file is gone.
+fn finish(mut job: Job, result: Result<Outgoing, MessageError>) {
     let (unused, _) = oneshot::channel();
+    let reply = std::mem::replace(&mut job.reply, unused);
+    drop(job);
     // The caller may have gone away.
-    let _ = std::mem::replace(&mut job.reply, unused).send(Err(error));
+    let _ = reply.send(result);
 }
 
 /// A draft that is sealed and not yet durable.
@@ -177,7 +180,7 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
                 // What stays is removed at the next start.
                 let _ = shared.tables.store.write_unsynced(batch);
             }
-            refuse(job, store_error(&error));
+            finish(job, Err(store_error(&error)));
         }
         return;
     }
@@ -187,8 +190,7 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
         let view = header.view(0);
         // Durable now: when the sender is gone already, the next start sends it.
         let _ = sender.send(Command::Queued(Box::new(header), wire)).await;
-        let (unused, _) = oneshot::channel();
-        let _ = std::mem::replace(&mut job.reply, unused).send(Ok(view));
+        finish(job, Ok(view));
     }
 }
 
@@ -213,7 +215,7 @@ fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>) -> (Batch, Vec<Sealed>)
                 Tables::put_pending(&mut batch, &header);
                 all.push(Sealed { job, header, wire });
             }
-            Err(error) => refuse(job, error),
+            Err(error) => finish(job, Err(error)),
         }
     }
     (batch, all)

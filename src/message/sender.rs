@@ -144,7 +144,7 @@ impl Sender {
                     None => break,
                 },
                 event = next(&mut peers) => self.peer_event(event),
-                event = next(&mut map) => self.map_event(event),
+                event = next(&mut map) => self.map_event(&event),
                 () = tokio::time::sleep_until(due) => {
                     let now = self.now();
                     self.machine.tick(now);
@@ -245,12 +245,12 @@ impl Sender {
         }
     }
 
-    fn map_event(&mut self, event: Result<map::Event, Missed>) {
+    fn map_event(&mut self, event: &Result<map::Event, Missed>) {
         let now = self.now();
         match event {
             // Another addr or another key: whatever failed before may work now.
             Ok(map::Event::Changed(entry)) => self.machine.appeared(now, entry.address),
-            Ok(map::Event::Presence(peer, map::State::Online)) => self.machine.heard(now, peer),
+            Ok(map::Event::Presence(peer, map::State::Online)) => self.machine.heard(now, *peer),
             Ok(_) => {}
             Err(Missed) => self.machine.recipients().into_iter().for_each(|p| self.machine.heard(now, p)),
         }

@@ -63,7 +63,7 @@ fn a_plain_part_with_any_change_is_refused() {
         assert_eq!(envelopes.check(&altered.into(), &[5; 8]), Err(Code::Bad), "byte {at}");
     }
     assert_eq!(envelopes.check(&plain.clone().into(), &[6; 8]), Err(Code::Bad), "another key id");
-    assert_eq!(envelopes.check(&plain[..1023].to_vec().into(), &[5; 8]), Err(Code::Bad), "not a bucket");
+    assert_eq!(envelopes.check(&Bytes::copy_from_slice(&plain[..1023]), &[5; 8]), Err(Code::Bad), "not a bucket");
     let other = Envelopes::new(identity(1), &"other".parse().unwrap());
     assert_eq!(other.check(&plain.into(), &[5; 8]), Err(Code::Bad), "another network");
 }
