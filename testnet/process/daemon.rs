@@ -5,7 +5,11 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
-    sync::mpsc,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -95,12 +99,25 @@ pub(crate) fn wait_at_most(child: &mut Child, limit: Duration) -> ExitStatus {
 pub(crate) struct Home {
     dir: TempDir,
     args: Vec<String>,
+    /// Where the first daemon listened: the next ones listen there again, as nodes with a configured port do. Two nodes
+    /// that both move at once could not find each other.
+    listen: OnceLock<String>,
+}
+
+/// A loopback address of its own for each data directory, so that no other socket of the machine can take the port while
+/// a daemon restarts.
+fn own_address() -> String {
+    static HOMES: AtomicU32 = AtomicU32::new(0);
+    let home = HOMES.fetch_add(1, Ordering::Relaxed);
+    let process = std::process::id();
+    format!("/ip4/127.{}.{}.{}/tcp/0", 1 + process % 250, process / 250 % 250, 1 + home % 250)
 }
 
 impl Home {
     /// An empty one; `args` go to each daemon that is started in it.
     pub(crate) fn new(args: &[&str]) -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), args: args.iter().map(|a| (*a).to_owned()).collect() }
+        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        Self { dir: tempfile::tempdir().unwrap(), args, listen: OnceLock::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -128,7 +145,8 @@ impl Home {
     pub(crate) fn daemon(&self, more: &[&str]) -> Command {
         let mut command = vos();
         command.arg("--data-dir").arg(self.path()).args(["daemon", "--network", "process-test", "--http", "off"]);
-        command.args(["--listen", "/ip4/127.0.0.1/tcp/0"]).args(&self.args).args(more);
+        let listen = self.listen.get().cloned().unwrap_or_else(own_address);
+        command.args(["--listen", &listen]).args(&self.args).args(more);
         command
     }
 
@@ -151,6 +169,7 @@ impl Home {
         match first_line(stdout) {
             Some((line, stdout)) if line.starts_with("ready ") => {
                 let words: Vec<String> = line.split_ascii_whitespace().map(str::to_owned).collect();
+                self.listen.get_or_init(|| words[2].split("/p2p/").next().unwrap().to_owned());
                 Daemon { child, address: words[1].clone(), listen: words[2..].to_vec(), _stdout: stdout }
             }
             other => {
