@@ -21,7 +21,7 @@
 //!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.
 //! * **States** go forward only: queued → sent → delivered, or expired, refused, cancelled. `Stored` is the place of
 //!   Friend VOS mailboxes: they take the same sealed parts, under the same ids.
-//! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form ([`envelope`]). When the
+//! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form (`envelope.rs`). When the
 //!   recipient has lost the key (NEED_RESEAL) the sender, who keeps each part's symmetric key beside it, seals again with
 //!   the same stream and sequence number. The id that the user got stays; later ids are kept with it, and a receipt for any of them counts.
 //! * **Batches.** A request carries up to 64 parts or 1 MiB: one round trip, one commit, one receipt signature. Nothing waits

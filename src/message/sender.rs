@@ -143,7 +143,7 @@ impl Sender {
                     Some(command) => self.command(command),
                     None => break,
                 },
-                event = next(&mut peers) => self.peer_event(event),
+                event = next(&mut peers) => self.peer_event(&event),
                 event = next(&mut map) => self.map_event(&event),
                 () = tokio::time::sleep_until(due) => {
                     let now = self.now();
@@ -235,11 +235,10 @@ impl Sender {
         Ok((seq, header.view(0)))
     }
 
-    #[allow(clippy::needless_pass_by_value, reason = "an event is handed over")]
-    fn peer_event(&mut self, event: Result<PeerEvent, Missed>) {
+    fn peer_event(&mut self, event: &Result<PeerEvent, Missed>) {
         let now = self.now();
         match event {
-            Ok(PeerEvent::Up(peer)) => self.machine.appeared(now, peer),
+            Ok(PeerEvent::Up(peer)) => self.machine.appeared(now, *peer),
             Ok(PeerEvent::Down(_)) => {}
             Err(Missed) => self.machine.recipients().into_iter().for_each(|p| self.machine.heard(now, p)),
         }

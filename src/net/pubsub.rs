@@ -5,7 +5,7 @@
 //!
 //! # Limits
 //! A topic's payload cap is a constant of the version: a peer with a smaller transmit size would silently go mute
-//! (spec `libp2p.md` 7.3), hence the headroom in [`MAX_TRANSMIT`].
+//! (spec `libp2p.md` 7.3), hence the headroom in `MAX_TRANSMIT`.
 
 use tokio::sync::{mpsc, oneshot};
 

@@ -11,7 +11,7 @@
 //! * A stream is negotiated once and then carries one exchange after the other, as HTTP keep-alive does. A stream per
 //!   request, as `libp2p-request-response` does it, pays open, negotiation and close each time and a turn of the
 //!   swarm task for each step. Concurrent requests use concurrent streams, so nothing blocks behind a slow answer.
-//! * One [`Behaviour`] and one handler a connection serve *all* protocols (DESIGN.md had one behaviour each): the
+//! * One `Behaviour` and one handler a connection serve *all* protocols (DESIGN.md had one behaviour each): the
 //!   swarm polls every handler of a connection at every wake-up, so handlers are what a protocol costs.
 //! * Every exchange is `frame(request)`, `frame(status byte ‖ response)`. An exchange may be repeated once by the client when
 //!   a reused stream turns out to be dead, so every protocol must be idempotent.
@@ -19,7 +19,7 @@
 //! # Limits
 //! Frames are capped by the protocol before allocation; streams in both directions are capped per peer; the bytes of
 //! all requests being read share one budget; each peer's request rate is limited *before* parsing, by not reading; a
-//! full inbound queue answers [`Status::Busy`](crate::wire::Status::Busy). Dropping an [`Inbound`] answers `Busy` too.
+//! full inbound queue answers [`Status::Busy`]. Dropping an [`Inbound`] answers `Busy` too.
 
 mod behaviour;
 mod client;
