@@ -284,7 +284,7 @@ impl Network {
                 Some(command) = self.commands.recv() => self.on_command(command),
                 Some(query) = self.queries.recv() => self.kad.start(query, &mut self.swarm.behaviour_mut().kad),
                 Some(publish) = self.topics.queue.recv() => self.on_publish(publish),
-                Some(judged) = self.topics.judged.recv() => self.on_verdict(judged),
+                Some(judged) = self.topics.judged.recv() => self.on_verdict(&judged),
                 _ = round.tick() => self.on_round(),
             }
         }
@@ -395,7 +395,7 @@ impl Network {
         }));
     }
 
-    fn on_verdict(&mut self, judged: Judged) {
+    fn on_verdict(&mut self, judged: &Judged) {
         let acceptance = match judged.verdict {
             Verdict::Accept => gossipsub::MessageAcceptance::Accept,
             Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
