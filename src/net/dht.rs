@@ -212,3 +212,6 @@ impl Board {
         client
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,3 +278,6 @@ fn to_rocks(db: &Db, batches: impl IntoIterator<Item = Batch>) -> WriteBatch {
     }
     all
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+//! The store: durability, order, versions, and what a second holder is told.
+
+use std::ops::Bound;
+
+use super::*;
+
+fn open() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn one(family: Family, key: &[u8], value: &[u8]) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(family, key, value);
+    batch
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_opening_again() {
+    let (dir, store) = open();
+    store.commit(one(Family::Meta, b"a", b"1")).await.unwrap();
+    store.write_unsynced(one(Family::Map, b"b", b"2")).unwrap();
+    store.close();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.get(Family::Meta, b"a").unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(store.get(Family::Map, b"b").unwrap().as_deref(), Some(&b"2"[..]));
+}
+
+#[tokio::test]
+async fn a_batch_is_atomic_over_families_and_deletes_too() {
+    let (_dir, store) = open();
+    store.commit(one(Family::Inbox, b"old", b"x")).await.unwrap();
+    let mut batch = one(Family::Inbox, b"new", b"y");
+    batch.put(Family::Seen, b"new".as_slice(), b"".as_slice()).delete(Family::Inbox, b"old".as_slice());
+    store.commit(batch).await.unwrap();
+    assert!(!store.contains(Family::Inbox, b"old").unwrap());
+    assert!(store.contains(Family::Inbox, b"new").unwrap() && store.contains(Family::Seen, b"new").unwrap());
+}
+
+#[tokio::test]
+async fn many_waiting_commits_share_few_syncs() {
+    let (_dir, store) = open();
+    let commits = (0..500u32).map(|i| store.commit(one(Family::Outbox, &i.to_be_bytes(), b"v")));
+    for result in futures::future::join_all(commits).await {
+        result.unwrap();
+    }
+    let stats = store.writer_stats();
+    assert_eq!(stats.commits, 500);
+    assert!(stats.syncs < 250, "{stats:?}");
+    assert_eq!(store.scan(Family::Outbox, &[], None, 1000).unwrap().len(), 500);
+}
+
+#[tokio::test]
+async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
+    let (_dir, store) = open();
+    let mut batch = Batch::new();
+    for key in ["a1", "b1", "b2", "b3", "c1"] {
+        batch.put(Family::Map, key.as_bytes(), key.as_bytes());
+    }
+    store.commit(batch).await.unwrap();
+    let keys = |after: Option<&[u8]>, limit| {
+        let pairs = store.scan(Family::Map, b"b", after, limit).unwrap();
+        pairs.into_iter().map(|(k, _)| String::from_utf8(k).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(None, 10), ["b1", "b2", "b3"]);
+    assert_eq!(keys(Some(b"b1"), 1), ["b2"]);
+    assert_eq!(keys(Some(b"b3"), 10), Vec::<String>::new());
+    assert_eq!(store.last(Family::Map, b"b").unwrap().unwrap().0, b"b3");
+    assert_eq!(store.last(Family::Map, b"x").unwrap(), None);
+    let mut seen = 0;
+    store
+        .for_each(Family::Map, b"", Bound::Unbounded, |_, _| {
+            seen += 1;
+            seen < 2
+        })
+        .unwrap();
+    assert_eq!(seen, 2, "it ends when told");
+}
+
+#[test]
+fn a_second_opener_is_refused_and_the_first_goes_on() {
+    let (dir, store) = open();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    store.write_unsynced(one(Family::Meta, b"k", b"v")).unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_layout_is_refused_and_left_alone() {
+    let (dir, store) = open();
+    store.commit(one(Family::Meta, b"layout_version", &7u32.to_be_bytes())).await.unwrap();
+    store.close();
+    drop(store);
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
+    let again = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(again, OpenError::Newer { found: 7, .. }), "refusing changed it: {again}");
+}
+
+#[tokio::test]
+async fn a_closed_store_says_so() {
+    let (_dir, store) = open();
+    store.close();
+    assert_eq!(store.commit(one(Family::Meta, b"k", b"v")).await, Err(StoreError::Stopped));
+}
