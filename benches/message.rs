@@ -18,7 +18,7 @@ use vos::{
 
 use crate::{
     bulk,
-    measure::{cpu, median, median_f, report},
+    measure::{cpu, median, median_f, report, written},
     rpc::{self, IN_FLIGHT},
 };
 
@@ -234,11 +234,11 @@ async fn large(pair: &Pair, dir: &TempDir) {
     deliver(&pair.a.node.message, pair.b.address(), vec![7; LARGE]).await;
     bare.send().await;
     let (mut rates, mut disks, mut used_cpu) = (Vec::new(), Vec::new(), Vec::new());
-    let mut steps = Vec::new();
+    let (mut steps, mut writes) = (Vec::new(), Vec::new());
     for round in 0..LARGE_ROUNDS {
         let mut body = vec![7; LARGE];
         body[0] = u8::try_from(round).expect("few rounds");
-        let (start, used) = (Instant::now(), cpu());
+        let (start, used, before) = (Instant::now(), cpu(), written());
         let draft = Draft { to: pair.b.address(), body: Body::Bytes(body), file_name: String::new(), ttl: None };
         let sent = pair.a.node.message.send(draft).await.expect("queued");
         let queued = start.elapsed();
@@ -246,6 +246,7 @@ async fn large(pair: &Pair, dir: &TempDir) {
         assert!(done.is_some_and(|m| m.state == SendState::Delivered), "delivered");
         let ours = start.elapsed();
         used_cpu.push((cpu() - used).as_secs_f64());
+        writes.push((written() - before) as f64 / f64::from(1 << 20));
         let start = Instant::now();
         bare.send().await;
         let theirs = start.elapsed();
@@ -258,9 +259,11 @@ async fn large(pair: &Pair, dir: &TempDir) {
     let what = "a message of 16 MiB, durable on both sides and receipted (bare libp2p stream, memory to memory)";
     report(what, &format!("{a:.0} MiB/s"), &format!("{b:.0} MiB/s"), a / b, 0.3);
     let (queued, rest) = (median(steps.iter().map(|s| s.0).collect()), median(steps.iter().map(|s| s.1).collect()));
-    println!("    {queued:.0?} until queued durably, {rest:.0?} until receipted; {:.0} ms of processor time", {
-        median_f(used_cpu) * 1e3
-    });
+    let (used, writes) = (median_f(used_cpu) * 1e3, median_f(writes));
+    println!(
+        "    {queued:.0?} until queued durably, {rest:.0?} until receipted; {used:.0} ms of processor time, {writes:.0} MiB \
+         written to the disk"
+    );
     let (every, once) = (of(|r| r.0, &disks), of(|r| r.1, &disks));
     println!("    the disk alone, 16 pieces of 1 MiB: {every:.0} MiB/s synced after each, {once:.0} MiB/s synced once");
 }
