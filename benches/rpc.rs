@@ -17,7 +17,7 @@ use crate::measure::{median, median_f, report};
 const BODY: usize = 256;
 const SERIAL: usize = 2000;
 const BATCH: usize = 8000;
-pub const IN_FLIGHT: usize = 64;
+pub(crate) const IN_FLIGHT: usize = 64;
 const ROUNDS: usize = 5;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,7 +40,7 @@ impl Wire for Echo {
 }
 
 /// Something that can be asked many times at once.
-pub trait Ask: Clone + Send + 'static {
+pub(crate) trait Ask: Clone + Send + 'static {
     fn ask(&self) -> impl Future<Output = ()> + Send;
 }
 
@@ -130,7 +130,7 @@ impl rr::Codec for Codec {
 }
 
 #[derive(Clone)]
-pub struct Bare(mpsc::Sender<oneshot::Sender<()>>);
+pub(crate) struct Bare(mpsc::Sender<oneshot::Sender<()>>);
 
 impl Ask for Bare {
     async fn ask(&self) {
@@ -155,7 +155,7 @@ fn swarm() -> libp2p::Swarm<rr::Behaviour<Codec>> {
 }
 
 /// A bare pair: one swarm asks as told, the other echoes.
-pub async fn bare() -> Bare {
+pub(crate) async fn bare() -> Bare {
     let (mut a, mut b) = (swarm(), swarm());
     let peer = *b.local_peer_id();
     b.listen_on("/ip4/127.0.0.1/tcp/0".parse::<Multiaddr>().expect("a constant")).expect("loopback");
@@ -212,7 +212,7 @@ async fn serial(asker: &impl Ask) -> Duration {
 }
 
 /// Requests a second with [`IN_FLIGHT`] at once.
-pub async fn rate(asker: &impl Ask, total: usize) -> f64 {
+pub(crate) async fn rate(asker: &impl Ask, total: usize) -> f64 {
     let start = Instant::now();
     let mut workers = FuturesUnordered::new();
     for _ in 0..IN_FLIGHT {
@@ -229,7 +229,7 @@ pub async fn rate(asker: &impl Ask, total: usize) -> f64 {
     total as f64 / start.elapsed().as_secs_f64()
 }
 
-pub async fn run() {
+pub(crate) async fn run() {
     let (ours, _nodes) = ours().await;
     let bare = bare().await;
     // Warm both up: connections, streams, windows.

@@ -231,6 +231,13 @@ impl Node {
         }
     }
 
+    /// What the store's writer has done: benches show how many messages share a sync.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn writer_stats(&self) -> store::WriterStats {
+        self.store.writer_stats()
+    }
+
     /// Stops in order; see the module doc.
     pub async fn stop(&mut self) {
         for (layer, deadline) in self.layers.iter_mut().zip(STOP) {
