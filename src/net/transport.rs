@@ -1,5 +1,7 @@
 //! TCP, QUIC, WebSocket and DNS under Noise and Yamux; with a private-network key TCP and WebSocket only.
 
+use std::time::Duration;
+
 use libp2p::{
     Transport,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
@@ -17,6 +19,10 @@ type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
 /// QUIC streams of one connection at once; further ones wait for a free slot.
 const QUIC_STREAMS: u32 = 512;
+/// A killed process sends no goodbye over UDP: three lost keep-alives tell.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(2500);
+/// Silence after which a QUIC connection is dead, in milliseconds.
+const QUIC_IDLE_MS: u32 = 7500;
 /// yamux streams of one connection at once, both directions together; one more ends the connection, so it is well
 /// above what our own limits allow (192 inbound, as many outbound, some for gossip and Kademlia).
 const YAMUX_STREAMS: usize = 1024;
@@ -34,6 +40,8 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
         let tcp = tcp().upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config());
         let mut config = quic::Config::new(keypair);
         config.max_concurrent_stream_limit = QUIC_STREAMS;
+        config.keep_alive_interval = QUIC_KEEP_ALIVE;
+        config.max_idle_timeout = QUIC_IDLE_MS;
         let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let direct = quic.or_transport(tcp.boxed()).map(|either, _| either.into_inner()).boxed();
         let named = dns::tokio::Transport::system(direct).map_err(|e| setup(&e))?;
