@@ -287,6 +287,8 @@ fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Ac
     inner.body_hash = source.hash(job.bytes)?;
     let mut staging = Batch::new();
     Tables::put_staging(&mut staging, seq, header.parts);
+    // Logged before the parts, so that what a crash leaves of them is found and removed.
+    tables.store.write_unsynced(std::mem::take(&mut staging)).map_err(|e| store_error(&e))?;
     for index in 0..header.parts {
         inner.index = index;
         inner.body = source.next()?;
@@ -296,8 +298,10 @@ fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Ac
         }
         header.sealed_bytes += part.wire().len() as u64; // usize fits in u64
         Tables::put_out_part(&mut staging, seq, index, part.stored());
-        tables.store.write_unsynced(std::mem::take(&mut staging)).map_err(|e| store_error(&e))?;
+        tables.store.write_unlogged(std::mem::take(&mut staging)).map_err(|e| store_error(&e))?;
     }
+    // On the disk before the header that `batch` makes durable.
+    tables.store.flush(crate::store::Family::OutboxBody).map_err(|e| store_error(&e))?;
     Tables::end_staging(batch, seq);
     Ok((header, None))
 }

@@ -232,6 +232,25 @@ impl Store {
         Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &WriteOptions::default())?)
     }
 
+    /// Writes a batch past the log: a crash may lose any part of it until [`Store::flush`] of its families returned. For
+    /// large bodies, which would otherwise be written twice.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn write_unlogged(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &options)?)
+    }
+
+    /// Makes everything written to a family durable. Blocks until its memory is on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn flush(&self, family: Family) -> Result<(), StoreError> {
+        Ok(self.inner.db.flush_cf(&handle(&self.inner.db, family))?)
+    }
+
     /// What the writer has done: how many commits shared how many syncs.
     #[must_use]
     pub fn writer_stats(&self) -> WriterStats {

@@ -79,6 +79,24 @@ async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
     assert_eq!(seen, 2, "it ends when told");
 }
 
+#[tokio::test]
+async fn what_went_past_the_log_is_durable_after_a_flush() {
+    let (dir, store) = open();
+    store.write_unlogged(one(Family::OutboxBody, b"part", &[7; 100_000])).unwrap();
+    assert!(store.contains(Family::OutboxBody, b"part").unwrap());
+    store.flush(Family::OutboxBody).unwrap();
+    store.commit(one(Family::Outbox, b"header", b"h")).await.unwrap();
+    // A copy of the files now is what a crash would leave.
+    let left = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, left.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let after = Store::open(left.path()).unwrap();
+    assert_eq!(after.get(Family::OutboxBody, b"part").unwrap().map(|v| v.len()), Some(100_000));
+    assert!(after.contains(Family::Outbox, b"header").unwrap());
+}
+
 #[test]
 fn a_second_opener_is_refused_and_the_first_goes_on() {
     let (dir, store) = open();
