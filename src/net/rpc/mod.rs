@@ -18,7 +18,7 @@
 //!
 //! # Limits
 //! Frames are capped by the protocol before allocation; streams in both directions are capped per peer; the bytes of
-//! all requests being read share one budget; each peer's request rate is limited *before* parsing, by not reading; a
+//! all requests and answers under way share one budget, of which a peer has its part; each peer's request rate is limited *before* parsing, by not reading; a
 //! full inbound queue answers [`Status::Busy`](crate::wire::Status::Busy). Dropping an [`Inbound`] answers `Busy` too.
 
 mod behaviour;
