@@ -20,7 +20,7 @@
 //!   server (spec `libp2p.md`, 0.11).
 //!
 //! # Limits
-//! Connections pending, established, per peer; RSS; streams; frames; queues: all in [`Config`] or constants
+//! Connections pending, established, per peer, per IP; RSS; streams; frames; queues: all in [`Config`] or constants
 //! beside their use. Addrs learnt from others are capped and filtered before they reach Kademlia.
 
 mod behaviour;
@@ -37,7 +37,7 @@ mod transport;
 
 use libp2p::multiaddr::Protocol;
 
-pub use config::{Config, DhtMode};
+pub use config::{Config, DhtMode, ReachabilityMode};
 pub use error::{CommandError, StartError};
 #[cfg(any(test, feature = "test-util"))]
 pub use handle::Detached;

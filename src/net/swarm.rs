@@ -156,7 +156,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
     let (queue, commands) = mpsc::channel(COMMANDS);
     let (client, queries) = dht::Client::new();
     let (events, _) = broadcast::channel(EVENTS);
-    let (nat, watched) = nat::Nat::new(config.dht);
+    let (nat, watched) = nat::Nat::new(&config);
     let table = PeerTable::default();
     let bans = Bans::default();
     let handle = Handle {
@@ -509,6 +509,7 @@ impl Network {
             BehaviourEvent::AutonatServer(event) => tracing::debug!(?event, "reachability test served"),
             BehaviourEvent::Bans(never)
             | BehaviourEvent::Limits(never)
+            | BehaviourEvent::PerIp(never)
             | BehaviourEvent::Memory(never)
             | BehaviourEvent::Book(never)
             | BehaviourEvent::Rpc(never) => match never {},
