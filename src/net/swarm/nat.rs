@@ -108,6 +108,10 @@ impl Nat {
         };
     }
 
+    pub(super) fn on_down(&mut self, peer: &PeerId) {
+        self.relays.remove(peer);
+    }
+
     pub(super) fn on_listener_closed(&mut self, id: ListenerId) {
         self.reserved.remove(&id);
     }
