@@ -2,3 +2,4 @@
 
 mod gossip;
 mod rpc;
+mod transports;
