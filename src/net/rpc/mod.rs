@@ -57,7 +57,7 @@ pub trait Wire: Send + Sync + 'static {
     const TIMEOUT: Duration = Duration::from_secs(20);
     /// Requests waiting for the feature; more are answered `Busy`.
     const QUEUE: usize = 64;
-    /// Exchanges at once with one peer; further requests wait for their turn.
+    /// Exchanges at once with one peer, on both sides; further requests wait for their turn.
     const CONCURRENCY: usize = 16;
     /// Requests a second accepted from one peer; beyond it we stop reading for a while.
     const RATE: u32 = 200;

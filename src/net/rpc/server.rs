@@ -58,6 +58,7 @@ pub(super) struct Limits {
     max_request: usize,
     max_response: usize,
     timeout: Duration,
+    concurrency: usize,
     rate: u32,
 }
 
@@ -79,7 +80,13 @@ impl<W: Wire> std::fmt::Debug for Typed<W> {
 
 impl<W: Wire> Dispatch for Typed<W> {
     fn limits(&self) -> Limits {
-        Limits { max_request: W::MAX_REQUEST, max_response: W::MAX_RESPONSE, timeout: W::TIMEOUT, rate: W::RATE }
+        Limits {
+            max_request: W::MAX_REQUEST,
+            max_response: W::MAX_RESPONSE,
+            timeout: W::TIMEOUT,
+            concurrency: W::CONCURRENCY,
+            rate: W::RATE,
+        }
     }
 
     fn dispatch(&self, peer: PeerId, body: &[u8]) -> Result<oneshot::Receiver<Reply>, Status> {
@@ -127,12 +134,14 @@ impl Bucket {
 struct PeerState {
     streams: usize,
     buckets: HashMap<StreamProtocol, Bucket>,
+    turns: HashMap<StreamProtocol, Arc<Semaphore>>,
     budget: Arc<Semaphore>,
 }
 
 impl Default for PeerState {
     fn default() -> Self {
-        Self { streams: 0, buckets: HashMap::new(), budget: Arc::new(Semaphore::new(PEER_BUDGET_KIB)) }
+        let budget = Arc::new(Semaphore::new(PEER_BUDGET_KIB));
+        Self { streams: 0, buckets: HashMap::new(), turns: HashMap::new(), budget }
     }
 }
 
@@ -174,7 +183,7 @@ impl Server {
                     if streams.len() >= STREAMS {
                         continue;
                     }
-                    let Some(place) = Place::take(&self.peers, accepted.peer) else {
+                    let Some(place) = Place::take(&self.peers, accepted.peer, &accepted.name, protocol.limits()) else {
                         tracing::debug!(peer = %accepted.peer, "peer has too many streams open, one dropped");
                         continue;
                     };
@@ -189,20 +198,23 @@ impl Server {
 struct Place {
     peers: Peers,
     peer: PeerId,
+    turns: Arc<Semaphore>,
     budget: Arc<Semaphore>,
 }
 
 impl Place {
-    fn take(peers: &Peers, peer: PeerId) -> Option<Self> {
+    fn take(peers: &Peers, peer: PeerId, name: &StreamProtocol, limits: Limits) -> Option<Self> {
         let mut all = peers.lock().expect("no panic while held");
         let state = all.entry(peer).or_default();
         if state.streams >= STREAMS_PER_PEER {
             return None;
         }
         state.streams += 1;
+        let turns = state.turns.entry(name.clone());
+        let turns = turns.or_insert_with(|| Arc::new(Semaphore::new(limits.concurrency.max(1)))).clone();
         let budget = state.budget.clone();
         drop(all);
-        Some(Self { peers: peers.clone(), peer, budget })
+        Some(Self { peers: peers.clone(), peer, turns, budget })
     }
 
     /// How long the peer's next request of this protocol has to wait.
@@ -241,6 +253,8 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
             tracing::debug!(%peer, %name, length, "request over the protocol's limit, stream closed");
             return;
         }
+        // More than a client asks at once would fill the feature's queue, and others would be told that it is busy.
+        let Ok(_turn) = place.turns.acquire().await else { return };
         // The answer counts too: it is in memory until a peer has read it that may take its time.
         let share = (length + limits.max_response).div_ceil(1024).clamp(1, PEER_BUDGET_KIB);
         let share = u32::try_from(share).expect("clamped to a small constant");
@@ -269,12 +283,13 @@ mod tests {
     #[test]
     fn a_peer_that_comes_back_has_the_rate_it_had_until_its_bucket_is_full() {
         let (peers, peer, name) = (Peers::default(), PeerId::random(), StreamProtocol::new("/x/1"));
-        let place = Place::take(&peers, peer).unwrap();
+        let limits = Limits { max_request: 1, max_response: 1, timeout: IDLE, concurrency: 1, rate: 10 };
+        let place = Place::take(&peers, peer, &name, limits).unwrap();
         (0..20).for_each(|_| assert!(place.delay(&name, 10).is_zero()));
         assert!(!place.delay(&name, 10).is_zero(), "two seconds' worth are used up");
         drop(place);
         tidy(&peers, Instant::now());
-        let again = Place::take(&peers, peer).unwrap();
+        let again = Place::take(&peers, peer, &name, limits).unwrap();
         assert!(!again.delay(&name, 10).is_zero(), "a new stream does not fill the bucket");
         let later = Instant::now() + Duration::from_secs(5);
         tidy(&peers, later);
