@@ -52,6 +52,7 @@ impl Config {
             ("net.high_water", wide(net.high_water), wide(net.target_peers), 100_000),
             ("net.max_connections", net.max_connections.into(), 1, 1_000_000),
             ("net.max_connections_per_peer", net.max_connections_per_peer.into(), 1, 64),
+            ("net.max_connections_per_ip", net.max_connections_per_ip.into(), 1, 1_000_000),
             ("net.max_memory_mib", net.max_memory_mib, 0, 1 << 30),
             ("net.idle_timeout_s", net.idle_timeout_s, 1, YEAR_S),
             ("net.dht_max_records", wide(net.dht_max_records), 1, 100_000_000),

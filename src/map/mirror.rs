@@ -258,7 +258,7 @@ impl Mirror {
             let mut records = Vec::with_capacity(part.len());
             for envelope in part {
                 match self.examine(envelope, now) {
-                    Ok(Some(record)) if !limited || self.admit(&record) => records.push(record),
+                    Ok(Some(record)) if !limited || self.admit(record.key) => records.push(record),
                     Ok(_) | Err(RecordError::Expired) => {}
                     Err(_) => taken.refused = taken.refused.saturating_add(1),
                 }
@@ -297,9 +297,9 @@ impl Mirror {
         })
     }
 
-    fn admit(&self, record: &Record) -> bool {
+    fn admit(&self, author: Key) -> bool {
         let mut authors = self.0.authors.lock().expect("no panic while held");
-        let admitted = authors.take(record.key, Instant::now());
+        let admitted = authors.take(author, Instant::now());
         if !admitted {
             self.0.metrics.rate_limited.inc();
         }
@@ -329,7 +329,7 @@ impl Mirror {
             Ok(None) => return Verdict::Ignore,
             Err(error) => return self.refused(error),
         };
-        if !self.admit(&record) {
+        if !self.admit(record.key) {
             return Verdict::Ignore;
         }
         let changed = self.merge(std::slice::from_ref(&record), Source::News).iter().any(|o| o.is_change());
@@ -344,7 +344,8 @@ impl Mirror {
             Ok(departure) => departure,
             Err(error) => return self.refused(error),
         };
-        if !self.write().depart(&departure) {
+        // Each goodbye with a higher number is new: without a limit one key could have the network pass on any number of them.
+        if !self.admit(departure.key) || !self.write().depart(&departure) {
             return Verdict::Ignore;
         }
         self.tell(vec![Event::Presence(departure.key.address(), State::Offline)]);

@@ -15,6 +15,7 @@ use super::{AddrBook, Config, StartError, dht::RecordStore, pubsub, rpc};
 use crate::{identity::Identity, primitives::NetworkId, telemetry};
 
 mod book;
+mod per_ip;
 
 /// Handshakes under way from outside; each costs two key agreements.
 const MAX_PENDING_INCOMING: u32 = 64;
@@ -25,6 +26,7 @@ const MAX_PENDING_OUTGOING: u32 = 64;
 pub(super) struct Behaviour {
     pub(super) bans: allow_block_list::Behaviour<BlockedPeers>,
     pub(super) limits: connection_limits::Behaviour,
+    pub(super) per_ip: per_ip::Behaviour,
     pub(super) memory: Toggle<memory_connection_limits::Behaviour>,
     pub(super) book: book::Behaviour,
     pub(super) rpc: rpc::Behaviour,
@@ -59,6 +61,8 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
         .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
         .with_max_pending_outgoing(Some(MAX_PENDING_OUTGOING))
         .with_max_established(Some(config.max_connections))
+        // Whoever fills all inbound places must not keep us from dialling whom we choose.
+        .with_max_established_incoming(Some(config.max_connections - config.max_connections / 4))
         .with_max_established_per_peer(Some(config.max_connections_per_peer));
     let memory = (config.max_memory_mib > 0).then(|| {
         let bytes = usize::try_from(config.max_memory_mib).unwrap_or(usize::MAX).saturating_mul(1024 * 1024);
@@ -77,6 +81,7 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
     Ok(Behaviour {
         bans: allow_block_list::Behaviour::default(),
         limits: connection_limits::Behaviour::new(limits),
+        per_ip: per_ip::Behaviour::new(config.max_connections_per_ip),
         memory: memory.into(),
         book: book::Behaviour::new(book),
         rpc,

@@ -21,6 +21,19 @@ fn default_listen() -> Vec<Multiaddr> {
     ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"].iter().map(|a| a.parse().expect("a constant")).collect()
 }
 
+/// What we believe about being reachable from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReachabilityMode {
+    /// What others find when they dial us back.
+    #[default]
+    Auto,
+    /// Others can dial us, whatever they say.
+    Public,
+    /// Nobody can: reserve a place at relays at once.
+    Private,
+}
+
 crate::config_section! {
     /// Addrs, peers and limits of the network.
     pub struct Config {
@@ -40,6 +53,8 @@ crate::config_section! {
         pub max_connections: u32 = 300,
         /// Connections at most with one peer (relayed, direct in both directions, one being punched).
         pub max_connections_per_peer: u32 = 4,
+        /// Inbound connections at most from one IP address (of IPv6: from one /64). Loopback is exempt.
+        pub max_connections_per_ip: u32 = 64,
         /// Megabytes of resident memory above which new connections are refused. 0: no limit.
         pub max_memory_mib: u64 = 512,
         /// Seconds after which a connection that nothing uses is closed.
@@ -54,6 +69,8 @@ crate::config_section! {
         pub relay_max_circuits: usize = 256,
         /// Use relays and hole punching when we are behind NAT.
         pub relay_client: bool = true,
+        /// Whether others can dial us: `auto` (tested with their help), `public` or `private`.
+        pub reachability: ReachabilityMode = ReachabilityMode::Auto,
         /// Ask the router for a port (UPnP).
         pub upnp: bool = false,
         /// Find nodes of the same local network (mDNS).

@@ -16,11 +16,13 @@
 //! * Request-response goes around the swarm task (see [`rpc`]); gossip and Kademlia have one queue each way.
 //! * Which connections we keep is ours to decide, because gossipsub keeps every connection alive: `peers.rs` dials
 //!   towards the target from the address book (the saved map) and prunes above the high-water mark.
+//! * Two nodes that dial each other at the same moment have two connections; the one with the smaller address closes the
+//!   younger after some seconds, and a relayed connection ends when a direct one has stood for as long.
 //! * Kademlia's mode is pinned by our own view of reachability, since a relayed addr would otherwise make a NATed node a
 //!   server (spec `libp2p.md`, 0.11).
 //!
 //! # Limits
-//! Connections pending, established, per peer; RSS; streams; frames; queues: all in [`Config`] or constants
+//! Connections pending, established, per peer, per IP; RSS; streams; frames; queues: all in [`Config`] or constants
 //! beside their use. Addrs learnt from others are capped and filtered before they reach Kademlia.
 
 mod behaviour;
@@ -37,7 +39,7 @@ mod transport;
 
 use libp2p::multiaddr::Protocol;
 
-pub use config::{Config, DhtMode};
+pub use config::{Config, DhtMode, ReachabilityMode};
 pub use error::{CommandError, StartError};
 #[cfg(any(test, feature = "test-util"))]
 pub use handle::Detached;

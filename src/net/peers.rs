@@ -25,6 +25,9 @@ const CANDIDATE_BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duratio
 const BOOTSTRAP_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Candidates whose failures we remember; beyond it the oldest knowledge is forgotten.
 const REMEMBERED: usize = 4096;
+/// A connection that lasted this long was a good one: its peer is dialled without a pause when it is lost. One that accepts us and
+/// closes at once keeps its growing pause.
+const GOOD: Duration = Duration::from_secs(30);
 /// Connections closed in one round above the high-water mark.
 const PRUNE: usize = 8;
 
@@ -44,6 +47,14 @@ impl Pause {
     }
 }
 
+#[derive(Debug)]
+struct Bootstrap {
+    addr: Multiaddr,
+    /// Who answers there: from the addr, or learnt by dialling it.
+    peer: Option<PeerId>,
+    pause: Pause,
+}
+
 /// What to do now.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Round {
@@ -57,14 +68,18 @@ pub(super) struct Round {
 pub(super) struct Peers {
     target: usize,
     high_water: usize,
-    bootstrap: Vec<(Multiaddr, Pause)>,
+    bootstrap: Vec<Bootstrap>,
     pauses: HashMap<PeerId, Pause>,
     connected: HashMap<PeerId, Instant>,
 }
 
 impl Peers {
     pub(super) fn new(target: usize, high_water: usize, bootstrap: Vec<Multiaddr>, now: Instant) -> Self {
-        let bootstrap = bootstrap.into_iter().map(|a| (a, Pause::new(BOOTSTRAP_BACKOFF, now))).collect();
+        let entry = |addr: Multiaddr| {
+            let peer = super::peer_of(&addr);
+            Bootstrap { addr, peer, pause: Pause::new(BOOTSTRAP_BACKOFF, now) }
+        };
+        let bootstrap = bootstrap.into_iter().map(entry).collect();
         Self {
             target,
             high_water: high_water.max(target + 1),
@@ -76,16 +91,29 @@ impl Peers {
 
     pub(super) fn on_up(&mut self, peer: PeerId, now: Instant) {
         self.connected.insert(peer, now);
-        self.pauses.remove(&peer);
-        for (addr, pause) in &mut self.bootstrap {
-            if super::peer_of(addr) == Some(peer) {
-                pause.backoff.reset();
-            }
+    }
+
+    pub(super) fn on_down(&mut self, peer: &PeerId, now: Instant) {
+        let since = self.connected.remove(peer);
+        if since.is_some_and(|since| now.saturating_duration_since(since) >= GOOD) {
+            self.forgive(peer);
         }
     }
 
-    pub(super) fn on_down(&mut self, peer: &PeerId) {
-        self.connected.remove(peer);
+    /// Ends the pauses of a peer: it may be dialled now.
+    pub(super) fn forgive(&mut self, peer: &PeerId) {
+        self.pauses.remove(peer);
+        for entry in self.bootstrap.iter_mut().filter(|b| b.peer.as_ref() == Some(peer)) {
+            entry.pause.backoff.reset();
+        }
+    }
+
+    /// A dial of a bootstrap addr found `peer` there. Without this an addr that does not say whose it is would be dialled again
+    /// and again while we are connected.
+    pub(super) fn on_bootstrapped(&mut self, addr: &Multiaddr, peer: PeerId) {
+        for entry in self.bootstrap.iter_mut().filter(|b| b.addr == *addr) {
+            entry.peer = Some(peer);
+        }
     }
 
     /// How many candidates the next round could use.
@@ -124,8 +152,8 @@ impl Peers {
             }
         }
         if self.connected.len() < FEW.min(self.target) {
-            for (addr, pause) in &mut self.bootstrap {
-                let connected = super::peer_of(addr).is_some_and(|p| self.connected.contains_key(&p));
+            for Bootstrap { addr, peer, pause } in &mut self.bootstrap {
+                let connected = peer.is_some_and(|p| self.connected.contains_key(&p));
                 if !connected && pause.until <= now {
                     pause.tried(now, random());
                     round.dial_addrs.push(addr.clone());
@@ -190,5 +218,41 @@ mod tests {
         }
         let round = peers.round(now, Vec::new(), |p| *p == all[5], || 1.0);
         assert_eq!(round.close, [all[4], all[3]]);
+    }
+
+    #[test]
+    fn a_bootstrap_addr_without_an_id_is_left_alone_while_its_node_is_connected() {
+        let start = Instant::now();
+        let anonymous: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        let mut peers = Peers::new(8, 16, vec![anonymous.clone()], start);
+        let boot = PeerId::random();
+        let late = start + Duration::from_secs(3600);
+        assert_eq!(peers.round(start, Vec::new(), |_| false, || 1.0).dial_addrs, [anonymous.clone()]);
+        peers.on_up(boot, start);
+        peers.on_bootstrapped(&anonymous, boot);
+        assert!(peers.round(late, Vec::new(), |_| false, || 1.0).dial_addrs.is_empty());
+        peers.on_down(&boot, late);
+        assert_eq!(peers.round(late, Vec::new(), |_| false, || 1.0).dial_addrs, [anonymous]);
+    }
+
+    #[test]
+    fn a_peer_that_closes_at_once_is_dialled_less_and_less_and_a_good_one_at_once() {
+        let mut now = Instant::now();
+        let peer = PeerId::random();
+        let mut peers = Peers::new(4, 16, Vec::new(), now);
+        let mut tries = 0;
+        for _ in 0..600 {
+            let dialled = peers.round(now, vec![peer], |_| false, || 1.0).dial_peers.len();
+            tries += dialled;
+            if dialled > 0 {
+                peers.on_up(peer, now);
+                peers.on_down(&peer, now + Duration::from_millis(100));
+            }
+            now += Duration::from_secs(1);
+        }
+        assert!((5..12).contains(&tries), "2, 4, 8 seconds and so on, got {tries}");
+        peers.on_up(peer, now);
+        peers.on_down(&peer, now + GOOD);
+        assert_eq!(peers.round(now + GOOD, vec![peer], |_| false, || 1.0).dial_peers, [peer]);
     }
 }

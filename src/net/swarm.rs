@@ -47,6 +47,8 @@ mod nat;
 const ROUND: Duration = Duration::from_secs(2);
 /// For the configured listeners to report their addrs.
 const LISTEN: Duration = Duration::from_secs(5);
+/// Connections to one peer are left alone this long: both sides are still busy with the one they have.
+const SETTLE: Duration = Duration::from_secs(10);
 /// For connections to say goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -94,8 +96,12 @@ pub struct Network {
     peers: Peers,
     nat: nat::Nat,
     kad: kademlia::Pending,
-    dials: HashMap<ConnectionId, Answer<PeerId>>,
-    paths: HashMap<PeerId, Vec<(ConnectionId, bool)>>,
+    /// Dials that a caller started, with the peer it expects there.
+    dials: HashMap<ConnectionId, (Option<PeerId>, Answer<PeerId>)>,
+    /// Callers waiting for a dial that somebody else started.
+    joined: HashMap<PeerId, Vec<Answer<PeerId>>>,
+    bootstrapping: HashMap<ConnectionId, Multiaddr>,
+    paths: HashMap<PeerId, Vec<connections::Path>>,
     listens: HashMap<ListenerId, Listener>,
     metrics: Arc<Metrics>,
     libp2p_metrics: libp2p::metrics::Metrics,
@@ -156,7 +162,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
     let (queue, commands) = mpsc::channel(COMMANDS);
     let (client, queries) = dht::Client::new();
     let (events, _) = broadcast::channel(EVENTS);
-    let (nat, watched) = nat::Nat::new(config.dht);
+    let (nat, watched) = nat::Nat::new(&config);
     let table = PeerTable::default();
     let bans = Bans::default();
     let handle = Handle {
@@ -189,6 +195,8 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         nat,
         kad: kademlia::Pending::default(),
         dials: HashMap::new(),
+        joined: HashMap::new(),
+        bootstrapping: HashMap::new(),
         paths: HashMap::new(),
         listens: HashMap::new(),
         metrics,
@@ -323,12 +331,21 @@ impl Network {
         }
         for addr in round.dial_addrs {
             tracing::debug!(%addr, "dialling bootstrap node");
-            let _ = self.swarm.dial(dial_opts(super::peer_of(&addr), vec![addr]));
+            let opts = dial_opts(super::peer_of(&addr), vec![addr.clone()]);
+            let id = opts.connection_id();
+            if self.swarm.dial(opts).is_ok() {
+                self.bootstrapping.insert(id, addr);
+            }
         }
         for peer in round.close {
             tracing::debug!(%peer, "closing the youngest connections above the high-water mark");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+        self.close_surplus();
+        self.joined.retain(|_, answers| {
+            answers.retain(|a| !a.is_closed());
+            !answers.is_empty()
+        });
         self.nat.reserve(&mut self.swarm, &self.table, self.config.relay_client);
     }
 
@@ -361,6 +378,7 @@ impl Network {
             Command::Unban { peer, answer } => {
                 let was = self.swarm.behaviour_mut().bans.unblock_peer(peer);
                 self.bans.write().expect("no panic while held").remove(&peer);
+                self.peers.forgive(&peer);
                 let missing = || CommandError::NotFound(format!("{peer} is not banned"));
                 let _ = answer.send(if was { Ok(()) } else { Err(missing()) });
             }
@@ -379,7 +397,11 @@ impl Network {
         let opts = dial_opts(peer, addrs);
         let id = opts.connection_id();
         match self.swarm.dial(opts) {
-            Ok(()) => drop(self.dials.insert(id, answer)),
+            Ok(()) => drop(self.dials.insert(id, (peer, answer))),
+            // Somebody else dials it: that dial's end is the answer.
+            Err(DialError::DialPeerConditionFalse(_)) if let Some(peer) = peer => {
+                self.joined.entry(peer).or_default().push(answer);
+            }
             Err(e) => drop(answer.send(Err(CommandError::Unreachable(super::dial_error_text(&e))))),
         }
     }
@@ -422,9 +444,10 @@ impl Network {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
-                if let Some(answer) = self.dials.remove(&connection_id) {
-                    let _ = answer.send(Ok(peer_id));
+                if let Some(addr) = self.bootstrapping.remove(&connection_id) {
+                    self.peers.on_bootstrapped(&addr, peer_id);
                 }
+                self.answer_dials(peer_id, connection_id);
                 self.on_established(peer_id, connection_id, &endpoint, num_established.get() == 1);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
@@ -469,8 +492,24 @@ impl Network {
             self.metrics.dial_failed();
             tracing::debug!(peer = peer.map(tracing::field::display), %text, "dial failed");
         }
-        if let Some(answer) = self.dials.remove(&id) {
-            let _ = answer.send(Err(CommandError::Unreachable(text)));
+        self.bootstrapping.remove(&id);
+        if let Some((_, answer)) = self.dials.remove(&id) {
+            let _ = answer.send(Err(CommandError::Unreachable(text.clone())));
+        }
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        for answer in peer.and_then(|p| self.joined.remove(&p)).unwrap_or_default() {
+            let _ = answer.send(Err(CommandError::Unreachable(text.clone())));
+        }
+    }
+
+    /// A connection to `peer` is there: whoever waited for one has it, whichever dial made it.
+    fn answer_dials(&mut self, peer: PeerId, id: ConnectionId) {
+        let done = self.dials.extract_if(|dial, (wanted, _)| *dial == id || *wanted == Some(peer));
+        let done: Vec<_> = done.map(|(_, (_, answer))| answer).collect();
+        for answer in done.into_iter().chain(self.joined.remove(&peer).unwrap_or_default()) {
+            let _ = answer.send(Ok(peer));
         }
     }
 
@@ -509,6 +548,7 @@ impl Network {
             BehaviourEvent::AutonatServer(event) => tracing::debug!(?event, "reachability test served"),
             BehaviourEvent::Bans(never)
             | BehaviourEvent::Limits(never)
+            | BehaviourEvent::PerIp(never)
             | BehaviourEvent::Memory(never)
             | BehaviourEvent::Book(never)
             | BehaviourEvent::Rpc(never) => match never {},
@@ -525,9 +565,8 @@ impl Network {
 
 fn dial_opts(peer: Option<PeerId>, addrs: Vec<Multiaddr>) -> DialOpts {
     match (peer, addrs) {
-        (Some(peer), addrs) if addrs.is_empty() => {
-            DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).build()
-        }
+        (Some(peer), addrs) if addrs.is_empty() => DialOpts::peer_id(peer).build(),
+        // Also while it is being dialled: this addr may be the one that is right.
         (Some(peer), addrs) => DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(addrs).build(),
         (None, addrs) => {
             let addr = addrs.into_iter().next().unwrap_or_else(Multiaddr::empty);

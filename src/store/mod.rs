@@ -4,7 +4,8 @@
 //! [`Store::commit`] is the durable way: batches from all tasks go to one writer thread, which merges what is waiting
 //! into one synced write (one `fdatasync` for many callers) and answers them all. A batch is atomic over families.
 //! [`Store::write_unsynced`] survives a killed process but not a power cut; it is for what can be fetched again
-//! (map records of others, Kademlia records). Order among all writes is kept.
+//! (map records of others, Kademlia records). A write that has returned comes
+//! before every later one, also after a crash; one that still waits for its sync may be overtaken by an unsynced write.
 //!
 //! # Blocking
 //! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.

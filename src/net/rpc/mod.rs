@@ -18,8 +18,9 @@
 //!
 //! # Limits
 //! Frames are capped by the protocol before allocation; streams in both directions are capped per peer; the bytes of
-//! all requests being read share one budget; each peer's request rate is limited *before* parsing, by not reading; a
-//! full inbound queue answers [`Status::Busy`]. Dropping an [`Inbound`] answers `Busy` too.
+//! all requests and answers under way share one budget, of which a peer has its part; each peer's request rate is
+//! limited *before* parsing, by not reading; a full inbound queue answers [`Status::Busy`]. Dropping an [`Inbound`]
+//! answers `Busy` too.
 
 mod behaviour;
 mod client;
@@ -57,7 +58,7 @@ pub trait Wire: Send + Sync + 'static {
     const TIMEOUT: Duration = Duration::from_secs(20);
     /// Requests waiting for the feature; more are answered `Busy`.
     const QUEUE: usize = 64;
-    /// Exchanges at once with one peer; further requests wait for their turn.
+    /// Exchanges at once with one peer, on both sides; further requests wait for their turn.
     const CONCURRENCY: usize = 16;
     /// Requests a second accepted from one peer; beyond it we stop reading for a while.
     const RATE: u32 = 200;

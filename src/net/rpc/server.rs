@@ -30,8 +30,13 @@ const STREAMS: usize = 8192;
 const IDLE: Duration = Duration::from_secs(60);
 /// For one request to arrive once its length is known, and one answer to leave.
 const TRANSFER: Duration = Duration::from_secs(30);
-/// Bytes of requests being read and handled, over all peers, in KiB: a flood waits here instead of in memory.
+/// Bytes of requests and answers under way, over all peers, in KiB: a flood waits here instead of in memory.
 const BUDGET_KIB: usize = 64 * 1024;
+/// One peer's part of it, so that a peer that sends or reads slowly holds up itself and not everybody: eleven of the largest
+/// requests there are.
+const PEER_BUDGET_KIB: usize = 12 * 1024;
+/// How often the rates of peers that went away are looked over.
+const TIDY: Duration = Duration::from_secs(5);
 
 /// A stream that a peer opened.
 #[derive(Debug)]
@@ -53,6 +58,7 @@ pub(super) struct Limits {
     max_request: usize,
     max_response: usize,
     timeout: Duration,
+    concurrency: usize,
     rate: u32,
 }
 
@@ -74,7 +80,13 @@ impl<W: Wire> std::fmt::Debug for Typed<W> {
 
 impl<W: Wire> Dispatch for Typed<W> {
     fn limits(&self) -> Limits {
-        Limits { max_request: W::MAX_REQUEST, max_response: W::MAX_RESPONSE, timeout: W::TIMEOUT, rate: W::RATE }
+        Limits {
+            max_request: W::MAX_REQUEST,
+            max_response: W::MAX_RESPONSE,
+            timeout: W::TIMEOUT,
+            concurrency: W::CONCURRENCY,
+            rate: W::RATE,
+        }
     }
 
     fn dispatch(&self, peer: PeerId, body: &[u8]) -> Result<oneshot::Receiver<Reply>, Status> {
@@ -88,29 +100,56 @@ impl<W: Wire> Dispatch for Typed<W> {
 /// A token bucket: `rate` a second, at most two seconds' worth saved.
 #[derive(Debug)]
 struct Bucket {
+    rate: f64,
     tokens: f64,
     at: Instant,
 }
 
 impl Bucket {
     fn new(rate: u32) -> Self {
-        Self { tokens: f64::from(rate) * 2.0, at: Instant::now() }
+        let rate = f64::from(rate.max(1));
+        Self { rate, tokens: rate * 2.0, at: Instant::now() }
+    }
+
+    /// Tokens at `now`; never more than two seconds' worth.
+    fn tokens(&self, now: Instant) -> f64 {
+        let saved = self.tokens + now.saturating_duration_since(self.at).as_secs_f64() * self.rate;
+        saved.min(self.rate * 2.0)
     }
 
     /// Takes one token; says how long to wait before using it.
-    fn take(&mut self, rate: u32) -> Duration {
-        let rate = f64::from(rate);
-        let now = Instant::now();
-        self.tokens = (self.tokens + now.duration_since(self.at).as_secs_f64() * rate).min(rate * 2.0) - 1.0;
+    fn take(&mut self, now: Instant) -> Duration {
+        self.tokens = self.tokens(now) - 1.0;
         self.at = now;
-        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / rate) }
+        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / self.rate) }
+    }
+
+    /// Whether a new one would be the same.
+    fn is_full(&self, now: Instant) -> bool {
+        self.tokens(now) >= self.rate * 2.0
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PeerState {
     streams: usize,
     buckets: HashMap<StreamProtocol, Bucket>,
+    turns: HashMap<StreamProtocol, Arc<Semaphore>>,
+    budget: Arc<Semaphore>,
+}
+
+impl Default for PeerState {
+    fn default() -> Self {
+        let budget = Arc::new(Semaphore::new(PEER_BUDGET_KIB));
+        Self { streams: 0, buckets: HashMap::new(), turns: HashMap::new(), budget }
+    }
+}
+
+/// Forgets peers without streams, but not before their buckets are full again: who closes its streams and comes back has the
+/// rate it had. That takes two seconds and a little, so what is kept is bounded by the handshakes of that time.
+fn tidy(peers: &Peers, now: Instant) {
+    let mut all = peers.lock().expect("no panic while held");
+    all.retain(|_, state| state.streams > 0 || state.buckets.values().any(|b| !b.is_full(now)));
 }
 
 type Peers = Arc<Mutex<HashMap<PeerId, PeerState>>>;
@@ -132,17 +171,19 @@ impl Server {
     /// Serves until stopped; requests under way are dropped then, after the features have drained.
     pub(in crate::net) async fn run(mut self, stop: Stop) -> Result<(), std::convert::Infallible> {
         let mut streams = JoinSet::new();
+        let mut round = tokio::time::interval(TIDY);
         loop {
             tokio::select! {
                 biased;
                 () = stop.wait() => return Ok(()),
+                _ = round.tick() => tidy(&self.peers, Instant::now()),
                 Some(_) = streams.join_next(), if !streams.is_empty() => {}
                 Some(accepted) = self.accepted.recv() => {
                     let Some(protocol) = self.served.get(&accepted.name).cloned() else { continue };
                     if streams.len() >= STREAMS {
                         continue;
                     }
-                    let Some(place) = Place::take(&self.peers, accepted.peer) else {
+                    let Some(place) = Place::take(&self.peers, accepted.peer, &accepted.name, protocol.limits()) else {
                         tracing::debug!(peer = %accepted.peer, "peer has too many streams open, one dropped");
                         continue;
                     };
@@ -157,27 +198,34 @@ impl Server {
 struct Place {
     peers: Peers,
     peer: PeerId,
+    turns: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
 }
 
 impl Place {
-    fn take(peers: &Peers, peer: PeerId) -> Option<Self> {
+    fn take(peers: &Peers, peer: PeerId, name: &StreamProtocol, limits: Limits) -> Option<Self> {
         let mut all = peers.lock().expect("no panic while held");
         let state = all.entry(peer).or_default();
         if state.streams >= STREAMS_PER_PEER {
             return None;
         }
         state.streams += 1;
-        Some(Self { peers: peers.clone(), peer })
+        let turns = state.turns.entry(name.clone());
+        let turns = turns.or_insert_with(|| Arc::new(Semaphore::new(limits.concurrency.max(1)))).clone();
+        let budget = state.budget.clone();
+        drop(all);
+        Some(Self { peers: peers.clone(), peer, turns, budget })
     }
 
     /// How long the peer's next request of this protocol has to wait.
     fn delay(&self, name: &StreamProtocol, rate: u32) -> Duration {
         let mut all = self.peers.lock().expect("no panic while held");
         let Some(state) = all.get_mut(&self.peer) else { return Duration::ZERO };
+        let now = Instant::now();
         if let Some(bucket) = state.buckets.get_mut(name) {
-            return bucket.take(rate);
+            return bucket.take(now);
         }
-        state.buckets.entry(name.clone()).or_insert_with(|| Bucket::new(rate)).take(rate)
+        state.buckets.entry(name.clone()).or_insert_with(|| Bucket::new(rate)).take(now)
     }
 }
 
@@ -185,10 +233,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.peers.lock().expect("no panic while held");
         if let Some(state) = all.get_mut(&self.peer) {
-            state.streams -= 1;
-            if state.streams == 0 {
-                all.remove(&self.peer);
-            }
+            state.streams -= 1; // the state itself stays until its buckets are full, see `tidy`
         }
     }
 }
@@ -208,8 +253,13 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
             tracing::debug!(%peer, %name, length, "request over the protocol's limit, stream closed");
             return;
         }
-        let share = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
-        let Ok(_bytes) = budget.acquire_many(share).await else { return };
+        // More than a client asks at once would fill the feature's queue, and others would be told that it is busy.
+        let Ok(_turn) = place.turns.acquire().await else { return };
+        // The answer counts too: it is in memory until a peer has read it that may take its time.
+        let share = (length + limits.max_response).div_ceil(1024).clamp(1, PEER_BUDGET_KIB);
+        let share = u32::try_from(share).expect("clamped to a small constant");
+        let Ok(_own) = place.budget.acquire_many(share).await else { return };
+        let Ok(_all) = budget.acquire_many(share).await else { return };
         let Ok(Ok(body)) = tokio::time::timeout(TRANSFER, wire::read_body(&mut stream, length)).await else { return };
         let (status, response) = match protocol.dispatch(peer, &body) {
             Err(status) => (status, Vec::new()),
@@ -223,5 +273,29 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
         let head = [status.to_byte()];
         let write = wire::write_frame(&mut stream, &head, &response, limits.max_response + 1);
         let Ok(Ok(())) = tokio::time::timeout(TRANSFER, write).await else { return };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_comes_back_has_the_rate_it_had_until_its_bucket_is_full() {
+        let (peers, peer, name) = (Peers::default(), PeerId::random(), StreamProtocol::new("/x/1"));
+        let limits = Limits { max_request: 1, max_response: 1, timeout: IDLE, concurrency: 1, rate: 10 };
+        let place = Place::take(&peers, peer, &name, limits).unwrap();
+        (0..20).for_each(|_| assert!(place.delay(&name, 10).is_zero()));
+        assert!(!place.delay(&name, 10).is_zero(), "two seconds' worth are used up");
+        drop(place);
+        tidy(&peers, Instant::now());
+        let again = Place::take(&peers, peer, &name, limits).unwrap();
+        assert!(!again.delay(&name, 10).is_zero(), "a new stream does not fill the bucket");
+        let later = Instant::now() + Duration::from_secs(5);
+        tidy(&peers, later);
+        assert_eq!(peers.lock().unwrap().len(), 1, "it has a stream");
+        drop(again);
+        tidy(&peers, later);
+        assert!(peers.lock().unwrap().is_empty(), "full again and without streams: forgotten");
     }
 }

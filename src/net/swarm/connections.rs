@@ -10,7 +10,7 @@ use libp2p::{
     swarm::{ConnectionId, dial_opts::DialOpts},
 };
 
-use super::{Network, PeerEvent};
+use super::{Network, PeerEvent, SETTLE};
 use crate::{
     net::{Direction, PeerInfo, is_relayed},
     primitives::{Multiaddr, PeerId, limits},
@@ -18,6 +18,16 @@ use crate::{
 
 /// Characters of a peer's agent string that we keep.
 const AGENT: usize = 64;
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub(super) struct Path {
+    id: ConnectionId,
+    relayed: bool,
+    addr: Multiaddr,
+    direction: Direction,
+    since: Instant,
+}
 
 impl Network {
     pub(super) fn on_established(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, first: bool) {
@@ -39,11 +49,12 @@ impl Network {
         });
         info.connections += 1;
         if info.relayed && !relayed {
-            (info.addr, info.relayed, info.transport, info.direction) = (addr, relayed, transport, direction);
+            (info.addr, info.relayed, info.transport, info.direction) = (addr.clone(), relayed, transport, direction);
         }
         self.metrics.set_peers(table.len());
         drop(table);
-        self.paths.entry(peer).or_default().push((id, relayed));
+        let path = Path { id, relayed, addr, direction, since: Instant::now() };
+        self.paths.entry(peer).or_default().push(path);
         if first {
             tracing::debug!(%peer, relayed, "peer up");
             self.peers.on_up(peer, Instant::now());
@@ -54,7 +65,7 @@ impl Network {
 
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId, left: u32) {
         if let Some(paths) = self.paths.get_mut(&peer) {
-            paths.retain(|(known, _)| *known != id);
+            paths.retain(|known| known.id != id);
             if paths.is_empty() {
                 self.paths.remove(&peer);
             }
@@ -64,16 +75,17 @@ impl Network {
             table.remove(&peer);
         } else if let Some(info) = table.get_mut(&peer) {
             info.connections = info.connections.saturating_sub(1);
-            let direct = self.paths.get(&peer).is_some_and(|p| p.iter().any(|(_, relayed)| !relayed));
-            if !direct {
-                (info.relayed, info.transport) = (true, "relay");
+            if let Some(best) = self.paths.get(&peer).and_then(|p| p.iter().min_by_key(|p| p.relayed)) {
+                (info.addr, info.relayed, info.direction) = (best.addr.clone(), best.relayed, best.direction);
+                info.transport = transport_of(&info.addr, info.relayed);
             }
         }
         self.metrics.set_peers(table.len());
         drop(table);
         if left == 0 {
             tracing::debug!(%peer, "peer down");
-            self.peers.on_down(&peer);
+            self.peers.on_down(&peer, Instant::now());
+            self.nat.on_down(&peer);
             let _ = self.events.send(PeerEvent::Down(peer));
         }
     }
@@ -103,7 +115,7 @@ impl Network {
         let remote = {
             let mut table = self.table.write().expect("no panic while held");
             let Some(known) = table.get_mut(&peer_id) else { return };
-            known.agent = info.agent_version.chars().take(AGENT).collect();
+            known.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(AGENT).collect();
             known.addr.clone()
         };
         self.nat.on_identify(peer_id, relay_hop);
@@ -134,12 +146,33 @@ impl Network {
         let relayed: Vec<_> = self
             .paths
             .get(&event.remote_peer_id)
-            .map(|p| p.iter().filter(|(_, relayed)| *relayed).map(|(id, _)| *id).collect())
+            .map(|p| p.iter().filter(|p| p.relayed).map(|p| p.id).collect())
             .unwrap_or_default();
         for id in relayed {
             self.swarm.close_connection(id);
         }
     }
+
+    /// Closes what is more than one connection with a peer, once all of them have stood for a while.
+    pub(super) fn close_surplus(&mut self) {
+        let (local, now) = (*self.swarm.local_peer_id(), Instant::now());
+        let surplus: Vec<_> = self.paths.iter().flat_map(|(peer, p)| surplus(&local, peer, p, now)).collect();
+        for id in surplus {
+            self.swarm.close_connection(id);
+        }
+    }
+}
+
+/// Connections with `peer` that are not needed. Of direct ones only the side with the smaller address closes any, so that the two
+/// never close each other's choice; relayed ones beside a direct one are closed by whoever looks first.
+fn surplus(local: &PeerId, peer: &PeerId, paths: &[Path], now: Instant) -> Vec<ConnectionId> {
+    let settled = |p: &&Path| now.saturating_duration_since(p.since) >= SETTLE;
+    if paths.len() < 2 || !paths.iter().all(|p| settled(&p)) {
+        return Vec::new();
+    }
+    let Some(keep) = paths.iter().filter(|p| !p.relayed).min_by_key(|p| p.since) else { return Vec::new() };
+    let mine = local < peer;
+    paths.iter().filter(|p| p.id != keep.id && (p.relayed || mine)).map(|p| p.id).collect()
 }
 
 /// Addrs of a peer that are worth giving to Kademlia: capped, and loopback or private ones only when the peer itself is
@@ -173,4 +206,30 @@ fn transport_of(addr: &Multiaddr, relayed: bool) -> &'static str {
         }
     }
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_connections_one_side_closes_the_younger_and_both_close_a_relayed_one() {
+        let start = Instant::now();
+        let path = |id, relayed, after: u64| Path {
+            id: ConnectionId::new_unchecked(id),
+            relayed,
+            addr: Multiaddr::empty(),
+            direction: Direction::Inbound,
+            since: start + SETTLE * u32::try_from(after).unwrap() / 10,
+        };
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let (small, large) = (a.min(b), a.max(b));
+        let paths = [path(1, true, 0), path(2, false, 2), path(3, false, 1)];
+        let ids = |local, peer, after| surplus(local, peer, &paths, start + SETTLE * after);
+        assert!(ids(&small, &large, 1).is_empty(), "the youngest is not settled yet");
+        let id = ConnectionId::new_unchecked;
+        assert_eq!(ids(&small, &large, 2), [id(1), id(2)]);
+        assert_eq!(ids(&large, &small, 2), [id(1)]);
+        assert!(surplus(&small, &large, &paths[..1], start + SETTLE * 2).is_empty(), "the only path stays");
+    }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Behaviour, Reachability, Table};
 use crate::{
-    net::{DhtMode, Nat as Snapshot, is_relayed},
+    net::{Config, DhtMode, Nat as Snapshot, ReachabilityMode, is_relayed},
     primitives::{Multiaddr, PeerId},
 };
 
@@ -21,6 +21,7 @@ const RESERVATIONS: usize = 2;
 
 pub(super) struct Nat {
     mode: DhtMode,
+    assumed: ReachabilityMode,
     watch: watch::Sender<Snapshot>,
     failed: BTreeSet<PeerId>,
     confirmed: bool,
@@ -29,10 +30,11 @@ pub(super) struct Nat {
 }
 
 impl Nat {
-    pub(super) fn new(mode: DhtMode) -> (Self, watch::Receiver<Snapshot>) {
+    pub(super) fn new(config: &Config) -> (Self, watch::Receiver<Snapshot>) {
         let (watch, receiver) = watch::channel(Snapshot::default());
         let nat = Self {
-            mode,
+            mode: config.dht,
+            assumed: config.reachability,
             watch,
             failed: BTreeSet::new(),
             confirmed: false,
@@ -64,12 +66,12 @@ impl Nat {
     }
 
     fn reachability(&self) -> Reachability {
-        if self.confirmed {
-            Reachability::Public
-        } else if self.failed.len() >= VERDICTS {
-            Reachability::Private
-        } else {
-            Reachability::Unknown
+        match self.assumed {
+            ReachabilityMode::Public => Reachability::Public,
+            ReachabilityMode::Private => Reachability::Private,
+            ReachabilityMode::Auto if self.confirmed => Reachability::Public,
+            ReachabilityMode::Auto if self.failed.len() >= VERDICTS => Reachability::Private,
+            ReachabilityMode::Auto => Reachability::Unknown,
         }
     }
 
@@ -104,6 +106,10 @@ impl Nat {
         } else {
             self.relays.remove(&peer)
         };
+    }
+
+    pub(super) fn on_down(&mut self, peer: &PeerId) {
+        self.relays.remove(peer);
     }
 
     pub(super) fn on_listener_closed(&mut self, id: ListenerId) {

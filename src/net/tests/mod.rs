@@ -4,3 +4,4 @@
 
 mod gossip;
 mod rpc;
+mod transports;

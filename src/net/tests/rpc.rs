@@ -11,12 +11,12 @@ use crate::{
     wire::Status,
 };
 
-struct Echo;
+pub(super) struct Echo;
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Text {
+pub(super) struct Text {
     #[prost(bytes = "vec", tag = "1")]
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Wire for Echo {
@@ -60,7 +60,7 @@ async fn pair() -> (Node, Client<Echo>, Node, tokio::task::JoinHandle<()>) {
     (a, client, b, server)
 }
 
-fn text(body: &[u8]) -> Text {
+pub(super) fn text(body: &[u8]) -> Text {
     Text { body: body.to_vec() }
 }
 
