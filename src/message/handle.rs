@@ -153,6 +153,9 @@ pub enum MessageError {
     /// To ourselves, or a bad argument.
     #[error("{0}")]
     Invalid(String),
+    /// No space left on the disk; nothing was queued.
+    #[error("{0}")]
+    DiskFull(String),
     /// The store failed; nothing was queued.
     #[error("{0}")]
     Store(String),

@@ -16,6 +16,7 @@
 
 mod family;
 mod open;
+mod space;
 mod writer;
 
 use std::{
@@ -28,6 +29,7 @@ use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
 
 pub use family::Family;
 pub use open::OpenError;
+use space::Space;
 use writer::Writer;
 pub use writer::WriterStats;
 
@@ -40,7 +42,7 @@ pub const LAYOUT_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No space left on the disk; nothing of the batch was written. Retry after space was made.
-    #[error("the disk is full: {0}")]
+    #[error("the disk is full: make room and try again, no restart is needed ({0})")]
     DiskFull(String),
     /// The disk or the database failed.
     #[error("the store failed: {0}")]
@@ -102,6 +104,11 @@ impl Batch {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Whether it only removes: that is possible on a full disk too.
+    fn only_removes(&self) -> bool {
+        self.ops.iter().all(|(_, _, value)| value.is_none())
+    }
 }
 
 /// The open store. Clones share it; the last one dropped closes it.
@@ -113,6 +120,7 @@ pub struct Store {
 struct Inner {
     db: Arc<Db>,
     writer: Writer,
+    space: Arc<Space>,
     path: PathBuf,
 }
 
@@ -132,8 +140,10 @@ impl Store {
     /// [`OpenError`] when another process holds it, it is of a newer version, damaged, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let db = Arc::new(open::open(path)?);
-        let writer = Writer::start(db.clone()).map_err(|e| OpenError::Failed(path.to_owned(), e.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { db, writer, path: path.to_owned() }) })
+        let space = Arc::new(Space::new(path));
+        let writer = Writer::start(db.clone(), space.clone());
+        let writer = writer.map_err(|e| OpenError::Failed(path.to_owned(), e.to_string()))?;
+        Ok(Self { inner: Arc::new(Inner { db, writer, space, path: path.to_owned() }) })
     }
 
     /// The value of `key`.
@@ -229,6 +239,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the disk is full or fails.
     pub fn write_unsynced(&self, batch: Batch) -> Result<(), StoreError> {
+        if !batch.only_removes() {
+            self.inner.space.check(batch.bytes())?;
+        }
         Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &WriteOptions::default())?)
     }
 

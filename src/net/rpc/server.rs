@@ -30,8 +30,12 @@ const STREAMS: usize = 8192;
 const IDLE: Duration = Duration::from_secs(60);
 /// For one request to arrive once its length is known, and one answer to leave.
 const TRANSFER: Duration = Duration::from_secs(30);
-/// Bytes of requests being read and handled, over all peers, in KiB: a flood waits here instead of in memory.
+/// Bytes of requests being read and handled and of their answers, over all peers, in KiB: a flood waits here instead of
+/// in memory.
 const BUDGET_KIB: usize = 64 * 1024;
+/// The same for one peer: eight of the largest requests (1 MiB) at once, as many as our own client sends, and room for
+/// other protocols. A peer that announces requests and does not send them, or asks and does not read, holds up itself.
+const PEER_BUDGET_KIB: usize = 12 * 1024;
 
 /// A stream that a peer opened.
 #[derive(Debug)]
@@ -107,10 +111,17 @@ impl Bucket {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct PeerState {
     streams: usize,
     buckets: HashMap<StreamProtocol, Bucket>,
+    budget: Arc<Semaphore>,
+}
+
+impl Default for PeerState {
+    fn default() -> Self {
+        Self { streams: 0, buckets: HashMap::new(), budget: Arc::new(Semaphore::new(PEER_BUDGET_KIB)) }
+    }
 }
 
 type Peers = Arc<Mutex<HashMap<PeerId, PeerState>>>;
@@ -157,6 +168,7 @@ impl Server {
 struct Place {
     peers: Peers,
     peer: PeerId,
+    budget: Arc<Semaphore>,
 }
 
 impl Place {
@@ -167,7 +179,7 @@ impl Place {
             return None;
         }
         state.streams += 1;
-        Some(Self { peers: peers.clone(), peer })
+        Some(Self { peers: peers.clone(), peer, budget: state.budget.clone() })
     }
 
     /// How long the peer's next request of this protocol has to wait.
@@ -208,7 +220,8 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
             tracing::debug!(%peer, %name, length, "request over the protocol's limit, stream closed");
             return;
         }
-        let share = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        let share = u32::try_from((length + limits.max_response).div_ceil(1024)).unwrap_or(u32::MAX);
+        let Ok(_own) = place.budget.acquire_many(share).await else { return };
         let Ok(_bytes) = budget.acquire_many(share).await else { return };
         let Ok(Ok(body)) = tokio::time::timeout(TRANSFER, wire::read_body(&mut stream, length)).await else { return };
         let (status, response) = match protocol.dispatch(peer, &body) {
