@@ -310,8 +310,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 fn broken(error: hyper::Error) -> ClientError {
     use std::error::Error;
     // The body's error lies below one or two wrappers of the libraries between.
-    let mut causes = std::iter::successors(error.source(), |e| e.source());
-    match causes.find_map(|e| e.downcast_ref::<io::Error>()) {
+    let mut cause = error.source();
+    while let Some(wrapper) = cause.filter(|e| !e.is::<io::Error>()) {
+        cause = wrapper.source();
+    }
+    match cause.and_then(|e| e.downcast_ref::<io::Error>()) {
         Some(source) if error.is_user() => ClientError::Body(io::Error::new(source.kind(), source.to_string())),
         _ => ClientError::Broken(error.to_string()),
     }

@@ -254,16 +254,21 @@ impl Store {
     /// Bytes of the store on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        let property = |name| self.inner.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        let files: u64 = Family::ALL
-            .iter()
-            .map(|f| {
-                let cf = handle(&self.inner.db, *f);
-                let value = self.inner.db.property_int_value_cf(&cf, "rocksdb.total-sst-files-size");
-                value.ok().flatten().unwrap_or(0)
-            })
-            .sum();
-        files + property("rocksdb.cur-size-all-mem-tables")
+        // What is in memory is in the log too.
+        let properties =
+            ["rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables"];
+        let of_family = |family: &Family| -> u64 {
+            let cf = handle(&self.inner.db, *family);
+            let value = |name| self.inner.db.property_int_value_cf(&cf, name).ok().flatten().unwrap_or(0);
+            properties.into_iter().map(value).sum()
+        };
+        Family::ALL.iter().map(of_family).sum()
+    }
+
+    /// For tests: as if the disk were full, or had room again.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn pretend_full(&self, full: bool) {
+        self.inner.space.pretend_full(full);
     }
 
     /// Stops the writer after what is queued and makes everything durable. Blocks. Later commits answer
@@ -290,4 +295,35 @@ fn to_rocks(db: &Db, batches: impl IntoIterator<Item = Batch>) -> WriteBatch {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_new_data_takes_removals_and_goes_on_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let put = |key: &[u8]| {
+            let mut batch = Batch::new();
+            batch.put(Family::Meta, key, vec![1; 1024 * 1024]);
+            batch
+        };
+        store.commit(put(b"before")).await.unwrap();
+        assert!(store.disk_bytes() >= 1024 * 1024);
+        store.pretend_full(true);
+        assert!(matches!(store.commit(put(b"during")).await, Err(StoreError::DiskFull(_))));
+        assert!(matches!(store.write_unsynced(put(b"during")), Err(StoreError::DiskFull(_))));
+        assert!(!store.contains(Family::Meta, b"during").unwrap());
+        let mut removal = Batch::new();
+        removal.delete(Family::Meta, *b"before");
+        // In one round with a write that is refused.
+        let (removed, refused) = tokio::join!(store.commit(removal), store.commit(put(b"during")));
+        removed.unwrap();
+        assert!(matches!(refused, Err(StoreError::DiskFull(_))));
+        assert!(!store.contains(Family::Meta, b"before").unwrap());
+        store.pretend_full(false);
+        store.commit(put(b"after")).await.unwrap();
+    }
 }

@@ -20,15 +20,30 @@ const SMALL: usize = 16 * 1024;
 #[derive(Debug)]
 pub(super) struct Space {
     path: PathBuf,
+    #[cfg(any(test, feature = "test-util"))]
+    full: std::sync::atomic::AtomicBool,
 }
 
 impl Space {
     pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self {
+            path: path.to_owned(),
+            #[cfg(any(test, feature = "test-util"))]
+            full: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    #[cfg(any(test, feature = "test-util"))]
+    pub(super) fn pretend_full(&self, full: bool) {
+        self.full.store(full, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Whether `bytes` more may be written: one system call of about a microsecond. Removals need not ask.
     pub(super) fn check(&self, bytes: usize) -> Result<(), StoreError> {
+        #[cfg(any(test, feature = "test-util"))]
+        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(full(0));
+        }
         // A disk that cannot be asked is not full for that; the write itself will tell.
         let Ok(stat) = nix::sys::statvfs::statvfs(&self.path) else { return Ok(()) };
         let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
