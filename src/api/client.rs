@@ -309,7 +309,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 #[allow(clippy::needless_pass_by_value, reason = "used in map_err")]
 fn broken(error: hyper::Error) -> ClientError {
     use std::error::Error;
-    match error.source().and_then(|e| e.downcast_ref::<io::Error>()) {
+    // The body's error lies below one or two wrappers of the libraries between.
+    let mut cause = error.source();
+    while let Some(wrapper) = cause.filter(|e| !e.is::<io::Error>()) {
+        cause = wrapper.source();
+    }
+    match cause.and_then(|e| e.downcast_ref::<io::Error>()) {
         Some(source) if error.is_user() => ClientError::Body(io::Error::new(source.kind(), source.to_string())),
         _ => ClientError::Broken(error.to_string()),
     }

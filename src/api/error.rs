@@ -53,6 +53,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the node is stopping")
     }
 
+    pub(crate) fn disk_full(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message)
+    }
+
     fn store(message: String) -> Self {
         tracing::warn!(error = %message, "the store failed a request");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", message)
@@ -103,7 +107,7 @@ impl From<MapError> for ApiError {
         match error {
             MapError::NotFound => Self::not_found("not found: neither the map nor Kademlia knows it"),
             MapError::InvalidName(_) => Self::invalid(text),
-            MapError::Store(StoreError::DiskFull(_)) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", text),
+            MapError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
             MapError::Store(StoreError::Failed(_)) => Self::store(text),
             MapError::Store(StoreError::Stopped) | MapError::Stopped => Self::stopping(),
         }
@@ -120,6 +124,7 @@ impl From<MessageError> for ApiError {
             MessageError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
             MessageError::TooLate(_) => Self::new(StatusCode::CONFLICT, "too_late", text),
             MessageError::Invalid(_) => Self::invalid(text),
+            MessageError::DiskFull(_) => Self::disk_full(text),
             MessageError::Store(_) => Self::store(text),
             MessageError::Stopped => Self::stopping(),
         }
@@ -179,6 +184,7 @@ mod tests {
             (MessageError::Full("x".into()).into(), 507, "full"),
             (MessageError::TooLate(SendState::Delivered).into(), 409, "too_late"),
             (MessageError::Invalid("x".into()).into(), 400, "invalid"),
+            (MessageError::DiskFull("x".into()).into(), 507, "disk_full"),
             (MessageError::Store("x".into()).into(), 500, "store_failed"),
             (MessageError::Stopped.into(), 503, "stopping"),
             (ApiError::io("x", &std::io::ErrorKind::StorageFull.into()), 507, "disk_full"),

@@ -163,8 +163,9 @@ fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
 
 /// What is wrong, without the usage text that follows it.
 fn one_line(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
-    let told = lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let told = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect::<Vec<_>>();
+    let told = told.join("; ").replace("; tip: ", "; ");
     told.strip_prefix("error: ").unwrap_or(&told).to_owned()
 }
 

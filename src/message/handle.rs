@@ -153,6 +153,9 @@ pub enum MessageError {
     /// To ourselves, or a bad argument.
     #[error("{0}")]
     Invalid(String),
+    /// No space left on the disk; nothing was queued.
+    #[error("{0}")]
+    DiskFull(String),
     /// The store failed; nothing was queued.
     #[error("{0}")]
     Store(String),
@@ -314,7 +317,12 @@ impl Handle {
         if mark && !received.read {
             let (reply, answer) = oneshot::channel();
             self.desk.send(desk::Command::MarkRead(id, reply)).await.map_err(|_| MessageError::Stopped)?;
-            received = answer.await.map_err(|_| MessageError::Stopped)??;
+            match answer.await.map_err(|_| MessageError::Stopped)? {
+                Ok(marked) => received = marked,
+                // Reading needs no room; it is marked when it is read the next time.
+                Err(MessageError::DiskFull(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok((received, body))
     }

@@ -147,7 +147,8 @@ pub(super) const LARGE: (usize, usize) = (2, 1);
 pub(super) fn store_error(error: &StoreError) -> MessageError {
     match error {
         StoreError::Stopped => MessageError::Stopped,
-        other => MessageError::Store(other.to_string()),
+        full @ StoreError::DiskFull(_) => MessageError::DiskFull(full.to_string()),
+        other @ StoreError::Failed(_) => MessageError::Store(other.to_string()),
     }
 }
 

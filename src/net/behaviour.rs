@@ -17,8 +17,9 @@ use crate::{identity::Identity, primitives::NetworkId, telemetry};
 mod book;
 mod per_ip;
 
-/// Handshakes under way from outside; each costs two key agreements.
-const MAX_PENDING_INCOMING: u32 = 64;
+/// Handshakes under way from outside. One that says nothing costs a socket and some KiB for ten seconds; with few places,
+/// somebody who opens connections and says nothing would lock everybody else out.
+const MAX_PENDING_INCOMING: u32 = 1024;
 /// Our own dials under way.
 const MAX_PENDING_OUTGOING: u32 = 64;
 

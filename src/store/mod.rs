@@ -17,6 +17,7 @@
 
 mod family;
 mod open;
+mod space;
 mod writer;
 
 use std::{
@@ -29,6 +30,7 @@ use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
 
 pub use family::Family;
 pub use open::OpenError;
+use space::Space;
 use writer::Writer;
 pub use writer::WriterStats;
 
@@ -41,7 +43,7 @@ pub const LAYOUT_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No space left on the disk; nothing of the batch was written. Retry after space was made.
-    #[error("the disk is full: {0}")]
+    #[error("the disk is full: make room and try again, no restart is needed ({0})")]
     DiskFull(String),
     /// The disk or the database failed.
     #[error("the store failed: {0}")]
@@ -103,6 +105,11 @@ impl Batch {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Whether it only removes: that is possible on a full disk too.
+    fn only_removes(&self) -> bool {
+        self.ops.iter().all(|(_, _, value)| value.is_none())
+    }
 }
 
 /// The open store. Clones share it; the last one dropped closes it.
@@ -114,6 +121,7 @@ pub struct Store {
 struct Inner {
     db: Arc<Db>,
     writer: Writer,
+    space: Arc<Space>,
     path: PathBuf,
 }
 
@@ -133,8 +141,10 @@ impl Store {
     /// [`OpenError`] when another process holds it, it is of a newer version, damaged, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let db = Arc::new(open::open(path)?);
-        let writer = Writer::start(db.clone()).map_err(|e| OpenError::Failed(path.to_owned(), e.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { db, writer, path: path.to_owned() }) })
+        let space = Arc::new(Space::new(path));
+        let writer = Writer::start(db.clone(), space.clone());
+        let writer = writer.map_err(|e| OpenError::Failed(path.to_owned(), e.to_string()))?;
+        Ok(Self { inner: Arc::new(Inner { db, writer, space, path: path.to_owned() }) })
     }
 
     /// The value of `key`.
@@ -230,6 +240,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the disk is full or fails.
     pub fn write_unsynced(&self, batch: Batch) -> Result<(), StoreError> {
+        if !batch.only_removes() {
+            self.inner.space.check(batch.bytes())?;
+        }
         Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &WriteOptions::default())?)
     }
 
@@ -239,6 +252,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the disk is full or fails.
     pub fn write_unlogged(&self, batch: Batch) -> Result<(), StoreError> {
+        self.inner.space.check(batch.bytes())?;
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &options)?)
@@ -261,16 +275,21 @@ impl Store {
     /// Bytes of the store on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        let property = |name| self.inner.db.property_int_value(name).ok().flatten().unwrap_or(0);
-        let files: u64 = Family::ALL
-            .iter()
-            .map(|f| {
-                let cf = handle(&self.inner.db, *f);
-                let value = self.inner.db.property_int_value_cf(&cf, "rocksdb.total-sst-files-size");
-                value.ok().flatten().unwrap_or(0)
-            })
-            .sum();
-        files + property("rocksdb.cur-size-all-mem-tables")
+        // What is in memory is in the log too.
+        let properties =
+            ["rocksdb.total-sst-files-size", "rocksdb.total-blob-file-size", "rocksdb.cur-size-all-mem-tables"];
+        let of_family = |family: &Family| -> u64 {
+            let cf = handle(&self.inner.db, *family);
+            let value = |name| self.inner.db.property_int_value_cf(&cf, name).ok().flatten().unwrap_or(0);
+            properties.into_iter().map(value).sum()
+        };
+        Family::ALL.iter().map(of_family).sum()
+    }
+
+    /// For tests: as if the disk were full, or had room again.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn pretend_full(&self, full: bool) {
+        self.inner.space.pretend_full(full);
     }
 
     /// Stops the writer after what is queued and makes everything durable. Blocks. Later commits answer

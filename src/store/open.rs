@@ -27,6 +27,8 @@ pub enum OpenError {
     Failed(PathBuf, String),
 }
 
+/// RocksDB's own column family.
+const DEFAULT_FAMILY: &str = "default";
 const VERSION_KEY: &[u8] = b"layout_version";
 
 /// Memory for cached blocks, index and filter blocks of all families.
@@ -44,9 +46,13 @@ pub(super) fn open(path: &Path) -> Result<Db, OpenError> {
     let cache = Cache::new_lru_cache(CACHE_BYTES);
     // Families of an unknown name mean a newer program: list them so that the version check below can say so.
     let mut names: Vec<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
+    // Nobody uses it, but RocksDB has it anyway, and with its default buffer it would recover from a full disk only when
+    // 64 MiB are free again.
+    names.push(DEFAULT_FAMILY.to_owned());
     if path.join("CURRENT").exists() {
         let existing = Db::list_cf(&options, path).map_err(|e| failed(&e))?;
-        names.extend(existing.into_iter().filter(|n| !Family::ALL.iter().any(|f| f.name() == n)));
+        let unknown: Vec<_> = existing.into_iter().filter(|n| !names.contains(n)).collect();
+        names.extend(unknown);
     }
     let descriptors = names.iter().map(|name| {
         let bodies = Family::ALL.iter().any(|f| f.name() == name && f.holds_bodies());
@@ -92,6 +98,8 @@ fn database_options() -> Options {
     options.set_db_write_buffer_size(WRITE_BUFFERS_BYTES);
     options.set_max_total_wal_size(32 * 1024 * 1024);
     options.set_max_open_files(256);
+    // Laid out on the disk in advance; RocksDB's 4 MiB is for large databases.
+    options.set_manifest_preallocation_size(256 * 1024);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1024 * 1024);
     options.set_stats_dump_period_sec(0);

@@ -123,3 +123,29 @@ async fn a_closed_store_says_so() {
     store.close();
     assert_eq!(store.commit(one(Family::Meta, b"k", b"v")).await, Err(StoreError::Stopped));
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_new_data_takes_removals_and_goes_on_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let put = |key: &[u8]| {
+        let mut batch = Batch::new();
+        batch.put(Family::Meta, key, vec![1; 1024 * 1024]);
+        batch
+    };
+    store.commit(put(b"before")).await.unwrap();
+    assert!(store.disk_bytes() >= 1024 * 1024);
+    store.pretend_full(true);
+    assert!(matches!(store.commit(put(b"during")).await, Err(StoreError::DiskFull(_))));
+    assert!(matches!(store.write_unsynced(put(b"during")), Err(StoreError::DiskFull(_))));
+    assert!(!store.contains(Family::Meta, b"during").unwrap());
+    let mut removal = Batch::new();
+    removal.delete(Family::Meta, *b"before");
+    // In one round with a write that is refused.
+    let (removed, refused) = tokio::join!(store.commit(removal), store.commit(put(b"during")));
+    removed.unwrap();
+    assert!(matches!(refused, Err(StoreError::DiskFull(_))));
+    assert!(!store.contains(Family::Meta, b"before").unwrap());
+    store.pretend_full(false);
+    store.commit(put(b"after")).await.unwrap();
+}

@@ -11,7 +11,7 @@ use std::{
 use rocksdb::WriteOptions;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Db, StoreError};
+use super::{Batch, Db, Space, StoreError};
 
 /// Batches waiting for the writer; callers wait for a place beyond it. 1024 batches of 64 KiB are 64 MiB at worst.
 const QUEUE: usize = 1024;
@@ -50,11 +50,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: Arc<Db>) -> std::io::Result<Self> {
+    pub(super) fn start(db: Arc<Db>, space: Arc<Space>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let counters = Arc::new(Counters::default());
         let shared = counters.clone();
-        let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&db, queue, &shared))?;
+        let thread =
+            std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&db, &space, queue, &shared))?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), counters })
     }
 
@@ -95,7 +96,24 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Db, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
+/// On a disk that is nearly full: removals, and what leaves the reserve. The others are refused. What they come to is returned too.
+fn those_that_fit(space: &Space, jobs: Vec<Job>) -> (Vec<Job>, usize) {
+    let (mut fitting, mut bytes) = (Vec::new(), 0);
+    for job in jobs {
+        let fits = if job.batch.only_removes() { Ok(()) } else { space.check(bytes + job.batch.bytes()) };
+        match fits {
+            Ok(()) => {
+                bytes += job.batch.bytes();
+                fitting.push(job);
+            }
+            // A caller that went away needs no answer.
+            Err(full) => drop(job.done.send(Err(full))),
+        }
+    }
+    (fitting, bytes)
+}
+
+fn run(db: &Db, space: &Space, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
     while let Some(first) = queue.blocking_recv() {
@@ -106,6 +124,12 @@ fn run(db: &Db, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
             let Ok(job) = queue.try_recv() else { break };
             bytes += job.batch.bytes();
             jobs.push(job);
+        }
+        if space.check(bytes).is_err() {
+            (jobs, bytes) = those_that_fit(space, jobs);
+            if jobs.is_empty() {
+                continue;
+            }
         }
         let (batches, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.batch, j.done)).unzip();
         let result = db.write_opt(super::to_rocks(db, batches), &synced).map_err(StoreError::from);

@@ -146,6 +146,13 @@ fn an_oversized_message_is_refused_before_it_is_queued() {
     let reason = fails(&pair.a.run(&["send", &pair.address_b(), "--file", file.to_str().unwrap()]), 2);
     assert!(reason.contains("1000"), "{reason}");
     assert_eq!(pair.a.json(&["outbox", "ls"])["messages"].as_array().map(Vec::len), Some(0));
+    // Of a pipe nobody knows the length before.
+    fs::write(&file, vec![7; 1_000_000]).unwrap();
+    let mut piped = vos();
+    piped.arg("--data-dir").arg(pair.a.path()).args(["send", &pair.address_b(), "--file", "-"]);
+    let reason = fails(&piped.stdin(fs::File::open(&file).unwrap()).output().unwrap(), 2);
+    assert!(reason.contains("1000"), "{reason}");
+    assert_eq!(pair.a.json(&["outbox", "ls"])["messages"].as_array().map(Vec::len), Some(0));
     fs::write(&file, vec![7; 1000]).unwrap();
     let sent = pair.a.json(&["send", &pair.address_b(), "--file", file.to_str().unwrap(), "--wait", "delivered"]);
     assert_eq!((&sent["state"], &sent["bytes"]), (&"delivered".into(), &1000.into()));

@@ -43,7 +43,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<(), CliError> {
         "created": created,
     });
     context.out.show(&answer, |_| {
-        let made = if created { "made in" } else { "exists in" };
+        let made = if created { "made in" } else { "were already in" };
         format!("{}\nidentity and configuration {made} {}", identity.address(), escape(&dir.display().to_string()))
     })
 }

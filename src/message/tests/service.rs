@@ -357,6 +357,31 @@ async fn a_full_inbox_delays_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_on_either_side_delays_and_loses_nothing_and_the_inbox_stays_readable() {
+    let net = Net::new();
+    let (a, b) = (Node::start(&net).await, Node::start(&net).await);
+    let first = a.handle.send(a.draft(b.address(), "first")).await.unwrap();
+    delivered(&a, first.id).await;
+    a.store.pretend_full(true);
+    assert!(matches!(a.handle.send(a.draft(b.address(), "no")).await, Err(MessageError::DiskFull(_))));
+    assert!(matches!(a.handle.outbox(10).await.unwrap().as_slice(), [one] if one.id == first.id));
+    a.store.pretend_full(false);
+    b.store.pretend_full(true);
+    let second = a.handle.send(a.draft(b.address(), "second")).await.unwrap();
+    let (read, body) = b.handle.read(first.id, true).await.unwrap();
+    assert_eq!((read.read, &body[..]), (false, &b"first"[..]), "read without being marked");
+    let refused = async {
+        while a.handle.outgoing(second.id).await.unwrap().last_error != "the recipient is busy" {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("refused for now", refused).await;
+    b.store.pretend_full(false);
+    delivered(&a, second.id).await;
+    assert_eq!(bodies(&b).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_recipients_signature_counts_as_delivery() {
     let net = Net::new();
     let (a, mut b) = (Node::start(&net).await, Node::start(&net).await);
