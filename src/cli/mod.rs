@@ -165,7 +165,7 @@ fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
 fn one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let told = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect::<Vec<_>>();
-    let told = told.join("; ").replace("; tip: ", "; ");
+    let told = told.join(" ").replace(" tip: ", "; ");
     told.strip_prefix("error: ").unwrap_or(&told).to_owned()
 }
 

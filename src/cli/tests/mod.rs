@@ -105,6 +105,7 @@ fn mistakes_are_wrong_usage() {
         assert!(!matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion), "{line}");
         let told = one_line(&error.render().to_string());
         assert!(told.len() > 10 && !told.ends_with(':') && !told.contains(['\n', '\u{1b}']), "{line}: {told}");
+        assert!(!told.contains("For more information") && !told.contains(" tip:"), "{line}: {told}");
     }
 }
 
