@@ -3,6 +3,16 @@
 //! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message). What each group defends stands at its module. Ratios on a
 //! busy machine are still ratios: baseline and candidate alternate, and the median of the rounds counts.
 
+#![allow(
+    missing_docs,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::needless_pass_by_value,
+    reason = "a program that prints, and ends where something unexpected happens"
+)]
+
 mod bulk;
 mod map;
 mod measure;

@@ -4,7 +4,12 @@
 //! people do, by its program: real daemons, real commands, exit statuses, signals, kill -9, and the local network of `vos
 //! testnet`. `topology/` holds files for `vos testnet --topology`.
 
-#![allow(clippy::unwrap_used, clippy::large_futures, reason = "a test ends where something unexpected happens")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::disallowed_methods,
+    reason = "a test ends where something unexpected happens, and its tasks with its runtime"
+)]
 
 mod cluster;
 mod process;

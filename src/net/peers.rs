@@ -227,7 +227,7 @@ mod tests {
         let mut peers = Peers::new(8, 16, vec![anonymous.clone()], start);
         let boot = PeerId::random();
         let late = start + Duration::from_secs(3600);
-        assert_eq!(peers.round(start, Vec::new(), |_| false, || 1.0).dial_addrs, [anonymous.clone()]);
+        assert_eq!(peers.round(start, Vec::new(), |_| false, || 1.0).dial_addrs, std::slice::from_ref(&anonymous));
         peers.on_up(boot, start);
         peers.on_bootstrapped(&anonymous, boot);
         assert!(peers.round(late, Vec::new(), |_| false, || 1.0).dial_addrs.is_empty());

@@ -46,6 +46,7 @@ impl Space {
         }
         // A disk that cannot be asked is not full for that; the write itself will tell.
         let Ok(stat) = nix::sys::statvfs::statvfs(&self.path) else { return Ok(()) };
+        #[allow(clippy::useless_conversion, reason = "the counts have 32 bits on macOS")]
         let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
         if allows(free, bytes) { Ok(()) } else { Err(full(free)) }
     }
