@@ -194,6 +194,7 @@ async fn end(liar: Liar, all: Vec<Member>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_is_refused_and_the_same_connection_is_served_on() {
+    let _turn = super::beside_others().await;
     let (a, b) = pair().await;
     let liar = Liar::connect(&a).await;
     let to = a.address();
@@ -222,6 +223,7 @@ async fn nonsense_is_refused_and_the_same_connection_is_served_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversized_frame_ends_its_stream_and_takes_no_memory() {
+    let _turn = super::alone().await;
     let (a, b) = pair().await;
     let liar = Liar::connect(&a).await;
     served(&b, &a).await;
@@ -239,6 +241,7 @@ async fn an_oversized_frame_ends_its_stream_and_takes_no_memory() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_records_are_taken_on_no_way() {
+    let _turn = super::beside_others().await;
     let (a, b) = pair().await;
     let liar = Liar::connect(&a).await;
     let (thief, victim) = (Identity::generate(), b.address());
@@ -281,6 +284,7 @@ async fn bad_records_are_taken_on_no_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_record_does_not_come_back_and_a_double_one_is_proof() {
+    let _turn = super::beside_others().await;
     let (a, b) = pair().await;
     let liar = Liar::connect(&a).await;
     let author = Identity::generate();
@@ -301,6 +305,7 @@ async fn a_replayed_record_does_not_come_back_and_a_double_one_is_proof() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_good_records_of_nobody_stays_within_the_maps_limit() {
+    let _turn = super::alone().await;
     let mut small = config(&[]);
     small.map.full_limit = 500;
     let a = Member::start("a", small).await;
@@ -325,6 +330,7 @@ async fn a_flood_of_good_records_of_nobody_stays_within_the_maps_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_requests_holds_up_nobody_else() {
+    let _turn = super::alone().await;
     let (a, b) = pair().await;
     let liar = Liar::connect(&a).await;
     served(&b, &a).await;
@@ -356,6 +362,7 @@ async fn a_flood_of_requests_holds_up_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sealed_garbage_reaches_no_inbox() {
+    let _turn = super::beside_others().await;
     let (a, b) = pair().await;
     let liar = Liar::connect(&a).await;
     let part = |body: &[u8]| [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat();
@@ -386,6 +393,7 @@ async fn sealed_garbage_reaches_no_inbox() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn announced_requests_that_never_come_hold_up_only_their_sender() {
+    let _turn = super::alone().await;
     let (a, b) = pair().await;
     served(&b, &a).await;
     let before = resident();
@@ -406,6 +414,7 @@ async fn announced_requests_that_never_come_hold_up_only_their_sender() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_hold_up_only_their_asker() {
+    let _turn = super::alone().await;
     let (a, b) = pair().await;
     // Some pages worth of map.
     let filler = Liar::connect(&a).await;
@@ -433,6 +442,7 @@ async fn answers_that_nobody_reads_hold_up_only_their_asker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_hundred_silent_connections_lock_nobody_out() {
+    let _turn = super::alone().await;
     let _ = rlimit::increase_nofile_limit(8192);
     let (a, b) = pair().await;
     served(&b, &a).await;
@@ -455,6 +465,7 @@ async fn five_hundred_silent_connections_lock_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn noise_on_the_listening_port_is_dropped() {
+    let _turn = super::beside_others().await;
     use std::io::Write;
     let (a, b) = pair().await;
     let at = super::raw::socket_of(&a.multiaddr());

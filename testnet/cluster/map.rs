@@ -29,6 +29,7 @@ async fn stop(all: Vec<Member>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_map_becomes_complete_from_one_bootstrap_node() {
+    let _turn = super::beside_others().await;
     let all = cluster(5).await;
     until("all maps are equal", || complete(&all, 5)).await;
     let found = all[4].node.map.find_name("node2");
@@ -39,6 +40,7 @@ async fn every_map_becomes_complete_from_one_bootstrap_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_name_reaches_everybody() {
+    let _turn = super::beside_others().await;
     let all = cluster(4).await;
     until("all maps are equal", || complete(&all, 4)).await;
     all[3].node.map.set_name("renamed".to_owned()).await.unwrap();
@@ -49,6 +51,7 @@ async fn a_changed_name_reaches_everybody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_goodbye_is_offline_and_who_comes_back_without_bootstrap_is_known_again() {
+    let _turn = super::beside_others().await;
     let mut all = cluster(4).await;
     until("all maps are equal", || complete(&all, 4)).await;
     let gone = all.pop().unwrap();
@@ -71,6 +74,7 @@ async fn who_says_goodbye_is_offline_and_who_comes_back_without_bootstrap_is_kno
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_network_heals_into_equal_maps() {
+    let _turn = super::beside_others().await;
     let all = cluster(6).await;
     until("all maps are equal", || complete(&all, 6)).await;
     let (left, right) = all.split_at(3);
@@ -104,6 +108,7 @@ async fn a_cut_network_heals_into_equal_maps() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_cache_finds_a_name_through_kademlia() {
+    let _turn = super::beside_others().await;
     let mut all = cluster(5).await;
     until("all maps are equal", || complete(&all, 5)).await;
     let mut small = config(&[all[0].multiaddr()]);
