@@ -38,6 +38,9 @@ use crate::{
 /// For each of the three groups of tasks to end, out of 5 s together.
 const STOP: [Duration; 3] = [Duration::from_millis(1500), Duration::from_millis(2000), Duration::from_millis(1000)];
 
+/// For our first record: it waits a moment for addrs to settle, and for one synced write.
+const FIRST_RECORD: Duration = Duration::from_secs(5);
+
 /// How to run a node.
 #[derive(Debug)]
 pub struct Options {
@@ -216,6 +219,7 @@ impl Node {
         layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
         let handles = Handles { net, map, message };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
+        first_record(&handles.map).await;
         let http = wiring.api(&handles, &mut layers[API]).await?;
         tracing::info!(%address, network = %network_id, "ready");
         Ok(Parts { handles, info: Ready { address, listen, http }, layers })
@@ -442,6 +446,20 @@ impl<'a> Wiring<'a> {
             layer.tasks.spawn("ops", |stop| api::serve_ops(listener, deps, stop));
         }
         Ok(http)
+    }
+}
+
+/// Ready means that others can learn of us: our first record is signed and durable.
+async fn first_record(map: &map::Handle) {
+    let mut changes = map.subscribe();
+    let signed = async {
+        while map.get(&map.local()).is_none() {
+            // Every change is a reason to look; so is a while without one.
+            let _ = tokio::time::timeout(Duration::from_millis(20), changes.recv()).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_RECORD, signed).await.is_err() {
+        tracing::warn!("our first record is not signed yet; others will learn of us later");
     }
 }
 
