@@ -7,6 +7,8 @@
 //! (map records of others, Kademlia records). A write that has returned comes
 //! before every later one, also after a crash; one that still waits for its sync may be overtaken by an unsynced write.
 //!
+//! [`Store::write_unlogged`] is for large bodies only: nothing of it is durable before [`Store::flush`].
+//!
 //! # Blocking
 //! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.
 //! Nothing here may be called on the swarm task but point reads and unsynced writes.
