@@ -10,16 +10,13 @@
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
-use chacha20poly1305::{
-    ChaCha20Poly1305, KeyInit,
-    aead::{Aead as _, AeadInOut as _, Payload},
-};
 use hpke::{
     Deserializable, Kem as _, OpModeR, OpModeS, Serializable,
     aead::{AeadCtxR, AeadCtxS, ExportOnlyAead},
     kdf::HkdfSha256,
     kem::X25519HkdfSha256,
 };
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::primitives::{PeerId, UnixMillis};
@@ -251,16 +248,14 @@ impl SealSession {
         let counter = self.counter;
         self.counter += 1;
         let key = message_key(counter, |label, out| self.context.export(label, out).is_ok()).ok_or(SealError)?;
-        let cipher = ChaCha20Poly1305::new((&key.0).into());
         let start = out.len();
         out.reserve(SEALED_OVERHEAD + plain.len());
         out.extend_from_slice(&self.encapsulated);
         out.extend_from_slice(&counter.to_be_bytes());
         out.extend_from_slice(plain);
         let text = &mut out[start + HEADER..];
-        // Each key is used once, so a constant nonce is safe.
-        match cipher.encrypt_inout_detached(&Default::default(), aad, text.into()) {
-            Ok(tag) => out.extend_from_slice(&tag),
+        match key.cipher().and_then(|c| c.seal_in_place_separate_tag(nonce(), Aad::from(aad), text)) {
+            Ok(tag) => out.extend_from_slice(tag.as_ref()),
             Err(_) => {
                 out.truncate(start);
                 return Err(SealError);
@@ -293,9 +288,20 @@ impl MessageKey {
     /// [`OpenError::Damaged`] when it was not, or was altered.
     pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let text = sealed.get(HEADER..).ok_or(OpenError::Damaged)?;
-        let cipher = ChaCha20Poly1305::new((&self.0).into());
-        cipher.decrypt(&Default::default(), Payload { msg: text, aad }).map_err(|_| OpenError::Damaged)
+        let mut plain = text.to_vec();
+        let opened = self.cipher().and_then(|c| c.open_in_place(nonce(), Aad::from(aad), &mut plain).map(|p| p.len()));
+        plain.truncate(opened.map_err(|_| OpenError::Damaged)?);
+        Ok(plain)
     }
+
+    fn cipher(&self) -> Result<LessSafeKey, ring::error::Unspecified> {
+        UnboundKey::new(&CHACHA20_POLY1305, &self.0).map(LessSafeKey::new)
+    }
+}
+
+/// Each key seals one message, so a constant nonce is safe.
+fn nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
 }
 
 impl std::fmt::Debug for MessageKey {
@@ -344,7 +350,7 @@ impl Opener {
         if sealed.len() < SEALED_OVERHEAD {
             return Err(OpenError::Damaged);
         }
-        let (header, text) = sealed.split_at(HEADER);
+        let header = &sealed[..HEADER];
         let encapsulated: [u8; ENCAPSULATED] = header[..ENCAPSULATED].try_into().map_err(|_| OpenError::Damaged)?;
         let counter = header[ENCAPSULATED..].try_into().map(u64::from_be_bytes).map_err(|_| OpenError::Damaged)?;
         if counter >= SESSION_MESSAGES {
@@ -352,8 +358,7 @@ impl Opener {
         }
         let receiver = self.receiver(id, encapsulated)?;
         let key = message_key(counter, |label, out| receiver.export(label, out).is_ok()).ok_or(OpenError::Damaged)?;
-        let cipher = ChaCha20Poly1305::new((&key.0).into());
-        cipher.decrypt(&Default::default(), Payload { msg: text, aad }).map_err(|_| OpenError::Damaged)
+        key.open(aad, sealed)
     }
 
     fn receiver(&self, id: &KeyId, encapsulated: [u8; ENCAPSULATED]) -> Result<Receiver, OpenError> {

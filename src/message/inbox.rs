@@ -5,9 +5,12 @@
 //!  opened part ─▶ plan ─┬─ refuse (code)                      time, size, room, too many incomplete, contradiction
 //!                       ├─ again (receipt once more)          delivered before
 //!                       ├─ whole: header, body, seen marks    one commit ─▶ receipt
-//!                       └─ part:  assembly header, body part  one commit ─▶ stored ─▶ last one: complete
-//!                                                             hash, header, seen marks: one commit ─▶ receipt
+//!                       └─ part:  assembly header, body part  written ─▶ stored ─▶ last one: complete
+//!                                                             hash, flush, header, seen marks: one commit ─▶ receipt
 //! ```
+//! `stored` is no promise: parts of a large body are written past the log and lost when the node is killed before the last one
+//! came. Only the receipt is, and a sender that has all its parts stored and no receipt offers them again.
+//!
 //! A message is known by (sender, stream, seq), which survives sealing it again, and by its id. What is being committed is
 //! answered `busy` when it comes again meanwhile, so nothing is stored twice and nothing is receipted before it is durable.
 //!
@@ -65,7 +68,8 @@ impl Key {
 enum Have {
     Missing,
     Committing,
-    Stored,
+    /// With the hash of its bytes; `None` when it was found in the store at the start.
+    Stored(Option<Hash>),
 }
 
 /// A message that has not all its parts yet.
@@ -84,9 +88,8 @@ pub(super) struct Assembly {
     pub(super) touched_at: UnixMillis,
     have: Vec<Have>,
     completing: bool,
-    /// Over the parts before `hashed`, as they came: most come in order, and need not be read again.
-    hasher: blake3::Hasher,
-    hashed: u32,
+    /// Whether the header is durable.
+    saved: bool,
 }
 
 impl Assembly {
@@ -103,8 +106,7 @@ impl Assembly {
             touched_at: UnixMillis(0),
             have: vec![Have::Missing; parts_of(total) as usize], // u32 fits in usize
             completing: false,
-            hasher: blake3::Hasher::new(),
-            hashed: 0,
+            saved: false,
         }
     }
 
@@ -115,21 +117,22 @@ impl Assembly {
     /// A part is in the store (when loading).
     pub(super) fn found(&mut self, index: u32) {
         if let Some(have) = self.have.get_mut(index as usize) {
-            *have = Have::Stored;
+            *have = Have::Stored(None);
         }
     }
 
     fn is_whole(&self) -> bool {
-        self.id.is_some() && self.have.iter().all(|h| *h == Have::Stored)
+        self.id.is_some() && self.have.iter().all(|h| matches!(h, Have::Stored(_)))
     }
 
     fn cost(&self) -> u64 {
         self.total + MESSAGE_COST
     }
 
-    /// The hash so far, and the first part not in it.
-    pub(super) fn hasher(&self) -> (blake3::Hasher, u32) {
-        (self.hasher.clone(), self.hashed)
+    /// The hashes of the parts as far as they are known.
+    pub(super) fn hashes(&self) -> Vec<Option<Hash>> {
+        let hash = |have: &Have| if let Have::Stored(hash) = have { *hash } else { None };
+        self.have.iter().map(hash).collect()
     }
 
     /// The message as it will be in the inbox, once whole.
@@ -156,8 +159,8 @@ pub(super) enum Verdict {
     Again(MessageId, UnixMillis),
     /// A message of one part: store it with its marks, then [`Inbox::committed_whole`].
     Whole { key: Key, message: Box<StoredMessage>, body: Bytes },
-    /// Store this part and the assembly's header; then [`Inbox::committed_part`].
-    Part { key: Key, slot: u64, index: u32, body: Bytes, header: Box<Assembly> },
+    /// Store this part, after the assembly's header when that is given; then [`Inbox::committed_part`].
+    Part { key: Key, slot: u64, index: u32, parts: u32, body: Bytes, header: Option<Box<Assembly>> },
     /// All parts are stored: complete it.
     Complete(Key),
 }
@@ -203,7 +206,8 @@ impl Inbox {
     }
 
     /// Takes over an incomplete message from the store.
-    pub(super) fn load(&mut self, assembly: Assembly) {
+    pub(super) fn load(&mut self, mut assembly: Assembly) {
+        assembly.saved = true;
         self.charge(assembly.key.sender, assembly.cost());
         self.assemblies.insert(assembly.key, assembly);
     }
@@ -306,27 +310,25 @@ impl Inbox {
         match assembly.have[at] {
             Have::Committing => return Verdict::Answer(Code::Busy),
             // Commits may overtake each other: a header without the id was stored last, and then came a restart.
-            Have::Stored if inner.index == 0 && assembly.id.is_none() => assembly.have[at] = Have::Committing,
+            Have::Stored(_) if inner.index == 0 && assembly.id.is_none() => assembly.have[at] = Have::Committing,
             // All there, but a crash came before completing it.
-            Have::Stored if assembly.is_whole() && !assembly.completing => {
+            Have::Stored(_) if assembly.is_whole() && !assembly.completing => {
                 assembly.completing = true;
                 return Verdict::Complete(key);
             }
-            Have::Stored if assembly.completing => return Verdict::Answer(Code::Busy),
-            Have::Stored => return Verdict::Answer(Code::Stored),
+            Have::Stored(_) if assembly.completing => return Verdict::Answer(Code::Busy),
+            Have::Stored(_) => return Verdict::Answer(Code::Stored),
             Have::Missing => assembly.have[at] = Have::Committing,
         }
         assembly.touched_at = now;
         if inner.index == 0 {
             assembly.id = Some(id);
         }
-        if inner.index == assembly.hashed {
-            assembly.hasher.update(&inner.body);
-            assembly.hashed += 1;
-        }
-        // With every part: whichever commit succeeds first makes the assembly known after a restart.
-        let header = Box::new(assembly.clone());
-        Verdict::Part { key, slot: assembly.slot, index: inner.index, body: inner.body, header }
+        // With every part until one is stored: whichever comes first makes the assembly known after a restart. Once more with
+        // part 0, which brings the id.
+        let header = (!assembly.saved || inner.index == 0).then(|| Box::new(assembly.clone()));
+        let (slot, index, parts) = (assembly.slot, inner.index, assembly.parts());
+        Verdict::Part { key, slot, index, parts, body: inner.body, header }
     }
 
     fn may_begin(&self, held: u64, inner: &Inner) -> Result<(), Code> {
@@ -350,21 +352,19 @@ impl Inbox {
         }
     }
 
-    /// A part is durable (or not). `true`: it was the last one, complete the message now.
-    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> bool {
+    /// A part with this hash is stored (or not). `true`: it was the last one, complete the message now.
+    pub(super) fn committed_part(&mut self, key: &Key, index: u32, hash: Hash, ok: bool) -> bool {
         let Some(assembly) = self.assemblies.get_mut(key) else { return false };
         let Some(have) = assembly.have.get_mut(index as usize) else { return false };
         if !ok {
             *have = Have::Missing;
-            // What was hashed may differ from what comes next time.
-            assembly.hasher = blake3::Hasher::new();
-            assembly.hashed = 0;
             if assembly.have.iter().all(|h| *h == Have::Missing) {
                 self.drop_assembly(key);
             }
             return false;
         }
-        *have = Have::Stored;
+        *have = Have::Stored(Some(hash));
+        assembly.saved = true;
         let whole = assembly.is_whole() && !assembly.completing;
         assembly.completing |= whole;
         whole

@@ -1,8 +1,9 @@
 //! The way into the outbox: seal, commit, hand to the sender.
 //!
-//! Small messages that wait together are sealed in one blocking job and made durable with one batch; while one batch is being
-//! synced the next is sealed. A body of several parts is read, sealed and written part by part, so that no more than one
-//! part of it is in memory; its header, committed last and synced, makes the parts before it durable too (the log is one).
+//! Messages that wait together are sealed in one blocking job and made durable with one batch; while one batch is being
+//! synced the next is sealed. A large body ([`PAST_LOG`] parts and more) is read, sealed and written past the log part by part, one
+//! thread sealing while another writes, so that only a few parts of it are in memory; they are flushed to the disk before its
+//! header is committed.
 
 use std::{
     fs::File,
@@ -18,11 +19,11 @@ use tokio::{
 
 use super::{
     Body, MessageError, Outgoing, SendState, Step,
-    envelope::{Inner, PART_BYTES, Part, parts_of},
+    envelope::{Inner, PART_BYTES, Part, body_hash, parts_of},
     outbox::Header,
     sender::Command,
     shared::{Shared, subtract},
-    store::Tables,
+    store::{PAST_LOG, Tables},
 };
 use crate::{
     identity::EncryptionKey,
@@ -35,6 +36,8 @@ use crate::{
 pub(super) const QUEUE: usize = 64;
 /// Drafts sealed in one job.
 const BATCH: usize = 64;
+/// Sealed parts of a large body that wait to be written: 1 MiB.
+const PIPE: usize = 4;
 /// What a part costs beside its body: padding, header, index.
 const PART_COST: u64 = 1024;
 /// Pending messages at most: a header in memory is about 500 bytes.
@@ -175,7 +178,7 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
     let Ok((batch, sealed)) = sealing.await else { return };
     if let Err(error) = shared.tables.store.commit(batch).await {
         for Sealed { job, header, .. } in sealed {
-            if header.parts > 1 {
+            if header.parts >= PAST_LOG {
                 let mut batch = Batch::new();
                 Tables::drop_staged(&mut batch, header.seq, header.parts);
                 // What stays is removed at the next start.
@@ -200,7 +203,7 @@ fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>) -> (Batch, Vec<Sealed>)
     let (mut batch, mut all) = (Batch::new(), Vec::with_capacity(jobs.len()));
     for (mut job, seq) in jobs.into_iter().zip(first..) {
         let parts = parts_of(job.bytes);
-        let result = if parts == 1 {
+        let result = if parts < PAST_LOG {
             seal_small(shared, seq, &mut job, &mut batch)
         } else {
             let result = seal_large(shared, seq, &mut job, &mut batch);
@@ -241,6 +244,16 @@ fn inner_of(shared: &Shared, seq: u64, job: &Job, sent_at: UnixMillis) -> Inner 
     }
 }
 
+impl Header {
+    /// A part was sealed.
+    fn add(&mut self, index: u32, part: &Part) {
+        if index == 0 {
+            self.ids.push(part.id);
+        }
+        self.sealed_bytes += part.wire().len() as u64; // usize fits in u64
+    }
+}
+
 fn header_of(shared: &Shared, seq: u64, job: &Job, now: UnixMillis) -> Header {
     Header {
         seq,
@@ -258,27 +271,37 @@ fn header_of(shared: &Shared, seq: u64, job: &Job, now: UnixMillis) -> Header {
     }
 }
 
+/// Seals all parts into the batch.
 fn seal_small(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Accepted {
     let now = shared.now();
     let mut inner = inner_of(shared, seq, job, now);
-    inner.body = match &mut job.body {
-        Body::Bytes(bytes) => std::mem::take(bytes).into(),
-        Body::File(path) => {
-            let mut body = Vec::new();
-            let limit = PART_BYTES as u64 + 1; // usize fits in u64
-            File::open(path).and_then(|f| f.take(limit).read_to_end(&mut body)).map_err(|e| unreadable(&e))?;
-            body.into()
-        }
-    };
-    check_length(inner.body.len() as u64, job.bytes)?; // usize fits in u64
-    let part = seal(shared, job, &inner)?;
     let mut header = header_of(shared, seq, job, now);
-    header.ids.push(part.id);
-    header.sealed_bytes = part.wire().len() as u64; // usize fits in u64
-    Tables::put_out_part(batch, seq, 0, part.stored());
-    Ok((header, Some(part.wire())))
+    let mut source = Source::open(&mut job.body)?;
+    let mut bodies = Vec::new();
+    for _ in 0..header.parts {
+        bodies.push(source.next()?);
+    }
+    let end = source.next()?.len() + bodies.iter().map(Bytes::len).sum::<usize>();
+    check_length(end as u64, job.bytes)?; // usize fits in u64
+    if header.parts > 1 {
+        inner.body_hash = body_hash(bodies.iter().map(|body| Hash::of(body)));
+    }
+    let (mut wire, mut sealed) = (None, Vec::with_capacity(bodies.len()));
+    for (index, body) in (0..).zip(bodies) {
+        (inner.index, inner.body) = (index, body);
+        let part = seal(shared, job, &inner)?;
+        header.add(index, &part);
+        wire = (header.parts == 1).then(|| part.wire());
+        sealed.push(part);
+    }
+    // All or none: the batch holds other drafts too.
+    for (index, part) in (0..).zip(sealed) {
+        Tables::put_out_part(batch, seq, index, part.stored());
+    }
+    Ok((header, wire))
 }
 
+/// Seals and writes part by part; the flush at the end makes them durable before the header that `batch` holds.
 fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Accepted {
     let now = shared.now();
     let tables = &shared.tables;
@@ -289,20 +312,32 @@ fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Ac
     let mut staging = Batch::new();
     Tables::put_staging(&mut staging, seq, header.parts);
     // Logged before the parts, so that what a crash leaves of them is found and removed.
-    tables.store.write_unsynced(std::mem::take(&mut staging)).map_err(|e| store_error(&e))?;
-    for index in 0..header.parts {
-        inner.index = index;
-        inner.body = source.next()?;
-        let part = seal(shared, job, &inner)?;
-        if index == 0 {
-            header.ids.push(part.id);
+    tables.store.write_unsynced(staging).map_err(|e| store_error(&e))?;
+    let (ready, sealed) = std::sync::mpsc::sync_channel::<(u32, Part)>(PIPE);
+    let write = move || -> Result<(), StoreError> {
+        for (index, part) in sealed {
+            tables.put_out_part_unlogged(seq, index, part.stored())?;
         }
-        header.sealed_bytes += part.wire().len() as u64; // usize fits in u64
-        Tables::put_out_part(&mut staging, seq, index, part.stored());
-        tables.store.write_unlogged(std::mem::take(&mut staging)).map_err(|e| store_error(&e))?;
-    }
-    // On the disk before the header that `batch` makes durable.
-    tables.store.flush(crate::store::Family::OutboxBody).map_err(|e| store_error(&e))?;
+        tables.flush_out()
+    };
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(write);
+        let mut seal_all = || -> Result<(), MessageError> {
+            for index in 0..header.parts {
+                (inner.index, inner.body) = (index, source.next()?);
+                let part = seal(shared, job, &inner)?;
+                header.add(index, &part);
+                if ready.send((index, part)).is_err() {
+                    break; // the store failed: the writer says how
+                }
+            }
+            Ok(())
+        };
+        let sealing = seal_all();
+        drop(ready);
+        let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        sealing.and(written.map_err(|e| store_error(&e)))
+    })?;
     Tables::end_staging(batch, seq);
     Ok((header, None))
 }
@@ -325,7 +360,7 @@ fn check_length(got: u64, expected: u64) -> Result<(), MessageError> {
     Err(MessageError::Invalid(format!("the body has {got} bytes instead of {expected}: it changed while it was read")))
 }
 
-/// A body of several parts, read twice: for its hash, and part by part.
+/// A body, read part by part; a large one twice, first for its hash.
 enum Source {
     Bytes(Bytes),
     File(File),
@@ -339,23 +374,34 @@ impl Source {
         })
     }
 
+    /// Reads all of it, and is at the start again.
     fn hash(&mut self, expected: u64) -> Result<Hash, MessageError> {
-        match self {
+        let parts = match self {
             Self::Bytes(bytes) => {
                 check_length(bytes.len() as u64, expected)?; // usize fits in u64
-                Ok(Hash::of(bytes))
+                bytes.chunks(PART_BYTES).map(Hash::of).collect()
             }
             Self::File(file) => {
-                let mut hasher = blake3::Hasher::new();
-                let mut limited = file.take(expected + 1);
-                let got = std::io::copy(&mut limited, &mut hasher).map_err(|e| unreadable(&e))?;
+                let (mut parts, mut got, mut part) = (Vec::new(), 0, Vec::with_capacity(PART_BYTES));
+                loop {
+                    part.clear();
+                    let limit = PART_BYTES as u64; // usize fits in u64
+                    file.take(limit).read_to_end(&mut part).map_err(|e| unreadable(&e))?;
+                    got += part.len() as u64; // usize fits in u64
+                    if part.is_empty() || got > expected {
+                        break;
+                    }
+                    parts.push(Hash::of(&part));
+                }
                 check_length(got, expected)?;
                 file.rewind().map_err(|e| unreadable(&e))?;
-                Ok(Hash(*hasher.finalize().as_bytes()))
+                parts
             }
-        }
+        };
+        Ok(body_hash(parts))
     }
 
+    /// The next part; empty at the end.
     fn next(&mut self) -> Result<Bytes, MessageError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.split_to(PART_BYTES.min(bytes.len()))),

@@ -3,8 +3,9 @@
 //! ```text
 //!  Inbound ─▶ open: ids, seen?, decrypt, verify   (blocking, 2 rounds at once)
 //!          ─▶ plan: one store batch for the round (here, in memory)
-//!          ─▶ commit                              (up to 8 rounds at once; the store merges them into one sync)
-//!          ─▶ complete messages whose last part came: hash, second commit
+//!          ─▶ commit                              (up to 8 rounds at once; the store merges them into one sync);
+//!                                                 parts of large bodies then go past the log
+//!          ─▶ complete messages whose last part came: compare hashes, flush large bodies, second commit
 //!          ─▶ sign one receipt a request, answer
 //! ```
 //! A round is what waits at one time: several requests share one commit.
@@ -20,12 +21,12 @@ use tracing::{debug, error, warn};
 
 use super::{
     Event,
-    envelope::{Inner, part_id},
+    envelope::{Inner, body_hash, part_id},
     inbox::{Inbox, Key, Verdict},
     receipt,
     sender::Command,
     shared::Shared,
-    store::{Tables, inbox_cost},
+    store::{PAST_LOG, Tables, inbox_cost},
     wire::{self, Code, Deliver, StoredMessage},
 };
 use crate::{
@@ -48,10 +49,10 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// A part as far as it got.
 #[derive(Debug)]
 enum Item {
-    /// Opened, and to be planned.
-    Open(MessageId, Box<Inner>),
+    /// Opened, and to be planned; with the hash of its body when it is one of several parts.
+    Open(MessageId, Box<Inner>, Hash),
     /// Being stored.
-    Part(Key, u32),
+    Part(Key, u32, Hash),
     /// Being stored, the only part of its message.
     Whole(Key, Box<StoredMessage>),
     /// Its message is being completed.
@@ -154,13 +155,13 @@ impl Receiver {
     /// Decides about every part of a round and commits what is to be stored.
     fn plan(&mut self, mut round: Round) {
         let now = self.shared.now();
-        let mut batch = Batch::new();
+        let (mut batch, mut bodies) = (Batch::new(), Vec::new());
         let mut completions = Vec::new();
         for item in round.items() {
             if !matches!(item, Item::Open(..)) {
                 continue;
             }
-            let Item::Open(id, inner) = std::mem::replace(item, Item::Done(Code::Busy, None)) else { continue };
+            let Item::Open(id, inner, hash) = std::mem::replace(item, Item::Done(Code::Busy, None)) else { continue };
             let key = Key::of(&inner);
             let seen = if self.machine.knows(&key) { Ok(None) } else { self.shared.tables.seen(&key) };
             let seen = match seen {
@@ -187,10 +188,16 @@ impl Receiver {
                     Tables::put_delivered(&mut batch, message.slot, &key, &message);
                     Item::Whole(key, message)
                 }
-                Verdict::Part { key, slot, index, body, header } => {
-                    Tables::put_in_part(&mut batch, slot, index, &body);
-                    Tables::put_assembly(&mut batch, &header);
-                    Item::Part(key, index)
+                Verdict::Part { key, slot, index, parts, body, header } => {
+                    if let Some(header) = header {
+                        Tables::put_assembly(&mut batch, &header);
+                    }
+                    if parts < PAST_LOG {
+                        Tables::put_in_part(&mut batch, slot, index, &body);
+                    } else {
+                        bodies.push((slot, index, body));
+                    }
+                    Item::Part(key, index, hash)
                 }
                 Verdict::Complete(key) => {
                     completions.push(key);
@@ -198,12 +205,19 @@ impl Receiver {
                 }
             };
         }
-        if batch.is_empty() {
+        if batch.is_empty() && bodies.is_empty() {
             return self.complete(round, completions);
         }
-        let store = self.shared.tables.store.clone();
+        let tables = self.shared.tables.clone();
         self.tasks.spawn(async move {
-            let result = store.commit(batch).await;
+            // Headers first, so that what a crash leaves of the bodies is known.
+            let mut result = tables.store.commit(batch).await;
+            if result.is_ok() && !bodies.is_empty() {
+                let write = move || {
+                    bodies.iter().try_for_each(|(slot, index, body)| tables.put_in_part_unlogged(*slot, *index, body))
+                };
+                result = tokio::task::spawn_blocking(write).await.unwrap_or(Err(StoreError::Stopped));
+            }
             Done::Committed(round, result)
         });
     }
@@ -216,9 +230,9 @@ impl Receiver {
         let mut delivered = Vec::new();
         for item in round.items() {
             match item {
-                Item::Part(key, index) => {
+                Item::Part(key, index, hash) => {
                     let key = *key;
-                    *item = if self.machine.committed_part(&key, *index, result.is_ok()) {
+                    *item = if self.machine.committed_part(&key, *index, *hash, result.is_ok()) {
                         completions.push(key);
                         Item::Completing(key)
                     } else {
@@ -235,7 +249,7 @@ impl Receiver {
                         *item = Item::Done(Code::Busy, None);
                     }
                 }
-                // Found whole while planning: its parts are durable already.
+                // Found whole while planning: its parts are stored already.
                 Item::Completing(key) => completions.push(*key),
                 Item::Open(..) | Item::Done(..) => {}
             }
@@ -244,7 +258,7 @@ impl Receiver {
         self.complete(round, completions);
     }
 
-    /// Completes messages whose parts are all durable, then answers the round.
+    /// Completes messages whose parts are all stored, then answers the round.
     fn complete(&mut self, round: Round, mut keys: Vec<Key>) {
         keys.dedup();
         if keys.is_empty() {
@@ -255,8 +269,8 @@ impl Receiver {
             .into_iter()
             .filter_map(|key| {
                 let assembly = self.machine.assembly(&key)?;
-                let job =
-                    Job { key, hash: assembly.body_hash, hasher: assembly.hasher(), message: assembly.message(now)? };
+                let (hash, hashes) = (assembly.body_hash, assembly.hashes());
+                let job = Job { key, hash, hashes, message: assembly.message(now)? };
                 Some((job, self.machine.slot()))
             })
             .collect();
@@ -378,7 +392,10 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
                 }
             }
             match shared.envelopes.open(&opener, part) {
-                Ok(inner) => Item::Open(id, Box::new(inner)),
+                Ok(inner) => {
+                    let hash = if inner.parts() > 1 { Hash::of(&inner.body) } else { Hash::default() };
+                    Item::Open(id, Box::new(inner), hash)
+                }
                 Err(code) => Item::Done(code, None),
             }
         };
@@ -391,26 +408,31 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
 /// Completing one message.
 struct Job {
     key: Key,
+    /// What the parts commit to.
     hash: Hash,
-    hasher: (blake3::Hasher, u32),
+    /// What came; `None`: before the last start.
+    hashes: Vec<Option<Hash>>,
     message: StoredMessage,
 }
 
 impl Job {
     async fn run(self, shared: &Arc<Shared>, arrival: u64) -> Completion {
-        let Self { key, hash, hasher: (mut hasher, from), message } = self;
-        let (slot, parts) = (message.slot, message.parts);
+        let Self { key, hash, hashes, message } = self;
+        let slot = message.slot;
         let tables = shared.tables.clone();
         let check = tokio::task::spawn_blocking(move || -> Result<bool, StoreError> {
-            for index in from..parts {
-                match tables.in_part(slot, index)? {
-                    Some(body) => {
-                        hasher.update(&body);
-                    }
-                    None => return Ok(false),
-                }
+            let large = hashes.len() >= PAST_LOG as usize; // u32 fits in usize
+            let mut parts = Vec::with_capacity(hashes.len());
+            for (known, index) in hashes.into_iter().zip(0..) {
+                let stored = || tables.in_part(slot, index).map(|body| body.map(|body| Hash::of(&body)));
+                let Some(part) = known.map_or_else(stored, |known| Ok(Some(known)))? else { return Ok(false) };
+                parts.push(part);
             }
-            Ok(hasher.finalize() == blake3::Hash::from(hash.0))
+            let same = body_hash(parts) == hash;
+            if same && large {
+                tables.flush_in()?;
+            }
+            Ok(same)
         });
         let mut batch = Batch::new();
         Tables::end_assembly(&mut batch, slot);

@@ -31,6 +31,10 @@ use crate::{
 pub(super) const STREAM: &[u8] = b"message_stream";
 pub(super) const SEQ: &[u8] = b"message_seq";
 
+/// Bodies of so many parts and more (4 MiB) are written past the log and flushed once, since the log would double what is
+/// written. A smaller one is cheaper in the log, where it shares its sync with others.
+pub(super) const PAST_LOG: u32 = 16;
+
 /// Ended outgoing messages that are remembered; older ones are forgotten.
 const KEEP_ENDED: usize = 10_000;
 
@@ -91,6 +95,15 @@ impl Tables {
 
     pub(super) fn put_out_part(batch: &mut Batch, seq: u64, index: u32, stored: &[u8]) {
         batch.put(Family::OutboxBody, part_key(seq, index), stored);
+    }
+
+    /// Durable after [`Tables::flush_out`].
+    pub(super) fn put_out_part_unlogged(&self, seq: u64, index: u32, stored: &[u8]) -> Result<(), StoreError> {
+        self.store.put_unlogged(Family::OutboxBody, &part_key(seq, index), stored)
+    }
+
+    pub(super) fn flush_out(&self) -> Result<(), StoreError> {
+        self.store.flush(Family::OutboxBody)
     }
 
     /// Header of an ended message; its body goes.
@@ -190,6 +203,15 @@ impl Tables {
 
     pub(super) fn put_in_part(batch: &mut Batch, slot: u64, index: u32, body: &[u8]) {
         batch.put(Family::InboxBody, part_key(slot, index), body);
+    }
+
+    /// Durable after [`Tables::flush_in`].
+    pub(super) fn put_in_part_unlogged(&self, slot: u64, index: u32, body: &[u8]) -> Result<(), StoreError> {
+        self.store.put_unlogged(Family::InboxBody, &part_key(slot, index), body)
+    }
+
+    pub(super) fn flush_in(&self) -> Result<(), StoreError> {
+        self.store.flush(Family::InboxBody)
     }
 
     pub(super) fn put_assembly(batch: &mut Batch, assembly: &Assembly) {

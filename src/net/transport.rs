@@ -17,8 +17,9 @@ use crate::primitives::PeerId;
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
-/// QUIC streams of one connection at once; further ones wait for a free slot.
-const QUIC_STREAMS: u32 = 512;
+/// QUIC streams of one connection at once, each direction; further ones wait for a free slot. 192 requests, gossip and Kademlia
+/// need no more, and quinn lays out two tables of this size (rounded up to 256 here) for every connection: 512 took 42 KiB.
+const QUIC_STREAMS: u32 = 224;
 /// A killed process sends no goodbye over UDP: three lost keep-alives tell.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(2500);
 /// Silence after which a QUIC connection is dead, in milliseconds.

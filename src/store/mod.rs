@@ -7,7 +7,7 @@
 //! (map records of others, Kademlia records). A write that has returned comes
 //! before every later one, also after a crash; one that still waits for its sync may be overtaken by an unsynced write.
 //!
-//! [`Store::write_unlogged`] is for large bodies only: nothing of it is durable before [`Store::flush`].
+//! [`Store::put_unlogged`] is for large bodies only: nothing of it is durable before [`Store::flush`].
 //!
 //! # Blocking
 //! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.
@@ -248,16 +248,16 @@ impl Store {
         Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &WriteOptions::default())?)
     }
 
-    /// Writes a batch past the log: a crash may lose any part of it until [`Store::flush`] of its families returned. For
-    /// large bodies, which would otherwise be written twice.
+    /// Sets `key` past the log: a crash may lose it until [`Store::flush`] of its family returned. For large bodies, which
+    /// would otherwise be written twice.
     ///
     /// # Errors
     /// [`StoreError`] when the disk is full or fails.
-    pub fn write_unlogged(&self, batch: Batch) -> Result<(), StoreError> {
-        self.inner.space.check(batch.bytes())?;
+    pub fn put_unlogged(&self, family: Family, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.inner.space.check(key.len() + value.len())?;
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &options)?)
+        Ok(self.inner.db.put_cf_opt(&handle(&self.inner.db, family), key, value, &options)?)
     }
 
     /// Makes everything written to a family durable. Blocks until its memory is on the disk.

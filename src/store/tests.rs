@@ -82,7 +82,7 @@ async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
 #[tokio::test]
 async fn what_went_past_the_log_is_durable_after_a_flush() {
     let (dir, store) = open();
-    store.write_unlogged(one(Family::OutboxBody, b"part", &[7; 100_000])).unwrap();
+    store.put_unlogged(Family::OutboxBody, b"part", &[7; 100_000]).unwrap();
     assert!(store.contains(Family::OutboxBody, b"part").unwrap());
     store.flush(Family::OutboxBody).unwrap();
     store.commit(one(Family::Outbox, b"header", b"h")).await.unwrap();

@@ -74,7 +74,9 @@ proptest! {
             // What comes last is sure to be stored.
             let ok = !failures.next().unwrap_or(false) || step >= last;
             let complete = match inbox.plan(START, 0, (id, inner), seen) {
-                Verdict::Part { key, index, .. } => inbox.committed_part(&key, index, ok).then_some(key),
+                Verdict::Part { key, index, .. } => {
+                    inbox.committed_part(&key, index, Hash::default(), ok).then_some(key)
+                },
                 Verdict::Whole { key, .. } => {
                     inbox.committed_whole(&key);
                     if ok { delivered += 1; seen = Some((id, START)); }

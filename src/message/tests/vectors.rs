@@ -36,8 +36,8 @@ fn inner(body: Bytes) -> Inner {
 }
 
 #[test]
-fn the_id_is_sha256_over_the_prefix_and_the_sealed_bytes() {
-    let golden = "aad3e242af977588aac224eb17f7d097dfdc1d2b8e9dc190a22068fd9f44ad58";
+fn the_id_is_blake3_over_the_prefix_and_the_sealed_bytes() {
+    let golden = "29438083172f35b9e8ba37058af10bcf441dfc1f128bc7ad0f31b557800dbe9a";
     assert_eq!(id_of(b"sealed").to_string(), golden);
 }
 
