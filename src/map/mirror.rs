@@ -52,6 +52,7 @@ struct Shared {
     authors: Mutex<Buckets<Key>>,
     events: broadcast::Sender<Event>,
     own_seen: watch::Sender<u64>,
+    elsewhere: watch::Sender<u64>,
     grown: Notify,
     metrics: Metrics,
 }
@@ -99,6 +100,7 @@ impl Mirror {
             authors: Mutex::new(Buckets::new(config.author_rate_per_h, Duration::from_secs(3600))),
             events: broadcast::Sender::new(EVENTS),
             own_seen: watch::Sender::new(0),
+            elsewhere: watch::Sender::new(store::elsewhere(store)?),
             grown: Notify::new(),
             metrics,
         })))
@@ -161,6 +163,19 @@ impl Mirror {
     /// The highest sequence number seen in a record signed with our key that we did not make.
     pub(super) fn own_seen(&self) -> watch::Receiver<u64> {
         self.0.own_seen.subscribe()
+    }
+
+    /// The highest of these that proved another installation with our key to be ahead of us, also in earlier runs; zero: none.
+    pub(super) fn elsewhere(&self) -> watch::Receiver<u64> {
+        self.0.elsewhere.subscribe()
+    }
+
+    pub(super) fn met_elsewhere(&self, seq: u64) {
+        self.0.elsewhere.send_if_modified(|met| {
+            let higher = seq > *met;
+            *met = seq.max(*met);
+            higher
+        });
     }
 
     /// Waits until a peer pushed something new here.

@@ -383,10 +383,16 @@ async fn our_record_survives_a_restart_and_a_restored_backup() {
     let mine = a.handle.get(&a.address()).unwrap();
     assert_eq!((mine.name.as_str(), &mine.keys), ("renamed", &keys));
 
+    assert_eq!(*a.handle.signed_elsewhere().borrow(), 0, "all of them were ours");
     let ahead = fresh(1, again.seq() + 1_000_000);
     a.hears_record(&ahead).await;
     let taken_over = published_record(&mut a).await;
     assert!(taken_over.seq() > ahead.seq());
+    assert_eq!(*a.handle.signed_elsewhere().borrow(), ahead.seq());
+    let dir = a.halt().await;
+    let store = open(&dir).await;
+    let a = start_in(&boards, 1, Config::default(), dir, store);
+    assert_eq!(*a.handle.signed_elsewhere().borrow(), ahead.seq(), "remembered");
 }
 
 /// Sets a name; returns the number of the record that has it.

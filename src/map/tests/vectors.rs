@@ -212,6 +212,21 @@ fn a_goodbye_counts_once_and_not_after_a_return() {
 }
 
 #[test]
+fn nobody_stays_online_because_our_clock_was_ahead() {
+    let mut map = Map::new(Key::of(&identity(0).address()).unwrap(), 4);
+    let r = record(&identity(1), 5);
+    map.merge(&r, Source::News);
+    let ahead = NOW.plus(Duration::from_secs(30 * 24 * 3600));
+    map.heard(&r.key, ahead);
+    assert_eq!(map.slot(&r.key).unwrap().standing(ahead).1, State::Online);
+    assert_eq!(map.slot(&r.key).unwrap().standing(NOW).1, State::Unknown, "the clock was set right");
+    assert!(!map.heard_lately(&r.key, NOW));
+    assert!(map.heard(&r.key, NOW), "heard again: a change");
+    assert_eq!(map.slot(&r.key).unwrap().standing(NOW), (Some(NOW), State::Online));
+    assert_eq!(map.slot(&r.key).unwrap().standing(NOW.plus(Duration::from_secs(301))).1, State::Unknown);
+}
+
+#[test]
 fn we_publish_what_others_can_use() {
     let addr = |a: &str| a.parse::<Multiaddr>().unwrap();
     let external = [addr("/ip4/1.2.3.4/tcp/1"), addr("/ip4/1.2.3.4/tcp/1")];
