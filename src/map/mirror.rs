@@ -34,6 +34,8 @@ const EVENTS: usize = 1024;
 const MERGE: usize = 256;
 /// A record signed so lately shows that its author is there.
 const FRESH: Duration = Duration::from_secs(60);
+/// Records looked at for nodes to dial; the swarm task waits for it, some 20 us.
+const SAMPLE: usize = 256;
 /// A node seen within this time is worth dialling first.
 const SEEN_LATELY: Duration = Duration::from_secs(24 * 3600);
 
@@ -479,9 +481,10 @@ impl AddrBook for Mirror {
 
     fn candidates(&self, n: usize) -> Vec<PeerId> {
         let now = self.now();
+        let start = Key(rand::random());
         let map = self.read();
         let mut all: Vec<(u8, u64, Key)> = map
-            .after(None)
+            .around(start, n.max(SAMPLE))
             .map(|(key, slot)| {
                 let (seen, state) = slot.standing(now);
                 let lately = seen.is_some_and(|at| now.since(at) < SEEN_LATELY);
@@ -493,7 +496,9 @@ impl AddrBook for Mirror {
                 (class, rand::random(), *key)
             })
             .collect();
-        all.extend(map.hints().map(|(key, _)| (3, rand::random(), *key)));
+        if all.len() <= n {
+            all.extend(map.hints_around(start, n).map(|key| (3, rand::random(), *key)));
+        }
         drop(map);
         all.sort_unstable();
         all.into_iter().map(|(_, _, key)| key.address()).filter(|a| *a != self.0.local).take(n).collect()

@@ -390,6 +390,16 @@ impl Map {
         self.slots.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
+    /// Up to `n` records from `start` on, round the end. Keys are spread evenly: with a random start it is a sample.
+    pub(super) fn around(&self, start: Key, n: usize) -> impl Iterator<Item = (&Key, &Slot)> {
+        self.slots.range(start..).chain(self.slots.range(..start)).take(n)
+    }
+
+    /// The same of expired records: who.
+    pub(super) fn hints_around(&self, start: Key, n: usize) -> impl Iterator<Item = &Key> {
+        self.hints.range(start..).chain(self.hints.range(..start)).take(n).map(|(key, _)| key)
+    }
+
     /// Records of a range in order of key.
     pub(super) fn range(&self, range: Range) -> impl Iterator<Item = (&Key, &Slot)> {
         let (first, last) = range.bounds();
@@ -409,11 +419,6 @@ impl Map {
     pub(super) fn owners(&self, name: &str) -> impl Iterator<Item = &Key> {
         let name: Box<str> = name.into();
         self.names.range((name.clone(), Key::MIN)..=(name, Key::MAX)).map(|(_, key)| key)
-    }
-
-    /// Expired records: who, and the last we knew.
-    pub(super) fn hints(&self) -> impl Iterator<Item = (&Key, &Arc<[u8]>)> {
-        self.hints.iter().map(|(key, (_, envelope))| (key, envelope))
     }
 
     pub(super) fn hint(&self, key: &Key) -> Option<&Arc<[u8]>> {

@@ -227,6 +227,19 @@ fn nobody_stays_online_because_our_clock_was_ahead() {
 }
 
 #[test]
+fn a_sample_of_the_map_is_bounded_and_goes_round() {
+    let mut map = Map::new(Key::of(&identity(0).address()).unwrap(), 100);
+    for number in 1..=40 {
+        map.merge(&record(&identity(number), 1), Source::Bulk);
+    }
+    let keys: Vec<Key> = map.after(None).map(|(key, _)| *key).collect();
+    let sample = |start, n| map.around(start, n).map(|(key, _)| *key).collect::<Vec<_>>();
+    assert_eq!(sample(keys[30], 25), [&keys[30..], &keys[..15]].concat());
+    assert_eq!(sample(keys[30], 100), [&keys[30..], &keys[..30]].concat(), "each once");
+    assert_eq!(sample(Key::MAX, 3), keys[..3]);
+}
+
+#[test]
 fn we_publish_what_others_can_use() {
     let addr = |a: &str| a.parse::<Multiaddr>().unwrap();
     let external = [addr("/ip4/1.2.3.4/tcp/1"), addr("/ip4/1.2.3.4/tcp/1")];
