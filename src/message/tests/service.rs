@@ -6,9 +6,7 @@ use super::{
     super::{
         Body, Config, Deliver, Draft, Event, MessageError, SendState,
         envelope::{Envelopes, Inner, PART_BYTES},
-        inbox::SEEN,
         receipt,
-        store::Tables,
         wire::{self, Code},
     },
     net::{Net, Node, START, soon},
@@ -20,15 +18,15 @@ use crate::{
     store::{Batch, Family},
 };
 
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
-async fn delivered(node: &Node, id: MessageId) {
+pub(super) async fn delivered(node: &Node, id: MessageId) {
     let end = node.handle.wait(id, SendState::Delivered, LONG).await.unwrap().expect("in time");
     assert_eq!(end.state, SendState::Delivered, "{}", end.last_error);
 }
 
 /// The whole inbox: ids and bodies, oldest first.
-async fn bodies(node: &Node) -> Vec<Vec<u8>> {
+pub(super) async fn bodies(node: &Node) -> Vec<Vec<u8>> {
     let mut bodies = Vec::new();
     for message in node.handle.inbox(10_000).await.unwrap() {
         bodies.push(node.handle.read(message.id, false).await.unwrap().1);
@@ -143,79 +141,6 @@ async fn a_restart_of_either_side_loses_and_doubles_nothing() {
     assert_eq!(b.handle.stats().inbox, 3, "a new message, not taken for an old one");
 }
 
-fn stream_of(node: &Node) -> Option<Vec<u8>> {
-    node.store.get(Family::Meta, b"message_stream").unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_backup_takes_a_new_stream_when_the_map_met_our_record_elsewhere() {
-    let net = Net::new();
-    let (a, b, c) = (Node::start(&net).await, Node::start(&net).await, Node::start(&net).await);
-    net.online(b.address(), false);
-    let queued = a.handle.send(a.draft(b.address(), "before the backup")).await.unwrap().id;
-    let backup = a.store.get(Family::Meta, b"message_seq").unwrap().unwrap();
-    // What the backup does not know: a run that used the numbers after it.
-    let a = a.restart(|_| {}).await;
-    let lost = a.handle.send(a.draft(c.address(), "after the backup")).await.unwrap().id;
-    delivered(&a, lost).await;
-    let restored = a.restart(|store| {
-        let mut batch = Batch::new();
-        let headers = store.scan(Family::Outbox, b"h", None, 1).unwrap();
-        for (key, _) in &headers {
-            batch.delete(Family::Outbox, key.as_slice());
-        }
-        batch.delete(Family::Outbox, [b"i", lost.as_bytes().as_slice()].concat());
-        batch.put(Family::Meta, b"message_seq".as_slice(), backup);
-        store.write_unsynced(batch).unwrap();
-    });
-    let a = restored.await;
-    assert_eq!(a.handle.outgoing(lost).await, Err(MessageError::NotFound), "the backup is from before");
-    let before = stream_of(&a);
-    net.elsewhere.send_replace(7);
-    let renewed = async {
-        while stream_of(&a) == before {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("a new stream", renewed).await;
-    let fresh = a.handle.send(a.draft(c.address(), "after the restore")).await.unwrap().id;
-    delivered(&a, fresh).await;
-    assert_eq!(bodies(&c).await, [b"after the backup".to_vec(), b"after the restore".to_vec()]);
-    net.online(b.address(), true);
-    delivered(&a, queued).await;
-    let stream = stream_of(&a);
-    let a = a.restart(|_| {}).await;
-    let last = a.handle.send(a.draft(c.address(), "once more")).await.unwrap().id;
-    delivered(&a, last).await;
-    assert_eq!(stream_of(&a), stream, "one new stream for one restore");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damaged_numbers_are_not_used_again() {
-    let net = Net::new();
-    let (a, b) = (Node::start(&net).await, Node::start(&net).await);
-    let first = a.handle.send(a.draft(b.address(), "first")).await.unwrap().id;
-    delivered(&a, first).await;
-    net.online(b.address(), false);
-    let queued = a.handle.send(a.draft(b.address(), "queued")).await.unwrap().id;
-    let before = stream_of(&a);
-    let damage = |store: &crate::store::Store| {
-        let mut batch = Batch::new();
-        batch.put(Family::Meta, b"message_seq".as_slice(), b"damaged".as_slice());
-        store.write_unsynced(batch).unwrap();
-    };
-    let a = a.restart(damage).await;
-    let after = a.handle.send(a.draft(b.address(), "after")).await.unwrap().id;
-    assert_ne!(stream_of(&a), before);
-    assert_eq!(a.handle.stats().outbox_pending, 2, "none took the place of another");
-    net.online(b.address(), true);
-    delivered(&a, queued).await;
-    delivered(&a, after).await;
-    let mut got = bodies(&b).await;
-    got.sort();
-    assert_eq!(got, [b"after".to_vec(), b"first".to_vec(), b"queued".to_vec()]);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recipient_that_lost_its_keys_gets_the_message_sealed_again_under_the_same_id() {
     let net = Net::new();
@@ -263,14 +188,19 @@ async fn a_body_of_16_mib_from_a_file_arrives_whole() {
 }
 
 /// Asks `to` as `from` to take these parts.
-async fn push(net: &Net, from: PeerId, to: PeerId, parts: &[bytes::Bytes]) -> (Vec<Code>, Option<receipt::Receipt>) {
+pub(super) async fn push(
+    net: &Net,
+    from: PeerId,
+    to: PeerId,
+    parts: &[bytes::Bytes],
+) -> (Vec<Code>, Option<receipt::Receipt>) {
     let (client, _inbound) = net.board.join(from);
     let answer = soon("answer", client.request(to, wire::request(parts))).await.unwrap();
     wire::answered(answer, parts.len()).unwrap()
 }
 
 /// A part from `author` to `node`, as it would make it, or changed.
-fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inner)) -> bytes::Bytes {
+pub(super) fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inner)) -> bytes::Bytes {
     let key = node.net.keys.lock().unwrap()[&node.address()][0];
     let envelopes = Envelopes::new(author.clone(), &NetworkId::default());
     let mut inner = Inner {
@@ -316,55 +246,6 @@ async fn a_repeated_message_is_receipted_again_and_delivered_once_even_after_it_
         assert_eq!(entries, [(id, START)], "the same receipt");
     }
     assert!(b.handle.inbox(10).await.unwrap().is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_was_weeks_ahead_for_a_while_makes_nothing_arrive_twice() {
-    let net = Net::new();
-    let b = Node::start(&net).await;
-    let (author, carrier) = (Identity::generate(), PeerId::random());
-    let original = part(&b, &author, |_| {});
-    assert_eq!(push(&net, carrier, b.address(), std::slice::from_ref(&original)).await.0, [Code::Delivered]);
-    net.clock.set(START.plus(Duration::from_secs(60 * 24 * 3600)));
-    let b = b.restart(|store| {
-        let mut batch = Batch::new();
-        batch.delete(Family::Meta, b"message_age".as_slice());
-        store.write_unsynced(batch).unwrap();
-    });
-    let b = b.await;
-    let swept = async {
-        while b.store.get(Family::Meta, b"message_age").unwrap().is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("old marks are looked over after a start", swept).await;
-    net.clock.set(START.plus(Duration::from_secs(60)));
-    let again = part(&b, &author, |_| {});
-    for copy in [original, again] {
-        assert_eq!(push(&net, carrier, b.address(), &[copy]).await.0, [Code::Delivered]);
-    }
-    assert_eq!(b.handle.stats().inbox, 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn seen_marks_go_when_the_store_was_in_use_for_as_long_as_they_must_live() {
-    let net = Net::new();
-    let mut b = Node::start(&net).await;
-    let (author, carrier) = (Identity::generate(), PeerId::random());
-    assert_eq!(push(&net, carrier, b.address(), &[part(&b, &author, |_| {})]).await.0, [Code::Delivered]);
-    b.halt().await;
-    let marks = || b.store.scan(Family::Seen, b"", None, 10).unwrap().len();
-    let mut old = Batch::new();
-    old.put(Family::Seen, b"i from before marks had an age".as_slice(), START.0.to_be_bytes());
-    b.store.write_unsynced(old).unwrap();
-    let tables = Tables::new(&b.store).unwrap();
-    assert_eq!(marks(), 3);
-    assert!(tables.age.now() < SEEN);
-    tables.forget_seen(SEEN - Duration::from_secs(1), b"", 10).unwrap();
-    assert_eq!(marks(), 3);
-    assert!(Tables::new(&b.store).unwrap().age.now() >= SEEN - Duration::from_secs(1), "the age is stored");
-    tables.forget_seen(SEEN + LONG * 10, b"", 10).unwrap();
-    assert_eq!(marks(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
