@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
+    Metrics,
     mirror::{Mirror, name_key, record_key},
     record::Key,
     state::{Source, entry_of},
@@ -360,6 +361,12 @@ impl Handle {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.inner.mirror.stats()
+    }
+
+    /// The map's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        self.inner.mirror.metrics()
     }
 
     /// Changes from now on. A slow receiver loses the oldest (`Lagged`).
