@@ -29,7 +29,7 @@ use crate::primitives::Redacted;
 
 /// For a connection to a local socket: anything longer is a daemon that hangs.
 const CONNECT: Duration = Duration::from_secs(5);
-/// For the head of an answer, besides the time that the request itself may take.
+/// For the head of an answer, unless set otherwise and besides the time that the request itself may take.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Largest JSON answer: a 16 MiB body in base64 is 22 MiB, in escaped text up to 96 MiB.
 const MAX_ANSWER: usize = 128 * 1024 * 1024;
@@ -75,10 +75,19 @@ enum Place {
     Tcp(SocketAddr, Redacted<String>),
 }
 
+impl ClientError {
+    /// Whether the daemon said that the thing is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+}
+
 /// Asks a daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
     place: Place,
+    answer: Duration,
 }
 
 /// A body coming in piece by piece.
@@ -155,13 +164,19 @@ impl Client {
     /// Asks over a Unix socket.
     #[must_use]
     pub fn unix(socket: &Path) -> Self {
-        Self { place: Place::Unix(socket.to_owned()) }
+        Self { place: Place::Unix(socket.to_owned()), answer: ANSWER }
+    }
+
+    /// Waits this long for the head of an answer.
+    #[must_use]
+    pub fn patience(self, answer: Duration) -> Self {
+        Self { answer, ..self }
     }
 
     /// Asks over TCP with the token.
     #[must_use]
     pub fn tcp(addr: SocketAddr, token: Redacted<String>) -> Self {
-        Self { place: Place::Tcp(addr, token) }
+        Self { place: Place::Tcp(addr, token), answer: ANSWER }
     }
 
     /// Reads `path` (with its query).
@@ -217,12 +232,20 @@ impl Client {
         decode(Download { body: response.into_body(), _driver: driver }).await
     }
 
-    /// Reads a raw body.
+    /// Reads a raw body of up to 128 MiB into memory.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn read(&self, path: &str) -> Result<Bytes, ClientError> {
+        collect(self.download(path).await?).await
+    }
+
+    /// Reads a raw body piece by piece.
     ///
     /// # Errors
     /// [`ClientError`]
     pub async fn download(&self, path: &str) -> Result<Download, ClientError> {
-        let (response, driver) = self.send(self.request(Method::GET, path).body(Body::empty()), ANSWER).await?;
+        let (response, driver) = self.send(self.request(Method::GET, path).body(Body::empty()), self.answer).await?;
         Ok(Download { body: response.into_body(), _driver: driver })
     }
 
@@ -249,7 +272,7 @@ impl Client {
             }
             None => request.body(Body::empty()),
         };
-        let (response, driver) = self.send(request, ANSWER.saturating_add(time)).await?;
+        let (response, driver) = self.send(request, self.answer.saturating_add(time)).await?;
         decode(Download { body: response.into_body(), _driver: driver }).await
     }
 

@@ -95,8 +95,11 @@ impl From<CommandError> for ApiError {
             CommandError::Invalid(_) => Self::invalid(text),
             CommandError::NotFound(_) => Self::not_found(text),
             CommandError::Banned(_) => Self::new(StatusCode::FORBIDDEN, "banned", text),
+            CommandError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
+            CommandError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
+            CommandError::Store(StoreError::Failed(_)) => Self::store(text),
             CommandError::Busy => Self::busy(text),
-            CommandError::Stopped => Self::stopping(),
+            CommandError::Store(StoreError::Stopped) | CommandError::Stopped => Self::stopping(),
         }
     }
 }
@@ -171,6 +174,7 @@ mod tests {
             (CommandError::Invalid("x".into()).into(), 400, "invalid"),
             (CommandError::NotFound("x".into()).into(), 404, "not_found"),
             (CommandError::Banned(peer).into(), 403, "banned"),
+            (CommandError::Full("x".into()).into(), 507, "full"),
             (CommandError::Busy.into(), 503, "busy"),
             (CommandError::Stopped.into(), 503, "stopping"),
             (MapError::NotFound.into(), 404, "not_found"),

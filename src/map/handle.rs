@@ -7,9 +7,10 @@ use std::{
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
+    Metrics,
     mirror::{Mirror, name_key, record_key},
     record::Key,
     state::{Source, entry_of},
@@ -362,10 +363,24 @@ impl Handle {
         self.inner.mirror.stats()
     }
 
+    /// The map's counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        self.inner.mirror.metrics()
+    }
+
     /// Changes from now on. A slow receiver loses the oldest (`Lagged`).
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.inner.mirror.subscribe()
+    }
+
+    /// The highest number of a record signed with our key that this store did not make and that was ahead of ours, also in
+    /// earlier runs; zero: none was met. It rises after a restored backup, or when a second node has our key: then
+    /// whatever else is numbered under our key was used elsewhere, too.
+    #[must_use]
+    pub fn signed_elsewhere(&self) -> watch::Receiver<u64> {
+        self.inner.mirror.elsewhere()
     }
 
     /// Changes our name and publishes a new record; durable when it returns.

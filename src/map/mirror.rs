@@ -34,6 +34,8 @@ const EVENTS: usize = 1024;
 const MERGE: usize = 256;
 /// A record signed so lately shows that its author is there.
 const FRESH: Duration = Duration::from_secs(60);
+/// Records looked at for nodes to dial; the swarm task waits for it, some 20 us.
+const SAMPLE: usize = 256;
 /// A node seen within this time is worth dialling first.
 const SEEN_LATELY: Duration = Duration::from_secs(24 * 3600);
 
@@ -52,6 +54,7 @@ struct Shared {
     authors: Mutex<Buckets<Key>>,
     events: broadcast::Sender<Event>,
     own_seen: watch::Sender<u64>,
+    elsewhere: watch::Sender<u64>,
     grown: Notify,
     metrics: Metrics,
 }
@@ -99,6 +102,7 @@ impl Mirror {
             authors: Mutex::new(Buckets::new(config.author_rate_per_h, Duration::from_secs(3600))),
             events: broadcast::Sender::new(EVENTS),
             own_seen: watch::Sender::new(0),
+            elsewhere: watch::Sender::new(store::elsewhere(store)?),
             grown: Notify::new(),
             metrics,
         })))
@@ -161,6 +165,19 @@ impl Mirror {
     /// The highest sequence number seen in a record signed with our key that we did not make.
     pub(super) fn own_seen(&self) -> watch::Receiver<u64> {
         self.0.own_seen.subscribe()
+    }
+
+    /// The highest of these that proved another installation with our key to be ahead of us, also in earlier runs; zero: none.
+    pub(super) fn elsewhere(&self) -> watch::Receiver<u64> {
+        self.0.elsewhere.subscribe()
+    }
+
+    pub(super) fn met_elsewhere(&self, seq: u64) {
+        self.0.elsewhere.send_if_modified(|met| {
+            let higher = seq > *met;
+            *met = seq.max(*met);
+            higher
+        });
     }
 
     /// Waits until a peer pushed something new here.
@@ -464,9 +481,10 @@ impl AddrBook for Mirror {
 
     fn candidates(&self, n: usize) -> Vec<PeerId> {
         let now = self.now();
+        let start = Key(rand::random());
         let map = self.read();
         let mut all: Vec<(u8, u64, Key)> = map
-            .after(None)
+            .around(start, n.max(SAMPLE))
             .map(|(key, slot)| {
                 let (seen, state) = slot.standing(now);
                 let lately = seen.is_some_and(|at| now.since(at) < SEEN_LATELY);
@@ -478,7 +496,9 @@ impl AddrBook for Mirror {
                 (class, rand::random(), *key)
             })
             .collect();
-        all.extend(map.hints().map(|(key, _)| (3, rand::random(), *key)));
+        if all.len() <= n {
+            all.extend(map.hints_around(start, n).map(|key| (3, rand::random(), *key)));
+        }
         drop(map);
         all.sort_unstable();
         all.into_iter().map(|(_, _, key)| key.address()).filter(|a| *a != self.0.local).take(n).collect()

@@ -35,7 +35,7 @@
 //! # Presence
 //! Online: connected, answered a probe, or signed a record within the last minute. Offline: said goodbye, or did not answer.
 //! A lost connection is probed after a second; every 20 s a random node that is not connected is. What was not heard for
-//! 5 minutes is unknown.
+//! 5 minutes is unknown, and so is what was heard in the future, by a clock that was ahead and has been set right.
 //!
 //! # Complete
 //! [`Stats::complete`]: the last comparison with some peer went to its end and all that the peer had is here. Never

@@ -28,7 +28,7 @@ pub(super) const PROOFS: usize = 64;
 /// Nodes that can be pinned.
 const PINS: usize = 4096;
 /// How long a node counts as online after it was heard; connected ones are heard again all the time.
-const ONLINE_FOR: Duration = Duration::from_secs(5 * 60);
+const ONLINE_FOR_MS: u64 = 5 * 60 * 1000;
 /// `last_seen` is a time for people: not every message moves it.
 pub(super) const SEEN_STEP: Duration = Duration::from_secs(10);
 
@@ -100,7 +100,8 @@ impl Slot {
 
     fn presence_at(&self, now: UnixMillis) -> State {
         match self.presence {
-            State::Online if now.since(self.last_seen) > ONLINE_FOR => State::Unknown,
+            // Heard in the future: our clock was ahead then, and when that was nobody knows.
+            State::Online if now.0.abs_diff(self.last_seen.0) > ONLINE_FOR_MS => State::Unknown,
             state => state,
         }
     }
@@ -322,14 +323,16 @@ impl Map {
         let Some(slot) = self.slots.get_mut(key) else { return false };
         let changed = slot.presence_at(now) != State::Online;
         slot.presence = State::Online;
-        slot.last_seen = slot.last_seen.max(now);
+        // Also when that is earlier than before: the clock was ahead then.
+        slot.last_seen = now;
         self.seen.insert(*key);
         changed
     }
 
     /// Whether [`Map::heard`] would change nothing that matters.
     pub(super) fn heard_lately(&self, key: &Key, now: UnixMillis) -> bool {
-        self.slots.get(key).is_none_or(|s| s.presence == State::Online && now.since(s.last_seen) < SEEN_STEP)
+        let lately = |s: &Slot| s.last_seen <= now && now.since(s.last_seen) < SEEN_STEP;
+        self.slots.get(key).is_none_or(|s| s.presence == State::Online && lately(s))
     }
 
     /// A node did not answer. Returns whether its state changed.
@@ -387,6 +390,16 @@ impl Map {
         self.slots.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
+    /// Up to `n` records from `start` on, round the end. Keys are spread evenly: with a random start it is a sample.
+    pub(super) fn around(&self, start: Key, n: usize) -> impl Iterator<Item = (&Key, &Slot)> {
+        self.slots.range(start..).chain(self.slots.range(..start)).take(n)
+    }
+
+    /// The same of expired records: who.
+    pub(super) fn hints_around(&self, start: Key, n: usize) -> impl Iterator<Item = &Key> {
+        self.hints.range(start..).chain(self.hints.range(..start)).take(n).map(|(key, _)| key)
+    }
+
     /// Records of a range in order of key.
     pub(super) fn range(&self, range: Range) -> impl Iterator<Item = (&Key, &Slot)> {
         let (first, last) = range.bounds();
@@ -406,11 +419,6 @@ impl Map {
     pub(super) fn owners(&self, name: &str) -> impl Iterator<Item = &Key> {
         let name: Box<str> = name.into();
         self.names.range((name.clone(), Key::MIN)..=(name, Key::MAX)).map(|(_, key)| key)
-    }
-
-    /// Expired records: who, and the last we knew.
-    pub(super) fn hints(&self) -> impl Iterator<Item = (&Key, &Arc<[u8]>)> {
-        self.hints.iter().map(|(key, (_, envelope))| (key, envelope))
     }
 
     pub(super) fn hint(&self, key: &Key) -> Option<&Arc<[u8]>> {

@@ -1,7 +1,7 @@
 //! The map's place in the store.
 //!
 //! Family `map`: `r` ‖ key → record, `s` ‖ key → last seen (8 bytes), `e` ‖ key → proof of equivocation.
-//! Family `meta`: `map/own_seq`, `map/name`. Records carry what the map needs in front, so that loading parses nothing
+//! Family `meta`: `map/own_seq`, `map/elsewhere` (number of a record of ours that we did not make), `map/name`. Records carry what the map needs in front, so that loading parses nothing
 //! and checks no signature again.
 
 use std::ops::Bound;
@@ -16,6 +16,7 @@ use crate::{
 };
 
 const OWN_SEQ: &[u8] = b"map/own_seq";
+const ELSEWHERE: &[u8] = b"map/elsewhere";
 const NAME: &[u8] = b"map/name";
 /// First byte of a stored record. Another one is skipped: the record will come again.
 const FORM: u8 = 1;
@@ -106,13 +107,23 @@ pub(super) fn load_proofs(store: &Store) -> Result<Vec<(Key, Proof)>, StoreError
 
 /// The sequence number of our last record; zero before the first.
 pub(super) fn own_seq(store: &Store) -> Result<u64, StoreError> {
-    let bytes = store.get(Family::Meta, OWN_SEQ)?;
+    number(store, OWN_SEQ)
+}
+
+/// The highest number of a record of ours that was signed elsewhere and that we outdid; zero: none.
+pub(super) fn elsewhere(store: &Store) -> Result<u64, StoreError> {
+    number(store, ELSEWHERE)
+}
+
+fn number(store: &Store, key: &[u8]) -> Result<u64, StoreError> {
+    let bytes = store.get(Family::Meta, key)?;
     Ok(bytes.and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes))
 }
 
-/// Our next record and its number: to be committed before anybody sees it.
-pub(super) fn put_own(batch: &mut Batch, record: &Record) {
+/// Our next record and its number, and which one from elsewhere it outdoes: to be committed before anybody sees it.
+pub(super) fn put_own(batch: &mut Batch, record: &Record, elsewhere: u64) {
     batch.put(Family::Meta, OWN_SEQ, record.seq.to_be_bytes());
+    batch.put(Family::Meta, ELSEWHERE, elsewhere.to_be_bytes());
     put_record(batch, record);
 }
 

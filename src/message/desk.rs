@@ -75,10 +75,10 @@ async fn remove(shared: &Shared, id: MessageId) -> Result<(), MessageError> {
 }
 
 async fn sweep(shared: &Arc<Shared>, cursor: Vec<u8>) -> Vec<u8> {
-    let (tables, now) = (shared.tables.clone(), shared.now());
+    let tables = shared.tables.clone();
     let work = tokio::task::spawn_blocking(move || {
         let forgotten = tables.forget_ended()?;
-        Ok::<_, crate::store::StoreError>((forgotten, tables.forget_seen(now, &cursor, MARKS)?))
+        Ok::<_, crate::store::StoreError>((forgotten, tables.forget_seen(tables.age.now(), &cursor, MARKS)?))
     });
     match work.await {
         Ok(Ok((forgotten, cursor))) => {

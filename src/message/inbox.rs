@@ -38,7 +38,7 @@ pub(super) const ALL: usize = 256;
 pub(super) const IDLE: Duration = Duration::from_secs(24 * 3600);
 /// Longest time to live.
 pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long a message is remembered after it was received: its longest life and 7 days.
+/// How long a message is remembered after it was received, in running time of the node: its longest life and 7 days.
 pub(super) const SEEN: Duration = Duration::from_secs(37 * 24 * 3600);
 /// What a message costs beside its body: headers and seen marks.
 pub(super) const MESSAGE_COST: u64 = 512;

@@ -231,7 +231,7 @@ fn inner_of(shared: &Shared, seq: u64, job: &Job, sent_at: UnixMillis) -> Inner 
     Inner {
         sender: shared.local,
         recipient: job.to,
-        stream: shared.stream,
+        stream: shared.sequence.stream(),
         seq,
         sent_at,
         expires_at: job.expires_at,

@@ -9,7 +9,7 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::{recipients::Recipients, store};
+use super::recipients::Recipients;
 use crate::{
     identity::{Keyring, Opener},
     primitives::{Clock, PeerId},
@@ -105,13 +105,4 @@ impl Keys {
             }
         }
     }
-}
-
-/// The id of this installation's stream, made once; durable with the first reservation of sequence numbers.
-pub(super) fn stream_id(store: &Store) -> Result<(crate::primitives::StreamId, bool), StoreError> {
-    let found = store.get(Family::Meta, store::STREAM)?;
-    Ok(match found.and_then(|bytes| crate::primitives::StreamId::from_slice(&bytes)) {
-        Some(stream) => (stream, false),
-        None => (crate::primitives::StreamId(rand::random()), true),
-    })
 }

@@ -68,6 +68,7 @@ impl Metrics {
             Code::Bad => "bad",
             Code::Busy => "busy",
             Code::Clock => "clock",
+            Code::DiskFull => "disk_full",
         };
         self.refused.get_or_create(&Reason { code }).inc();
     }

@@ -37,6 +37,7 @@
 //! sender. What is in the data directory is not encrypted again: bodies of the inbox are plain there, and parts of the outbox lie
 //! beside their keys until they are delivered. File names are hostile text and never used as paths.
 
+mod age;
 mod config;
 mod desk;
 mod envelope;
@@ -53,6 +54,7 @@ mod sender;
 mod service;
 mod shared;
 mod store;
+mod stream;
 mod wire;
 
 #[cfg(test)]

@@ -345,7 +345,7 @@ impl Outbox {
                 code.text().clone_into(&mut entry.header.last_error);
                 self.end(now, seq, SendState::Refused, to);
             }
-            Code::InboxFull | Code::Busy | Code::Clock => self.hold(now, item, code.text()),
+            Code::InboxFull | Code::DiskFull | Code::Busy | Code::Clock => self.hold(now, item, code.text()),
         }
         false
     }

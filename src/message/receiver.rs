@@ -185,7 +185,7 @@ impl Receiver {
                 }
                 Verdict::Whole { key, message, body } => {
                     Tables::put_in_part(&mut batch, message.slot, 0, &body);
-                    Tables::put_delivered(&mut batch, message.slot, &key, &message);
+                    self.shared.tables.put_delivered(&mut batch, message.slot, &key, &message);
                     Item::Whole(key, message)
                 }
                 Verdict::Part { key, slot, index, parts, body, header } => {
@@ -223,6 +223,7 @@ impl Receiver {
     }
 
     fn committed(&mut self, mut round: Round, result: &Result<(), StoreError>) {
+        let failure = result.as_ref().err().map(later);
         if let Err(error) = result {
             warn!(%error, "cannot store received messages; their senders try again");
         }
@@ -236,18 +237,18 @@ impl Receiver {
                         completions.push(key);
                         Item::Completing(key)
                     } else {
-                        Item::Done(if result.is_ok() { Code::Stored } else { Code::Busy }, None)
+                        Item::Done(failure.unwrap_or(Code::Stored), None)
                     };
                 }
                 Item::Whole(key, message) => {
                     self.machine.committed_whole(key);
                     let receipt = (message.received.id, message.received.received_at);
-                    if result.is_ok() {
-                        delivered.push((**message).clone());
-                        *item = Item::Done(Code::Delivered, Some(receipt));
+                    *item = if let Some(code) = failure {
+                        Item::Done(code, None)
                     } else {
-                        *item = Item::Done(Code::Busy, None);
-                    }
+                        delivered.push((**message).clone());
+                        Item::Done(Code::Delivered, Some(receipt))
+                    };
                 }
                 // Found whole while planning: its parts are stored already.
                 Item::Completing(key) => completions.push(*key),
@@ -299,7 +300,7 @@ impl Receiver {
                 Completion::Failed(error) => {
                     warn!(%error, "cannot complete a received message; its sender tries again");
                     self.machine.completed(&key, false);
-                    (Code::Busy, None)
+                    (later(&error), None)
                 }
             };
             for item in round.items() {
@@ -364,6 +365,14 @@ impl Receiver {
             }
             Done::Swept
         });
+    }
+}
+
+/// What the sender is told when the store failed: it tries again in any case, and its user sees why.
+fn later(error: &StoreError) -> Code {
+    match error {
+        StoreError::DiskFull(_) => Code::DiskFull,
+        StoreError::Failed(_) | StoreError::Stopped => Code::Busy,
     }
 }
 
@@ -442,7 +451,7 @@ impl Job {
             Err(_) => return Completion::Failed(StoreError::Stopped),
         };
         if same {
-            Tables::put_delivered(&mut batch, arrival, &key, &message);
+            shared.tables.put_delivered(&mut batch, arrival, &key, &message);
         } else {
             Tables::remove_received(&mut batch, arrival, &message);
         }

@@ -1,7 +1,7 @@
 //! What messages need from the map: keys of recipients, a place to publish ours, and who appears.
 
 use futures::future::BoxFuture;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use crate::{
     identity::EncryptionKey,
@@ -19,6 +19,8 @@ pub(super) trait Recipients: Send + Sync + std::fmt::Debug + 'static {
     fn heard(&self, peer: PeerId);
     /// Changes of the map.
     fn events(&self) -> broadcast::Receiver<map::Event>;
+    /// The highest number of a record of ours that was signed elsewhere; zero: none was met.
+    fn signed_elsewhere(&self) -> watch::Receiver<u64>;
 }
 
 impl Recipients for map::Handle {
@@ -36,6 +38,10 @@ impl Recipients for map::Handle {
 
     fn events(&self) -> broadcast::Receiver<map::Event> {
         self.subscribe()
+    }
+
+    fn signed_elsewhere(&self) -> watch::Receiver<u64> {
+        Self::signed_elsewhere(self)
     }
 }
 

@@ -12,13 +12,14 @@ use super::{
     envelope::Envelopes,
     inbox::{Inbox, Limits},
     intake::{self, cost},
-    keys::{self, Keys},
+    keys::Keys,
     receipt,
     receiver::Receiver,
     recipients::Recipients,
     sender::{self, Sender},
-    shared::{Counts, Sequence, Sessions, Shared},
+    shared::{Counts, Sessions, Shared},
     store::Tables,
+    stream::{self, Sequence},
     wire::Deliver,
 };
 use crate::{
@@ -106,11 +107,11 @@ impl Service {
     pub(super) fn with(config: Config, parts: Parts) -> Result<(Self, Handle), StoreError> {
         let Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics } = parts;
         let local = identity.address();
-        let tables = Tables { store: store.clone() };
+        let tables = Tables::new(&store)?;
         let envelopes = Envelopes::new(identity.clone(), &network);
         let keys = Keys::load(store.clone(), clock.clone(), envelopes.context(), local)?;
-        let (stream, new) = keys::stream_id(&store)?;
-        let sequence = Sequence::load(&tables, new.then_some(stream))?;
+        let elsewhere = *recipients.signed_elsewhere().borrow();
+        let sequence = Sequence::load(&tables, elsewhere)?;
         let pending = tables.pending()?;
         let (totals, next_slot) = tables.inbox_totals()?;
         let limits = Limits { max_bytes: config.max_bytes, inbox_max_bytes: config.inbox_max_bytes };
@@ -129,7 +130,6 @@ impl Service {
             receipts: receipt::purpose(&network),
             identity,
             local,
-            stream,
             clock,
             tables,
             keys,
@@ -173,6 +173,9 @@ impl Service {
         let keys_shared = shared.clone();
         let keys_stop = stop.clone();
         tasks.spawn(async move { keys_shared.keys.run(&*keys_shared.recipients, keys_stop).await });
+        let (stream_shared, stream_stop) = (shared.clone(), stop.clone());
+        let elsewhere = shared.recipients.signed_elsewhere();
+        tasks.spawn(async move { stream::run(&stream_shared, elsewhere, stream_stop).await });
         // The sender ends after the intakes, which hand it what they made durable.
         let intakes = stop.child();
         tasks.spawn(intake::run(shared.clone(), small, command_sender.clone(), intake::SMALL, intakes.clone()));

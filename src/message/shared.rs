@@ -11,22 +11,16 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{
-    Config, Event, Metrics, Stats,
-    envelope::Envelopes,
-    keys::Keys,
-    recipients::Recipients,
-    store::{SEQ, STREAM, Tables},
+    Config, Event, Metrics, Stats, envelope::Envelopes, keys::Keys, recipients::Recipients, store::Tables,
+    stream::Sequence,
 };
 use crate::{
     identity::{EncryptionKey, Identity, Purpose, SealError, SealSession},
-    primitives::{Clock, PeerId, StreamId, UnixMillis},
-    store::{Batch, Family, StoreError},
+    primitives::{Clock, PeerId, UnixMillis},
 };
 
 /// Key agreements with recipients that are kept, 300 bytes each.
 const SESSIONS: usize = 1024;
-/// Sequence numbers reserved with one write.
-const SEQ_BLOCK: u64 = 4096;
 
 /// Counters that the handle shows.
 #[derive(Debug, Default)]
@@ -60,7 +54,6 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) identity: Identity,
     pub(super) local: PeerId,
-    pub(super) stream: StreamId,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tables: Tables,
     pub(super) keys: Keys,
@@ -109,39 +102,5 @@ impl Sessions {
         }
         all.insert(to, (key, session.clone()));
         Ok(session)
-    }
-}
-
-/// Hands out sequence numbers; never one twice, also across restarts.
-#[derive(Debug)]
-pub(super) struct Sequence {
-    stream: Option<StreamId>,
-    /// Next, and the end of what is reserved durably.
-    state: tokio::sync::Mutex<(u64, u64)>,
-}
-
-impl Sequence {
-    /// Goes on after what an earlier run reserved. `new_stream`: to be stored with the first reservation.
-    pub(super) fn load(tables: &Tables, new_stream: Option<StreamId>) -> Result<Self, StoreError> {
-        let end = tables.store.get(Family::Meta, SEQ)?.and_then(|b| b.try_into().ok()).map_or(1, u64::from_be_bytes);
-        Ok(Self { stream: new_stream, state: tokio::sync::Mutex::new((end, end)) })
-    }
-
-    /// The first of `n` numbers.
-    pub(super) async fn take(&self, tables: &Tables, n: u64) -> Result<u64, StoreError> {
-        let mut state = self.state.lock().await;
-        let (next, end) = *state;
-        if next + n > end {
-            let end = next + n.max(SEQ_BLOCK);
-            let mut batch = Batch::new();
-            batch.put(Family::Meta, SEQ, end.to_be_bytes());
-            if let Some(stream) = self.stream {
-                batch.put(Family::Meta, STREAM, stream.0);
-            }
-            tables.store.commit(batch).await?;
-            state.1 = end;
-        }
-        state.0 = next + n;
-        Ok(next)
     }
 }

@@ -11,13 +11,18 @@
 //! | inbox | `i` id | arrival |
 //! | inbox | `a` slot | an incomplete message |
 //! | inbox_body | slot index | body bytes of a part |
-//! | seen | `t` hash(sender, stream, seq) | id, received_at |
-//! | seen | `i` id | received_at |
+//! | seen | `t` hash(sender, stream, seq) | id, received_at, age of the store then |
+//! | seen | `i` id | received_at, age of the store then |
+//! | meta | `message_age` | age of the store, see `age.rs` |
 //! | meta | `message_stream`, `message_seq` | our stream's id; sequence numbers below are taken |
+//! | meta | `message_stream_elsewhere` | the record of ours signed elsewhere that the stream is newer than |
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
+    age::{self, Age},
     handle::{Outgoing, Received},
     inbox::{Assembly, Key, MESSAGE_COST, SEEN},
     outbox::{Header, is_end},
@@ -28,8 +33,10 @@ use crate::{
     store::{Batch, Family, Store, StoreError},
 };
 
+pub(super) const AGE: &[u8] = b"message_age";
 pub(super) const STREAM: &[u8] = b"message_stream";
 pub(super) const SEQ: &[u8] = b"message_seq";
+pub(super) const ELSEWHERE: &[u8] = b"message_stream_elsewhere";
 
 /// Bodies of so many parts and more (4 MiB) are written past the log and flushed once, since the log would double what is
 /// written. A smaller one is cheaper in the log, where it shares its sync with others.
@@ -60,6 +67,11 @@ fn number(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// The time in a seen mark without its id.
+fn received_at(mark: &[u8]) -> Option<UnixMillis> {
+    mark.first_chunk::<8>().map(|at| UnixMillis(u64::from_be_bytes(*at)))
+}
+
 /// What the inbox holds.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(super) struct InboxTotals {
@@ -77,9 +89,14 @@ pub(super) fn inbox_cost(message: &StoredMessage) -> u64 {
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
     pub(super) store: Store,
+    pub(super) age: Arc<Age>,
 }
 
 impl Tables {
+    pub(super) fn new(store: &Store) -> Result<Self, StoreError> {
+        Ok(Self { store: store.clone(), age: Arc::new(Age::load(store)?) })
+    }
+
     // -- outbox
 
     pub(super) fn put_header(batch: &mut Batch, header: &Header) {
@@ -142,6 +159,14 @@ impl Tables {
         Ok(self.store.get(Family::Outbox, &id_key(b'i', &id.0))?.and_then(|bytes| number(&bytes)))
     }
 
+    /// The highest number of an outgoing message; zero when there is none.
+    pub(super) fn highest_seq(&self) -> Result<u64, StoreError> {
+        let newest = self.store.scan(Family::Outbox, b"h", None, 1)?.pop();
+        let header = newest.and_then(|(k, _)| number(&k[1..])).map_or(0, |n| !n);
+        let staged = self.store.last(Family::Outbox, b"s")?.and_then(|(k, _)| number(&k[1..])).unwrap_or(0);
+        Ok(header.max(staged))
+    }
+
     /// Newest first.
     pub(super) fn outbox(&self, limit: usize) -> Result<Vec<Outgoing>, StoreError> {
         let pairs = self.store.scan(Family::Outbox, b"h", None, limit)?;
@@ -192,13 +217,13 @@ impl Tables {
     // -- inbox
 
     /// A delivered message and what makes sure that it is delivered once.
-    pub(super) fn put_delivered(batch: &mut Batch, arrival: u64, key_of: &Key, message: &StoredMessage) {
+    pub(super) fn put_delivered(&self, batch: &mut Batch, arrival: u64, key_of: &Key, message: &StoredMessage) {
         let (id, at) = (message.received.id, message.received.received_at);
         batch.put(Family::Inbox, key(b'h', !arrival), wire::encode_received(message));
         batch.put(Family::Inbox, id_key(b'i', &id.0), arrival.to_be_bytes());
-        let mark = [id.0.as_slice(), &at.0.to_be_bytes()].concat();
-        batch.put(Family::Seen, id_key(b't', &key_of.hash()), mark);
-        batch.put(Family::Seen, id_key(b'i', &id.0), at.0.to_be_bytes());
+        let mark = [at.0.to_be_bytes(), age::bytes(self.age.now())].concat();
+        batch.put(Family::Seen, id_key(b't', &key_of.hash()), [id.0.as_slice(), &mark].concat());
+        batch.put(Family::Seen, id_key(b'i', &id.0), mark);
     }
 
     pub(super) fn put_in_part(batch: &mut Batch, slot: u64, index: u32, body: &[u8]) {
@@ -255,24 +280,29 @@ impl Tables {
         let mark = self.store.get(Family::Seen, &id_key(b't', &key_of.hash()))?;
         Ok(mark.and_then(|mark| {
             let (id, at) = mark.split_first_chunk::<32>()?;
-            Some((MessageId(*id), UnixMillis(number(at)?)))
+            Some((MessageId(*id), received_at(at)?))
         }))
     }
 
     /// Whether exactly this sealed message was delivered, and when.
     pub(super) fn seen_id(&self, id: &MessageId) -> Result<Option<UnixMillis>, StoreError> {
-        Ok(self.store.get(Family::Seen, &id_key(b'i', &id.0))?.and_then(|at| number(&at)).map(UnixMillis))
+        Ok(self.store.get(Family::Seen, &id_key(b'i', &id.0))?.and_then(|mark| received_at(&mark)))
     }
 
-    /// Looks at up to `limit` seen marks from `cursor` on and removes those past [`SEEN`]. Where to go on; empty: from the start.
-    pub(super) fn forget_seen(&self, now: UnixMillis, cursor: &[u8], limit: usize) -> Result<Vec<u8>, StoreError> {
+    /// Looks at up to `limit` seen marks from `cursor` on and removes those past [`SEEN`]; `now` is the age of the store and is
+    /// stored. Where to go on; empty: from the start.
+    pub(super) fn forget_seen(&self, now: Duration, cursor: &[u8], limit: usize) -> Result<Vec<u8>, StoreError> {
         let after = (!cursor.is_empty()).then_some(cursor);
         let pairs = self.store.scan(Family::Seen, b"", after, limit)?;
         let mut batch = Batch::new();
+        batch.put(Family::Meta, AGE, age::bytes(now));
         for (k, mark) in &pairs {
-            // Both kinds of marks end with the time.
-            let at = mark.last_chunk::<8>().map_or(0, |at| u64::from_be_bytes(*at));
-            if now.since(UnixMillis(at)) > SEEN {
+            let then = match (k.first(), mark.len()) {
+                (Some(b't'), 48) | (Some(b'i'), 16) => mark.last_chunk::<8>().map_or(0, |at| u64::from_be_bytes(*at)),
+                // Made before marks had an age: as old as the count.
+                _ => 0,
+            };
+            if now.saturating_sub(Duration::from_millis(then)) > SEEN {
                 batch.delete(Family::Seen, k.as_slice());
             }
         }

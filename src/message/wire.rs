@@ -67,10 +67,12 @@ pub(super) enum Code {
     Busy,
     /// From the future by the recipient's clock.
     Clock,
+    /// No space on the recipient's disk.
+    DiskFull,
 }
 
 impl Code {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Stored,
         Self::Delivered,
         Self::NeedReseal,
@@ -80,6 +82,7 @@ impl Code {
         Self::Bad,
         Self::Busy,
         Self::Clock,
+        Self::DiskFull,
     ];
 
     pub(super) fn to_wire(self) -> u32 {
@@ -102,6 +105,7 @@ impl Code {
             Self::Bad => "the recipient could not read it",
             Self::Busy => "the recipient is busy",
             Self::Clock => "from the future by the recipient's clock: one of the two clocks is wrong",
+            Self::DiskFull => "the recipient's disk is full",
         }
     }
 }

@@ -12,7 +12,11 @@ use libp2p::{
 };
 
 use super::{AddrBook, Config, StartError, dht::RecordStore, pubsub, rpc};
-use crate::{identity::Identity, primitives::NetworkId, telemetry};
+use crate::{
+    identity::Identity,
+    primitives::{NetworkId, PeerId},
+    telemetry,
+};
 
 mod book;
 mod per_ip;
@@ -50,14 +54,20 @@ pub(super) struct Parts<'a> {
     pub(super) network: &'a NetworkId,
     pub(super) config: &'a Config,
     pub(super) book: Arc<dyn AddrBook>,
+    /// Refused from the start.
+    pub(super) banned: Vec<PeerId>,
     pub(super) records: RecordStore,
     pub(super) gossip: gossipsub::Behaviour,
     pub(super) rpc: rpc::Behaviour,
 }
 
 pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) -> Result<Behaviour, StartError> {
-    let Parts { identity, network, config, book, records, gossip, rpc } = parts;
+    let Parts { identity, network, config, book, banned, records, gossip, rpc } = parts;
     let local = identity.address();
+    let mut bans = allow_block_list::Behaviour::default();
+    for peer in banned {
+        bans.block_peer(peer);
+    }
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(MAX_PENDING_INCOMING))
         .with_max_pending_outgoing(Some(MAX_PENDING_OUTGOING))
@@ -80,7 +90,7 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
         false => None,
     };
     Ok(Behaviour {
-        bans: allow_block_list::Behaviour::default(),
+        bans,
         limits: connection_limits::Behaviour::new(limits),
         per_ip: per_ip::Behaviour::new(config.max_connections_per_ip),
         memory: memory.into(),
@@ -101,11 +111,7 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
     })
 }
 
-fn kademlia(
-    network: &NetworkId,
-    local: crate::primitives::PeerId,
-    records: RecordStore,
-) -> kad::Behaviour<RecordStore> {
+fn kademlia(network: &NetworkId, local: PeerId, records: RecordStore) -> kad::Behaviour<RecordStore> {
     let mut config = kad::Config::new(network.protocol("kad/1.0.0"));
     // Our map republishes by itself; Kademlia's jobs would copy every record each hour.
     config.set_replication_interval(None);

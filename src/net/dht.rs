@@ -1,8 +1,8 @@
 //! Kademlia as the features see it: records under their owner's key, and providers of a name.
 //!
 //! The record store holds only what the feature's [`Policy`] accepts, of two values for a key the one that ranks higher,
-//! never more than its cap, and lives in RocksDB. Nothing Kademlia returns is trusted: the client hands out all
-//! distinct values it was given and the feature judges them by the same policy.
+//! never more than its cap, and lives in RocksDB. Nothing Kademlia returns is trusted: what a query finds is judged by the
+//! same policy as it comes, and the client hands out the best.
 
 use std::{sync::Arc, time::Duration};
 
@@ -85,7 +85,7 @@ impl Client {
         self.ask(|answer| Query::Put { key, value, expires_at, answer }).await
     }
 
-    /// All distinct values found under a key, unverified, at most 20.
+    /// The values found under a key that the policy accepts, best first, at most 4.
     ///
     /// # Errors
     /// [`DhtError`]; an empty list is not an error.

@@ -36,6 +36,12 @@ pub enum CommandError {
     /// Refused by our own ban list.
     #[error("{0} is banned here")]
     Banned(crate::primitives::PeerId),
+    /// No more of these can be kept.
+    #[error("{0}")]
+    Full(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// Too many commands are waiting.
     #[error("the network is busy")]
     Busy,

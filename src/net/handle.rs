@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::CommandError;
+use super::{CommandError, bans::Bans};
 use crate::primitives::{Multiaddr, PeerId};
 
 /// Whether others can dial us.
@@ -100,8 +100,6 @@ const CONNECT: Duration = Duration::from_secs(12);
 
 /// The peer table, written by the swarm task and read by anybody.
 pub(super) type PeerTable = Arc<RwLock<HashMap<PeerId, PeerInfo>>>;
-/// Banned peers.
-pub(super) type Bans = Arc<RwLock<std::collections::BTreeSet<PeerId>>>;
 
 /// Talks to the swarm task. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -205,26 +203,32 @@ impl Handle {
         self.ask(CONNECT, |answer| Command::Unlisten { addr, answer }).await
     }
 
-    /// Closes connections to a peer and refuses new ones in both directions.
+    /// Closes connections to a peer and refuses new ones in both directions, for 90 days and also after a restart. Durable
+    /// when it returns.
     ///
     /// # Errors
-    /// [`CommandError::Stopped`].
+    /// [`CommandError::Full`] with 4096 bans, the store's error, [`CommandError::Stopped`].
     pub async fn ban(&self, peer: PeerId) -> Result<(), CommandError> {
+        self.bans.add(peer).await?;
         self.ask(CONNECT, |answer| Command::Ban { peer, answer }).await
     }
 
     /// Lifts a ban.
     ///
     /// # Errors
-    /// [`CommandError::NotFound`] when it was not banned.
+    /// [`CommandError::NotFound`] when it was not banned; the store's error.
     pub async fn unban(&self, peer: PeerId) -> Result<(), CommandError> {
-        self.ask(CONNECT, |answer| Command::Unban { peer, answer }).await
+        if !self.bans.contains(&peer) {
+            return Err(CommandError::NotFound(format!("{peer} is not banned")));
+        }
+        self.ask(CONNECT, |answer| Command::Unban { peer, answer }).await?;
+        self.bans.remove(&peer).await
     }
 
     /// Banned peers.
     #[must_use]
     pub fn bans(&self) -> Vec<PeerId> {
-        self.bans.read().expect("no panic while held").iter().copied().collect()
+        self.bans.list()
     }
 
     async fn ask<T>(&self, deadline: Duration, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, CommandError> {
@@ -288,6 +292,6 @@ impl Handle {
         let (nat, addrs) = watch::channel(Nat::default());
         let peers = PeerTable::default();
         let control = Detached { nat, events: events.clone(), peers: peers.clone(), _commands: queue };
-        (Self { local, commands, events, peers, bans: Bans::default(), nat: addrs }, control)
+        (Self { local, commands, events, peers, bans: Bans::detached(), nat: addrs }, control)
     }
 }

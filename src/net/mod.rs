@@ -23,8 +23,10 @@
 //!
 //! # Limits
 //! Connections pending, established, per peer, per IP; RSS; streams; frames; queues: all in [`Config`] or constants
-//! beside their use. Addrs learnt from others are capped and filtered before they reach Kademlia.
+//! beside their use. Addrs learnt from others are capped and filtered (`addrs.rs`) before they reach Kademlia or are dialled.
 
+mod addrs;
+mod bans;
 mod behaviour;
 mod config;
 pub mod dht;

@@ -23,9 +23,10 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::{
     AddrBook, CommandError, Config, Handle, PeerEvent, Reachability, StartError,
+    bans::Bans,
     behaviour::{self, Behaviour, BehaviourEvent},
     dht,
-    handle::{Answer, Bans, COMMANDS, Command, EVENTS, PeerTable},
+    handle::{Answer, COMMANDS, Command, EVENTS, PeerTable},
     metrics::Metrics,
     peers::Peers,
     pubsub::{self, Judged, Publish, PublishError, Topics, Verdict},
@@ -40,6 +41,7 @@ use crate::{
 };
 
 mod connections;
+mod external;
 mod kademlia;
 mod nat;
 
@@ -127,8 +129,10 @@ impl std::fmt::Debug for Network {
 pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dht::Client), StartError> {
     let Deps { identity, network, config, book, protocols, topics, policy, store, clock } = deps;
     let local = identity.address();
-    let records = dht::RecordStore::new(local, store, policy, clock, config.dht_max_records)
-        .map_err(|e| StartError::Setup(e.to_string()))?;
+    let setup = |e: &dyn std::fmt::Display| StartError::Setup(e.to_string());
+    let bans = Bans::load(store.clone(), clock.clone()).map_err(|e| setup(&e))?;
+    let records =
+        dht::RecordStore::new(local, store, policy.clone(), clock, config.dht_max_records).map_err(|e| setup(&e))?;
     let private = private_key(&config)?;
     let (rpc, server) = protocols.build();
     let metrics = Metrics::register(registry);
@@ -140,12 +144,12 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         network: &network,
         config: &config,
         book: book.clone(),
+        banned: bans.list(),
         records,
         gossip,
         rpc,
     };
     let idle = Duration::from_secs(config.idle_timeout_s);
-    let setup = |e: &dyn std::fmt::Display| StartError::Setup(e.to_string());
     let transport = transport::build(identity.keypair(), private)?;
     let swarm = SwarmBuilder::with_existing_identity(identity.keypair().clone())
         .with_tokio()
@@ -164,7 +168,6 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
     let (events, _) = broadcast::channel(EVENTS);
     let (nat, watched) = nat::Nat::new(&config);
     let table = PeerTable::default();
-    let bans = Bans::default();
     let handle = Handle {
         local,
         commands: queue,
@@ -193,7 +196,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         bans,
         peers,
         nat,
-        kad: kademlia::Pending::default(),
+        kad: kademlia::Pending::new(policy),
         dials: HashMap::new(),
         joined: HashMap::new(),
         bootstrapping: HashMap::new(),
@@ -320,11 +323,12 @@ impl Network {
             n => self.book.candidates(n),
         };
         let meshed: Vec<_> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
-        let bans = self.bans.clone();
-        let banned = bans.read().expect("no panic while held");
-        let candidates = candidates.into_iter().filter(|p| !banned.contains(p)).collect();
+        for peer in self.bans.take_ended() {
+            tracing::info!(%peer, "a ban is over");
+            self.swarm.behaviour_mut().bans.unblock_peer(peer);
+        }
+        let candidates = candidates.into_iter().filter(|p| !self.bans.contains(p)).collect();
         let round = self.peers.round(Instant::now(), candidates, |p| meshed.contains(p), rand::random::<f64>);
-        drop(banned);
         for peer in round.dial_peers {
             // An error means no addr, or already dialling: the pause has been set.
             let _ = self.swarm.dial(DialOpts::peer_id(peer).build());
@@ -372,22 +376,19 @@ impl Network {
             Command::Ban { peer, answer } => {
                 self.swarm.behaviour_mut().bans.block_peer(peer);
                 self.swarm.behaviour_mut().kad.remove_peer(&peer);
-                self.bans.write().expect("no panic while held").insert(peer);
                 let _ = answer.send(Ok(()));
             }
             Command::Unban { peer, answer } => {
-                let was = self.swarm.behaviour_mut().bans.unblock_peer(peer);
-                self.bans.write().expect("no panic while held").remove(&peer);
+                self.swarm.behaviour_mut().bans.unblock_peer(peer);
                 self.peers.forgive(&peer);
-                let missing = || CommandError::NotFound(format!("{peer} is not banned"));
-                let _ = answer.send(if was { Ok(()) } else { Err(missing()) });
+                let _ = answer.send(Ok(()));
             }
         }
     }
 
     fn connect(&mut self, peer: Option<PeerId>, addrs: Vec<Multiaddr>, answer: Answer<PeerId>) {
         if let Some(peer) = peer {
-            if self.bans.read().expect("no panic while held").contains(&peer) {
+            if self.bans.contains(&peer) {
                 return drop(answer.send(Err(CommandError::Banned(peer))));
             }
             if self.swarm.is_connected(&peer) {
@@ -479,7 +480,12 @@ impl Network {
                 self.nat.on_listener_closed(listener_id);
                 self.publish_addrs();
             }
-            SwarmEvent::ExternalAddrConfirmed { .. } | SwarmEvent::ExternalAddrExpired { .. } => {
+            SwarmEvent::ExternalAddrConfirmed { address } => {
+                self.nat.on_confirmed(&address);
+                self.publish_addrs();
+            }
+            SwarmEvent::ExternalAddrExpired { address } => {
+                self.nat.on_expired(&address);
                 self.publish_addrs();
             }
             _ => {}
@@ -526,7 +532,7 @@ impl Network {
             BehaviourEvent::Kad(event) => {
                 self.libp2p_metrics.record(&event);
                 if let kad::Event::OutboundQueryProgressed { id, result, step, .. } = event {
-                    self.kad.on_progress(id, result, step.last, &mut self.swarm.behaviour_mut().kad);
+                    self.kad.on_progress(id, result, step.last);
                 }
             }
             BehaviourEvent::Gossip(event) => {
@@ -539,8 +545,8 @@ impl Network {
             }
             BehaviourEvent::Relay(event) => self.libp2p_metrics.record(&event),
             BehaviourEvent::AutonatClient(event) => {
-                self.nat.on_tested(event.server, &event.tested_addr, event.result.is_ok());
-                self.nat.refresh_mode(&mut self.swarm);
+                self.nat.on_tested(&mut self.swarm, event.server, &event.tested_addr, event.result.is_ok());
+                self.publish_addrs();
             }
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
             BehaviourEvent::Upnp(event) => tracing::info!(?event, "UPnP"),
@@ -556,7 +562,8 @@ impl Network {
     }
 
     fn publish_addrs(&mut self) {
-        let listen = self.listens.values().flat_map(|l| l.addrs.iter().cloned()).collect();
+        let listen: Vec<_> = self.listens.values().flat_map(|l| l.addrs.iter().cloned()).collect();
+        self.nat.review(&mut self.swarm, &listen);
         let external = self.swarm.external_addresses().cloned().collect();
         self.nat.set_addrs(listen, external);
         self.nat.refresh_mode(&mut self.swarm);

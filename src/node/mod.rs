@@ -190,7 +190,7 @@ impl Node {
         config.net.bootstrap.extend(bootstrap::load(&config.net.bootstrap_dir, &config.node.network)?);
         let path = dir.db();
         let store = tokio::task::spawn_blocking(move || Store::open(&path)).await.expect("opening does not panic")?;
-        match Self::start_on(&dir, identity, store.clone(), config, name).await {
+        match Box::pin(Self::start_on(&dir, identity, store.clone(), config, name)).await {
             Ok(parts) => Ok(parts.into_node(store, dir)),
             Err(error) => {
                 store.close();

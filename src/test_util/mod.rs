@@ -7,5 +7,5 @@ mod wait;
 
 pub use book::Book;
 pub use cluster::{Member, config};
-pub use network::{Node, node};
+pub use network::{Ground, Node, node, node_on};
 pub use wait::until;

@@ -29,7 +29,33 @@ pub struct Node {
     pub stop: Stop,
     /// Its tasks.
     pub tasks: Supervisor,
-    _dir: TempDir,
+    _dir: Arc<TempDir>,
+}
+
+/// What a network is built on.
+#[derive(Debug)]
+pub struct Ground {
+    /// Its key.
+    pub identity: Identity,
+    /// Its store.
+    pub store: Store,
+    /// Which Kademlia records it keeps and believes.
+    pub policy: dht::SharedPolicy,
+    /// The store's folder.
+    pub dir: Arc<TempDir>,
+}
+
+impl Ground {
+    /// A new key, an empty store, and no Kademlia records.
+    ///
+    /// # Panics
+    /// When there is no place for it.
+    #[must_use]
+    pub fn fresh() -> Self {
+        let dir = Arc::new(tempfile::tempdir().expect("a temporary folder"));
+        let store = Store::open(dir.path()).expect("a fresh store opens");
+        Self { identity: Identity::generate(), store, policy: Arc::new(dht::Nothing), dir }
+    }
 }
 
 /// Starts a network listening on TCP loopback with the protocols and topics that `wire` adds; returns what `wire` returned too.
@@ -37,20 +63,31 @@ pub struct Node {
 /// # Panics
 /// When it cannot start: tests cannot go on without it.
 pub async fn node<T>(config: net::Config, wire: impl FnOnce(&mut Protocols, &mut Topics) -> T) -> (Node, T) {
+    node_on(Ground::fresh(), config, wire).await
+}
+
+/// The same on what is there.
+///
+/// # Panics
+/// When it cannot start.
+pub async fn node_on<T>(
+    ground: Ground,
+    config: net::Config,
+    wire: impl FnOnce(&mut Protocols, &mut Topics) -> T,
+) -> (Node, T) {
     let network = NetworkId::default();
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    let store = Store::open(dir.path()).expect("a fresh store opens");
+    let Ground { identity, store, policy, dir } = ground;
     let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
     let wired = wire(&mut protocols, &mut topics);
     let book = Book::default();
     let deps = net::Deps {
-        identity: Identity::generate(),
+        identity,
         network,
         config,
         book: Arc::new(book.clone()),
         protocols,
         topics,
-        policy: Arc::new(dht::Nothing),
+        policy,
         store,
         clock: Arc::new(SystemClock),
     };

@@ -3,7 +3,7 @@
 //! ```text
 //!   topology.rs  who there is and who bootstraps from whom          (a TOML file, or N nodes behind one)
 //!        |
-//!   runner.rs    one process for each node: start, kill, restart    client.rs  HTTP + JSON over <data-dir>/api.sock
+//!   runner.rs    one process for each node: start, kill, restart    api::Client over <data-dir>/api.sock
 //!        |                                                              |
 //!   scenario/    one step for each promise, with deadline and time -----+
 //!        |
@@ -22,7 +22,6 @@
 //! # Limits
 //! 2 to `topology::MAX_NODES` nodes; two file descriptors and one process each.
 
-mod client;
 mod report;
 mod runner;
 mod scenario;

@@ -20,12 +20,16 @@ use tokio::{
 
 use super::{
     Error,
-    client::Client,
     table::{Screen, Watched},
     topology::{NodeSpec, Topology},
 };
-use crate::primitives::{Multiaddr, PeerId, multiaddr::Protocol};
+use crate::{
+    api::Client,
+    primitives::{Multiaddr, PeerId, multiaddr::Protocol},
+};
 
+/// How long a daemon may take to answer a request that asks for nothing long.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// A daemon opens its store and listens within this, even when two cores start fifty at once.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -146,7 +150,7 @@ impl Network {
                 return Err(Error::PathTooLong(socket, len));
             }
             std::fs::create_dir_all(&data_dir).map_err(|e| Error::Io(data_dir.clone(), e))?;
-            let client = Client::of(&data_dir);
+            let client = Client::unix(&socket).patience(PATIENCE);
             let node =
                 Node { name: spec.name.clone(), client, spec: spec.clone(), data_dir, process: None, last: None };
             nodes.push(node);

@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, stream};
 use serde_json::Value;
 
-use super::client::{Client, ClientError};
+use crate::api::{Client, ClientError};
 
 /// Time between two drawings.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -45,7 +45,7 @@ impl Row {
                 let state = if complete { "complete" } else { "joining" };
                 (address, number(&status["peers"]), number(&status["map"]["records"]), state)
             }
-            Err(ClientError::NotRunning(_)) => (dash(), dash(), dash(), "down"),
+            Err(ClientError::NotRunning { .. }) => (dash(), dash(), dash(), "down"),
             Err(_) => (dash(), dash(), dash(), "no answer"),
         };
         Self { name: name.into(), address, peers, map, state }
@@ -144,7 +144,7 @@ pub(super) async fn watch(screen: Arc<Screen>, nodes: Vec<Watched>) {
     loop {
         tick.tick().await;
         let rows: Vec<Row> = stream::iter(nodes.clone())
-            .map(|node| async move { Row::of(&node.name, &node.client.get("status").await) })
+            .map(|node| async move { Row::of(&node.name, &node.client.get("/v1/status").await) })
             .buffered(8)
             .collect()
             .await;
@@ -160,7 +160,8 @@ mod tests {
     fn rows_show_what_the_daemon_says() {
         let status = serde_json::json!({"address": "12D3", "peers": 7, "map": {"records": 8, "complete": true}});
         let up = Row::of("node1", &Ok(status));
-        let down = Row::of("node2", &Err(ClientError::NotRunning(io::ErrorKind::NotFound.into())));
+        let gone = ClientError::NotRunning { place: "api.sock".into(), source: io::ErrorKind::NotFound.into() };
+        let down = Row::of("node2", &Err(gone));
         let odd = Row::of("node3", &Ok(Value::Null));
         let lines = render(&[up, down, odd]);
         let words = |i: usize| lines[i].split_ascii_whitespace().collect::<Vec<_>>();

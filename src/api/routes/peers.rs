@@ -104,7 +104,7 @@ pub(super) async fn ban_list(State(app): State<App>) -> Json<Bans> {
     Json(Bans { bans: app.deps.net.bans().iter().map(ToString::to_string).collect() })
 }
 
-/// Closes connections to a node and refuses new ones.
+/// Closes connections to a node and refuses new ones for 90 days, also after a restart.
 #[utoipa::path(
     post, path = "/v1/bans", tag = "peers", request_body = Address,
     responses((status = 200, body = Address), (status = "4XX", body = ErrorBody))

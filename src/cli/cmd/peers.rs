@@ -61,7 +61,7 @@ pub enum Ban {
     /// List banned nodes.
     #[command(after_help = after_help!("vos ban ls"))]
     Ls,
-    /// Close connections to a node and refuse new ones.
+    /// Close connections to a node and refuse new ones for 90 days, also after a restart.
     #[command(after_help = after_help!("vos ban add 12D3KooW..."))]
     Add(Target),
     /// Lift a ban.

@@ -78,6 +78,7 @@ impl Service {
             "met a record of our own that we did not make: a restored backup, or a second node with our key; taking over"
         );
         self.seq = higher;
+        self.mirror.met_elsewhere(higher);
         // At once the first time; two running nodes with one key must not make a storm of it.
         let last = self.timers.takeover.replace(Instant::now());
         let at = last.map_or(Instant::now(), |last| last + TAKEOVER_PAUSE);
@@ -97,7 +98,7 @@ impl Service {
         let now = self.clock.now();
         let (body, record) = self.next_record(now);
         let mut batch = Batch::new();
-        store::put_own(&mut batch, &record);
+        store::put_own(&mut batch, &record, *self.mirror.elsewhere().borrow());
         if new_name {
             store::put_name(&mut batch, &self.configured_name, &self.name);
         }

@@ -1,6 +1,6 @@
 //! The real actor over loopback protocols and a real store.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
@@ -383,10 +383,16 @@ async fn our_record_survives_a_restart_and_a_restored_backup() {
     let mine = a.handle.get(&a.address()).unwrap();
     assert_eq!((mine.name.as_str(), &mine.keys), ("renamed", &keys));
 
+    assert_eq!(*a.handle.signed_elsewhere().borrow(), 0, "all of them were ours");
     let ahead = fresh(1, again.seq() + 1_000_000);
     a.hears_record(&ahead).await;
     let taken_over = published_record(&mut a).await;
     assert!(taken_over.seq() > ahead.seq());
+    assert_eq!(*a.handle.signed_elsewhere().borrow(), ahead.seq());
+    let dir = a.halt().await;
+    let store = open(&dir).await;
+    let a = start_in(&boards, 1, Config::default(), dir, store);
+    assert_eq!(*a.handle.signed_elsewhere().borrow(), ahead.seq(), "remembered");
 }
 
 /// Sets a name; returns the number of the record that has it.
@@ -426,6 +432,28 @@ async fn the_saved_map_is_an_address_book_even_when_it_has_expired() {
     assert_eq!(late.candidates(8), [record.address()]);
     assert_eq!(late.addrs(&record.address()).len(), 1);
     assert_eq!(Key::of(&record.address()).unwrap().address(), record.address());
+}
+
+#[test]
+fn whom_to_dial_is_a_small_sample_and_who_was_seen_comes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("db")).unwrap();
+    let local = identity(1).address();
+    let mirror = Mirror::load(&store, &Config::default(), &network(), local, Arc::new(SystemClock)).unwrap();
+    let all: Vec<_> = (2..1002).map(|number| fresh(number, 1)).collect();
+    assert_eq!(mirror.insert(&all), 1000);
+    let known: HashSet<_> = all.iter().map(Record::address).collect();
+    let mut met = HashSet::new();
+    for _ in 0..50 {
+        let some = mirror.candidates(8);
+        assert_eq!(some.iter().collect::<HashSet<_>>().len(), 8);
+        met.extend(some);
+    }
+    assert!(met.is_subset(&known) && met.len() > 200, "others each time: {} of them", met.len());
+    all.iter().take(500).for_each(|r| mirror.heard(&r.address()));
+    let seen: HashSet<_> = all.iter().take(500).map(Record::address).collect();
+    assert!(mirror.candidates(8).iter().all(|p| seen.contains(p)));
+    assert_eq!(mirror.candidates(2000).len(), 1000, "all of them, when all are asked for");
 }
 
 #[tokio::test]

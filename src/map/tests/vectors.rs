@@ -212,6 +212,34 @@ fn a_goodbye_counts_once_and_not_after_a_return() {
 }
 
 #[test]
+fn nobody_stays_online_because_our_clock_was_ahead() {
+    let mut map = Map::new(Key::of(&identity(0).address()).unwrap(), 4);
+    let r = record(&identity(1), 5);
+    map.merge(&r, Source::News);
+    let ahead = NOW.plus(Duration::from_secs(30 * 24 * 3600));
+    map.heard(&r.key, ahead);
+    assert_eq!(map.slot(&r.key).unwrap().standing(ahead).1, State::Online);
+    assert_eq!(map.slot(&r.key).unwrap().standing(NOW).1, State::Unknown, "the clock was set right");
+    assert!(!map.heard_lately(&r.key, NOW));
+    assert!(map.heard(&r.key, NOW), "heard again: a change");
+    assert_eq!(map.slot(&r.key).unwrap().standing(NOW), (Some(NOW), State::Online));
+    assert_eq!(map.slot(&r.key).unwrap().standing(NOW.plus(Duration::from_secs(301))).1, State::Unknown);
+}
+
+#[test]
+fn a_sample_of_the_map_is_bounded_and_goes_round() {
+    let mut map = Map::new(Key::of(&identity(0).address()).unwrap(), 100);
+    for number in 1..=40 {
+        map.merge(&record(&identity(number), 1), Source::Bulk);
+    }
+    let keys: Vec<Key> = map.after(None).map(|(key, _)| *key).collect();
+    let sample = |start, n| map.around(start, n).map(|(key, _)| *key).collect::<Vec<_>>();
+    assert_eq!(sample(keys[30], 25), [&keys[30..], &keys[..15]].concat());
+    assert_eq!(sample(keys[30], 100), [&keys[30..], &keys[..30]].concat(), "each once");
+    assert_eq!(sample(Key::MAX, 3), keys[..3]);
+}
+
+#[test]
 fn we_publish_what_others_can_use() {
     let addr = |a: &str| a.parse::<Multiaddr>().unwrap();
     let external = [addr("/ip4/1.2.3.4/tcp/1"), addr("/ip4/1.2.3.4/tcp/1")];

@@ -9,7 +9,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, watch},
     task::JoinSet,
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Net {
     pub(super) board: rpc::Loopback<Deliver>,
     pub(super) keys: Arc<Mutex<HashMap<PeerId, Vec<EncryptionKey>>>>,
     pub(super) clock: Arc<ManualClock>,
+    /// The number of a record of everybody's own, signed elsewhere.
+    pub(super) elsewhere: watch::Sender<u64>,
     map: broadcast::Sender<map::Event>,
     peers: broadcast::Sender<PeerEvent>,
 }
@@ -49,6 +51,7 @@ impl Net {
             board: rpc::Loopback::default(),
             keys: Arc::default(),
             clock: Arc::new(ManualClock::new(START)),
+            elsewhere: watch::channel(0).0,
             map: broadcast::channel(64).0,
             peers: broadcast::channel(64).0,
         }
@@ -97,6 +100,10 @@ impl Recipients for Table {
 
     fn events(&self) -> broadcast::Receiver<map::Event> {
         self.net.map.subscribe()
+    }
+
+    fn signed_elsewhere(&self) -> watch::Receiver<u64> {
+        self.net.elsewhere.subscribe()
     }
 }
 

@@ -18,15 +18,15 @@ use crate::{
     store::{Batch, Family},
 };
 
-const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(30);
 
-async fn delivered(node: &Node, id: MessageId) {
+pub(super) async fn delivered(node: &Node, id: MessageId) {
     let end = node.handle.wait(id, SendState::Delivered, LONG).await.unwrap().expect("in time");
     assert_eq!(end.state, SendState::Delivered, "{}", end.last_error);
 }
 
 /// The whole inbox: ids and bodies, oldest first.
-async fn bodies(node: &Node) -> Vec<Vec<u8>> {
+pub(super) async fn bodies(node: &Node) -> Vec<Vec<u8>> {
     let mut bodies = Vec::new();
     for message in node.handle.inbox(10_000).await.unwrap() {
         bodies.push(node.handle.read(message.id, false).await.unwrap().1);
@@ -188,14 +188,19 @@ async fn a_body_of_16_mib_from_a_file_arrives_whole() {
 }
 
 /// Asks `to` as `from` to take these parts.
-async fn push(net: &Net, from: PeerId, to: PeerId, parts: &[bytes::Bytes]) -> (Vec<Code>, Option<receipt::Receipt>) {
+pub(super) async fn push(
+    net: &Net,
+    from: PeerId,
+    to: PeerId,
+    parts: &[bytes::Bytes],
+) -> (Vec<Code>, Option<receipt::Receipt>) {
     let (client, _inbound) = net.board.join(from);
     let answer = soon("answer", client.request(to, wire::request(parts))).await.unwrap();
     wire::answered(answer, parts.len()).unwrap()
 }
 
 /// A part from `author` to `node`, as it would make it, or changed.
-fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inner)) -> bytes::Bytes {
+pub(super) fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inner)) -> bytes::Bytes {
     let key = node.net.keys.lock().unwrap()[&node.address()][0];
     let envelopes = Envelopes::new(author.clone(), &NetworkId::default());
     let mut inner = Inner {
@@ -371,7 +376,7 @@ async fn a_full_disk_on_either_side_delays_and_loses_nothing_and_the_inbox_stays
     let (read, body) = b.handle.read(first.id, true).await.unwrap();
     assert_eq!((read.read, &body[..]), (false, &b"first"[..]), "read without being marked");
     let refused = async {
-        while a.handle.outgoing(second.id).await.unwrap().last_error != "the recipient is busy" {
+        while a.handle.outgoing(second.id).await.unwrap().last_error != "the recipient's disk is full" {
             tokio::task::yield_now().await;
         }
     };

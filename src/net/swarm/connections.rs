@@ -12,8 +12,12 @@ use libp2p::{
 
 use super::{Network, PeerEvent, SETTLE};
 use crate::{
-    net::{Direction, PeerInfo, is_relayed},
-    primitives::{Multiaddr, PeerId, limits},
+    net::{
+        Direction, PeerInfo,
+        addrs::{Seen, usable},
+        is_relayed,
+    },
+    primitives::{Multiaddr, PeerId},
 };
 
 /// Characters of a peer's agent string that we keep.
@@ -118,9 +122,10 @@ impl Network {
             known.agent = info.agent_version.chars().filter(|c| !c.is_control()).take(AGENT).collect();
             known.addr.clone()
         };
-        self.nat.on_identify(peer_id, relay_hop);
+        self.nat.on_identify(peer_id, relay_hop, &info.observed_addr);
+        self.publish_addrs();
         if speaks_kad {
-            for addr in usable(info.listen_addrs, &remote) {
+            for addr in usable(info.listen_addrs, Seen::Over(&remote)) {
                 self.swarm.behaviour_mut().kad.add_address(&peer_id, addr);
             }
         }
@@ -175,25 +180,7 @@ fn surplus(local: &PeerId, peer: &PeerId, paths: &[Path], now: Instant) -> Vec<C
     paths.iter().filter(|p| p.id != keep.id && (p.relayed || mine)).map(|p| p.id).collect()
 }
 
-/// Addrs of a peer that are worth giving to Kademlia: capped, and loopback or private ones only when the peer itself is
-/// connected over such a path. A liar could otherwise send the whole network to dial an inner host.
-fn usable(addrs: Vec<Multiaddr>, remote: &Multiaddr) -> impl Iterator<Item = Multiaddr> {
-    let local_path = is_local(remote);
-    addrs
-        .into_iter()
-        .filter(move |a| a.len() <= limits::MAX_ADDR_BYTES && (local_path || !is_local(a)))
-        .take(limits::MAX_RECORD_ADDRS)
-}
-
-fn is_local(addr: &Multiaddr) -> bool {
-    addr.iter().any(|p| match p {
-        Protocol::Ip4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
-        Protocol::Ip6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-        _ => false,
-    })
-}
-
-fn transport_of(addr: &Multiaddr, relayed: bool) -> &'static str {
+pub(super) fn transport_of(addr: &Multiaddr, relayed: bool) -> &'static str {
     if relayed || is_relayed(addr) {
         return "relay";
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use libp2p::{Swarm, core::transport::ListenerId, kad, multiaddr::Protocol};
 use tokio::sync::watch;
 
-use super::{Behaviour, Reachability, Table};
+use super::{Behaviour, Reachability, Table, external::External};
 use crate::{
     net::{Config, DhtMode, Nat as Snapshot, ReachabilityMode, is_relayed},
     primitives::{Multiaddr, PeerId},
@@ -25,6 +25,7 @@ pub(super) struct Nat {
     watch: watch::Sender<Snapshot>,
     failed: BTreeSet<PeerId>,
     confirmed: bool,
+    external: External,
     relays: HashSet<PeerId>,
     reserved: HashMap<ListenerId, PeerId>,
 }
@@ -38,6 +39,7 @@ impl Nat {
             watch,
             failed: BTreeSet::new(),
             confirmed: false,
+            external: External::new(config.external.clone()),
             relays: HashSet::new(),
             reserved: HashMap::new(),
         };
@@ -46,6 +48,28 @@ impl Nat {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         self.watch.borrow().clone()
+    }
+
+    /// autonat, UPnP or a relay says that an addr is ours.
+    pub(super) fn on_confirmed(&mut self, addr: &Multiaddr) {
+        self.external.confirmed(addr);
+    }
+
+    pub(super) fn on_expired(&mut self, addr: &Multiaddr) {
+        self.external.expired(addr);
+    }
+
+    /// Gives up confirmed addrs that do not hold any more, and takes back those that do again.
+    pub(super) fn review(&mut self, swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) {
+        for (addr, held) in self.external.judge(listen) {
+            if held {
+                tracing::info!(%addr, "others can dial us here again");
+                swarm.add_external_address(addr);
+            } else {
+                tracing::info!(%addr, "others cannot dial us here any more");
+                swarm.remove_external_address(&addr);
+            }
+        }
     }
 
     pub(super) fn set_addrs(&mut self, listen: Vec<Multiaddr>, external: Vec<Multiaddr>) {
@@ -75,15 +99,19 @@ impl Nat {
         }
     }
 
-    pub(super) fn on_tested(&mut self, server: PeerId, addr: &Multiaddr, reached: bool) {
+    /// The addrs are to be published anew after it.
+    pub(super) fn on_tested(&mut self, swarm: &mut Swarm<Behaviour>, server: PeerId, addr: &Multiaddr, reached: bool) {
         tracing::debug!(%server, %addr, reached, "reachability tested");
         if reached {
             self.failed.clear();
-        } else if self.failed.len() < 64 {
+            return;
+        }
+        if self.failed.len() < 64 {
             self.failed.insert(server);
         }
-        let now = self.snapshot();
-        self.set_addrs(now.listen, now.external);
+        if self.external.failed(addr) {
+            swarm.remove_external_address(addr);
+        }
     }
 
     /// Kademlia serves unless we are known to be unreachable: a client in the routing tables of others slows everybody.
@@ -100,7 +128,8 @@ impl Nat {
         }
     }
 
-    pub(super) fn on_identify(&mut self, peer: PeerId, relay: bool) {
+    pub(super) fn on_identify(&mut self, peer: PeerId, relay: bool, observed: &Multiaddr) {
+        self.external.observed(peer, observed);
         if relay {
             self.relays.insert(peer)
         } else {
@@ -110,6 +139,7 @@ impl Nat {
 
     pub(super) fn on_down(&mut self, peer: &PeerId) {
         self.relays.remove(peer);
+        self.external.on_down(peer);
     }
 
     pub(super) fn on_listener_closed(&mut self, id: ListenerId) {

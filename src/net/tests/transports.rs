@@ -9,7 +9,7 @@ use crate::{
         rpc::{Client, Inbound},
     },
     primitives::Multiaddr,
-    test_util::{Node, node, until},
+    test_util::{Ground, Node, node, node_on, until},
 };
 
 /// A node that answers with what it is asked.
@@ -109,6 +109,41 @@ async fn listeners_come_and_go_while_running() {
     let (c, _) = echo(Node::config()).await;
     assert!(c.handle.connect(full(&b, &more)).await.is_err());
     c.handle.connect(full(&b, &b.addrs[0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_addr_that_others_confirmed_is_given_up_with_its_listener() {
+    let external: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+    let (server, _) = echo(net::Config { relay_server: true, external: vec![external], ..Node::config() }).await;
+    let (tested, _) = echo(net::Config { relay_client: true, ..Node::config() }).await;
+    tested.handle.connect(full(&server, &server.addrs[0])).await.unwrap();
+    let nat = || tested.handle.nat().borrow().clone();
+    until("the addr is confirmed", || nat().external.contains(&tested.addrs[0])).await;
+    assert_eq!(nat().reachability, net::Reachability::Public);
+    tested.handle.unlisten(tested.addrs[0].clone()).await.unwrap();
+    until("the addr is given up", || nat().external.is_empty()).await;
+    assert_eq!(nat().reachability, net::Reachability::Unknown);
+}
+
+#[tokio::test]
+async fn bans_hold_after_a_restart() {
+    let ground = Ground::fresh();
+    // The next run: another key, the same store.
+    let second = Ground { store: ground.store.clone(), dir: ground.dir.clone(), ..Ground::fresh() };
+    let wire = |_: &mut net::rpc::Protocols, _: &mut net::pubsub::Topics| {};
+    let (mut a, ()) = node_on(ground, Node::config(), wire).await;
+    let (b, _) = echo(Node::config()).await;
+    a.handle.ban(b.handle.local()).await.unwrap();
+    a.stop.stop();
+    assert!(a.tasks.join(std::time::Duration::from_secs(5)).await.is_empty());
+    let (a, ()) = node_on(second, Node::config(), wire).await;
+    assert_eq!(a.handle.bans(), [b.handle.local()]);
+    assert!(a.handle.connect_peer(b.handle.local()).await.is_err());
+    b.handle.connect(full(&a, &a.addrs[0])).await.ok();
+    until("not let in", || b.handle.peers().is_empty() && a.handle.peers().is_empty()).await;
+    a.handle.unban(b.handle.local()).await.unwrap();
+    b.handle.connect(full(&a, &a.addrs[0])).await.unwrap();
+    until("let in", || a.handle.is_connected(&b.handle.local())).await;
 }
 
 #[tokio::test]

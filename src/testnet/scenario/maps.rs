@@ -1,5 +1,7 @@
 //! Steps about the map: complete everywhere, names beyond the local map, presence.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Deadline, Outcome, all, ask, maps_equal, records};
@@ -65,7 +67,7 @@ pub(super) async fn online(network: &mut Network, deadline: Deadline) -> Outcome
         .await?;
     let nobody = Identity::generate().address().to_string();
     let request = json!({"target": nobody, "timeout_ms": 3000});
-    let said = match asker.client.send(hyper::Method::POST, "online", &request).await {
+    let said = match asker.client.post::<Value>("/v1/online", &request, Duration::from_secs(3)).await {
         Ok(answer) if answer["state"] == "unknown" || answer["state"] == "offline" => answer["state"].to_string(),
         Ok(answer) => return Err(format!("{} says of an address that nobody has: {answer}", asker.name)),
         Err(error) if error.is_not_found() => "not found".into(),
@@ -77,6 +79,6 @@ pub(super) async fn online(network: &mut Network, deadline: Deadline) -> Outcome
 /// Asks `asker` to probe `target`.
 pub(super) async fn probe(asker: &Node, target: &str) -> Result<Value, String> {
     let request = json!({"target": target, "timeout_ms": 5000});
-    let answer = asker.client.send(hyper::Method::POST, "online", &request).await;
+    let answer = asker.client.post("/v1/online", &request, Duration::from_secs(5)).await;
     answer.map_err(|e| format!("{}: POST online: {e}", asker.name))
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use super::{Deadline, Outcome, ask};
 use crate::{
@@ -24,8 +25,11 @@ pub(super) async fn file(network: &mut Network, deadline: Deadline) -> Outcome {
     let recipient = to.address();
     let body: Bytes = (0..FILE_BYTES / 8).flat_map(|_| rand::random::<u64>().to_le_bytes()).collect();
     let hash = Hash::of(&body);
-    let path = format!("messages?to={recipient}&file_name=testnet.bin&wait=delivered&timeout_ms={}", WAIT.as_millis());
-    let sent = from.client.post_raw(&path, body, WAIT + Duration::from_secs(5)).await;
+    let path =
+        format!("/v1/messages?to={recipient}&file_name=testnet.bin&wait=delivered&timeout_ms={}", WAIT.as_millis());
+    let sent = from.client.upload::<Value>(&path, body.into(), WAIT);
+    let sent = tokio::time::timeout(WAIT + Duration::from_secs(5), sent).await;
+    let sent = sent.map_err(|_| format!("{}: POST messages: no answer", from.name))?;
     let sent = sent.map_err(|e| format!("{}: {e}", from.name))?;
     let id = sent["id"].as_str().ok_or_else(|| format!("{} gave no id: {sent}", from.name))?.to_owned();
     if sent["state"] != "delivered" {
@@ -58,8 +62,8 @@ async fn received(node: &Node, id: &str, from: &str, hash: Hash) -> Result<(), S
     if message["from"] != *from {
         return Err(format!("{} says it is from {}", node.name, message["from"]));
     }
-    let path = format!("inbox/{id}/body");
-    let body = node.client.get_raw(&path).await.map_err(|e| format!("{}: GET {path}: {e}", node.name))?;
+    let path = format!("/v1/inbox/{id}/body");
+    let body = node.client.read(&path).await.map_err(|e| format!("{}: GET {path}: {e}", node.name))?;
     let found = Hash::of(&body);
     if found == hash { Ok(()) } else { Err(format!("{} bytes came with blake3 {}", body.len(), short(found))) }
 }

@@ -111,9 +111,9 @@ impl Deadline {
     }
 }
 
-/// GET with the node's name in the error.
+/// GET of `path` under `/v1/`, with the node's name in the error.
 async fn ask(node: &Node, path: &str) -> Result<Value, String> {
-    node.client.get(path).await.map_err(|e| format!("{}: GET {path}: {e}", node.name))
+    node.client.get(&format!("/v1/{path}")).await.map_err(|e| format!("{}: GET {path}: {e}", node.name))
 }
 
 /// Asks the nodes of `which`, eight at a time; the first that fails names itself.

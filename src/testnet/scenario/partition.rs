@@ -1,8 +1,9 @@
 //! The network cut in two by bans on both sides, changed on both sides, and healed.
 
+use std::time::Duration;
+
 use futures::{StreamExt, TryStreamExt, stream};
-use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Deadline, Outcome, all, ask, each, maps_equal, record};
 use crate::testnet::runner::{Network, Node};
@@ -55,16 +56,17 @@ where
 }
 
 async fn ban(node: &Node, address: String) -> Result<(), String> {
-    let banned = node.client.send(Method::POST, "bans", &json!({"address": address})).await;
+    let banned = node.client.post::<Value>("/v1/bans", &json!({"address": address}), Duration::ZERO).await;
     banned.map(drop).map_err(|e| format!("{}: POST bans: {e}", node.name))
 }
 
 async fn unban(node: &Node, address: String) -> Result<(), String> {
-    node.client.delete(&format!("bans/{address}")).await.map_err(|e| format!("{}: DELETE bans: {e}", node.name))
+    let lifted = node.client.delete::<Value>(&format!("/v1/bans/{address}"), None::<&()>).await;
+    lifted.map(drop).map_err(|e| format!("{}: DELETE bans: {e}", node.name))
 }
 
 async fn rename(node: &Node, name: &str) -> Result<(), String> {
-    let renamed = node.client.send(Method::PUT, "name", &json!({"name": name})).await;
+    let renamed = node.client.put::<Value>("/v1/name", &json!({"name": name})).await;
     renamed.map(drop).map_err(|e| format!("{}: PUT name: {e}", node.name))
 }
 
