@@ -350,6 +350,8 @@ impl Network {
             answers.retain(|a| !a.is_closed());
             !answers.is_empty()
         });
+        self.nat.on_round(Instant::now());
+        self.nat.refresh_mode(&mut self.swarm);
         self.nat.reserve(&mut self.swarm, &self.table, self.config.relay_client);
     }
 

@@ -1,21 +1,29 @@
 //! Our addrs, whether others can dial them, and what follows: Kademlia's mode and relay reservations.
 //!
 //! One server's word is not trusted: an addr counts as public when it was confirmed, but we call ourselves private only after
-//! [`VERDICTS`] different servers failed to reach us and none succeeded.
+//! [`VERDICTS`] different servers failed to reach us and none succeeded. A NAT or firewall that drops what it does not know gives
+//! no verdict at all: the server's dial and then our question to it run into their timeouts, and libp2p asks again for ever without
+//! telling. So we are private, too, when a node that tests others has seen us from outside for [`SILENCE`] and no addr is
+//! confirmed. In a LAN nobody is outside, and nothing follows.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use libp2p::{Swarm, core::transport::ListenerId, kad, multiaddr::Protocol};
 use tokio::sync::watch;
 
 use super::{Behaviour, Reachability, Table, external::External};
 use crate::{
-    net::{Config, DhtMode, Nat as Snapshot, ReachabilityMode, is_relayed},
+    net::{Config, DhtMode, Nat as Snapshot, ReachabilityMode, addrs::is_inner, is_relayed},
     primitives::{Multiaddr, PeerId},
 };
 
 /// Servers that must have failed to reach us before we call ourselves private.
 const VERDICTS: usize = 2;
+/// How long nodes that test others (those that relay for them) may be silent about our addrs: three tests, which take 10 s.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Reservations held at different relays.
 const RESERVATIONS: usize = 2;
 
@@ -27,6 +35,9 @@ pub(super) struct Nat {
     confirmed: bool,
     external: External,
     relays: HashSet<PeerId>,
+    /// Those of them (they test, too) that see us at a public addr, since when.
+    testers: HashMap<PeerId, Instant>,
+    silent: bool,
     reserved: HashMap<ListenerId, PeerId>,
 }
 
@@ -41,6 +52,8 @@ impl Nat {
             confirmed: false,
             external: External::new(config.external.clone()),
             relays: HashSet::new(),
+            testers: HashMap::new(),
+            silent: false,
             reserved: HashMap::new(),
         };
         (nat, receiver)
@@ -94,7 +107,7 @@ impl Nat {
             ReachabilityMode::Public => Reachability::Public,
             ReachabilityMode::Private => Reachability::Private,
             ReachabilityMode::Auto if self.confirmed => Reachability::Public,
-            ReachabilityMode::Auto if self.failed.len() >= VERDICTS => Reachability::Private,
+            ReachabilityMode::Auto if self.silent || self.failed.len() >= VERDICTS => Reachability::Private,
             ReachabilityMode::Auto => Reachability::Unknown,
         }
     }
@@ -131,14 +144,32 @@ impl Nat {
     pub(super) fn on_identify(&mut self, peer: PeerId, relay: bool, observed: &Multiaddr) {
         self.external.observed(peer, observed);
         if relay {
-            self.relays.insert(peer)
+            self.relays.insert(peer);
         } else {
-            self.relays.remove(&peer)
-        };
+            self.relays.remove(&peer);
+        }
+        if relay && !is_inner(observed) && !is_relayed(observed) {
+            self.testers.entry(peer).or_insert_with(Instant::now);
+        } else {
+            self.testers.remove(&peer);
+        }
+    }
+
+    /// Whether those that should have reached us by `now` were silent. What is known of them goes with their connection, the
+    /// conclusion stays until an addr is confirmed.
+    pub(super) fn on_round(&mut self, now: Instant) {
+        let silent = !self.confirmed
+            && (self.silent || self.testers.values().any(|since| now.saturating_duration_since(*since) >= SILENCE));
+        if silent != self.silent {
+            self.silent = silent;
+            let addrs = self.snapshot();
+            self.set_addrs(addrs.listen, addrs.external);
+        }
     }
 
     pub(super) fn on_down(&mut self, peer: &PeerId) {
         self.relays.remove(peer);
+        self.testers.remove(peer);
         self.external.on_down(peer);
     }
 
@@ -162,5 +193,37 @@ impl Nat {
             Ok(id) => drop(self.reserved.insert(id, relay)),
             Err(error) => tracing::debug!(%relay, %error, "no reservation"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_hears_nothing_from_those_that_test_is_private_until_an_addr_is_confirmed() {
+        let (mut nat, watch) = Nat::new(&Config::default());
+        let start = Instant::now();
+        nat.on_round(start + SILENCE * 2);
+        assert_eq!(watch.borrow().reachability, Reachability::Unknown, "nobody could have tested");
+        let observed: Multiaddr = "/ip4/11.0.0.1/tcp/1".parse().unwrap();
+        nat.on_identify(PeerId::random(), false, &observed);
+        nat.on_round(start + SILENCE * 2);
+        assert_eq!(watch.borrow().reachability, Reachability::Unknown, "it does not test");
+        nat.on_identify(PeerId::random(), true, &"/ip4/192.168.1.1/tcp/1".parse().unwrap());
+        nat.on_round(start + SILENCE * 2);
+        assert_eq!(watch.borrow().reachability, Reachability::Unknown, "a neighbour in the LAN");
+        let relay = PeerId::random();
+        nat.on_identify(relay, true, &observed);
+        nat.on_round(start + SILENCE / 2);
+        assert_eq!(watch.borrow().reachability, Reachability::Unknown, "too early");
+        nat.on_round(Instant::now() + SILENCE);
+        assert_eq!(watch.borrow().reachability, Reachability::Private);
+        nat.on_down(&relay);
+        nat.on_round(Instant::now() + SILENCE);
+        assert_eq!(watch.borrow().reachability, Reachability::Private, "others are not heard either");
+        nat.set_addrs(Vec::new(), vec![observed]);
+        nat.on_round(Instant::now() + SILENCE);
+        assert_eq!(watch.borrow().reachability, Reachability::Public);
     }
 }
