@@ -1,8 +1,13 @@
 //! Start and stop.
 
-use std::time::Duration;
+use std::{os::unix::net::UnixDatagram, process::Stdio, time::Duration};
 
-use super::daemon::{Home, Pair, eventually};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::daemon::{Home, Pair, READY, eventually, vos, wait_at_most};
 
 #[test]
 fn sigterm_ends_a_daemon_within_five_seconds_and_it_comes_back_the_same() {
@@ -45,4 +50,26 @@ fn a_killed_daemon_starts_again_on_what_it_left() {
     daemon.kill();
     assert!(home.file("api.sock").exists(), "the socket of a killed daemon is still there");
     assert_eq!(home.start(&[]).address, address);
+}
+
+#[test]
+fn systemd_hears_when_a_daemon_is_ready_and_when_it_stops() {
+    let home = Home::new(&[]);
+    let path = home.file("notify.sock");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(READY)).unwrap();
+    let hears = |what: &str| {
+        let mut text = [0; 256];
+        let n = socket.recv(&mut text).unwrap();
+        let text = String::from_utf8_lossy(&text[..n]);
+        assert!(text.lines().any(|line| line == what), "{text} instead of {what}");
+    };
+    let mut daemon = vos();
+    daemon.env("NOTIFY_SOCKET", &path).arg("--data-dir").arg(home.file("data"));
+    daemon.args(["daemon", "--listen", "/ip4/127.0.0.1/tcp/0"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut daemon = daemon.spawn().unwrap();
+    hears("READY=1");
+    kill(Pid::from_raw(i32::try_from(daemon.id()).unwrap()), Signal::SIGTERM).unwrap();
+    hears("STOPPING=1");
+    assert!(wait_at_most(&mut daemon, Duration::from_secs(5)).success());
 }
