@@ -40,6 +40,7 @@
 mod config;
 mod desk;
 mod envelope;
+pub mod friend;
 mod handle;
 mod inbox;
 mod intake;
