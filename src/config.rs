@@ -17,7 +17,9 @@ pub use text::{default_text, effective_text};
 use crate::{
     api,
     api::Endpoint,
-    map, message, net,
+    map,
+    message::{self, friend},
+    net,
     primitives::{Key, NetworkId},
     telemetry::LogFormat,
 };
@@ -57,6 +59,8 @@ pub struct Config {
     pub map: map::Config,
     /// `[message]`
     pub message: message::Config,
+    /// `[friend]`
+    pub friend: friend::Config,
     /// `[api]`
     pub api: api::Config,
     /// `[log]`
@@ -80,6 +84,11 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "net", doc: "Addrs, peers and limits of the network.", keys: net::Config::KEYS },
     Section { name: "map", doc: "What the VOS Map keeps and how often it talks.", keys: map::Config::KEYS },
     Section { name: "message", doc: "Limits and times of messages.", keys: message::Config::KEYS },
+    Section {
+        name: "friend",
+        doc: "Holding messages for other nodes as their Friend VOS.",
+        keys: friend::Config::KEYS,
+    },
     Section { name: "api", doc: "The control API besides its Unix socket.", keys: api::Config::KEYS },
     Section { name: "log", doc: "Logs, on stderr.", keys: LogConfig::KEYS },
 ];

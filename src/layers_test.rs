@@ -61,7 +61,7 @@ const CRATES: &[(&str, &[&str])] = &[
 
 /// What generated protobuf types are called, and the files that convert them. A folder's tests may make bad ones on purpose.
 const PROTO: &str = "wire::proto";
-const PROTO_FILES: &[&str] = &["wire.rs", "record.rs", "envelope.rs", "receipt.rs", "encryption.rs"];
+const PROTO_FILES: &[&str] = &["wire.rs", "record.rs", "envelope.rs", "receipt.rs", "encryption.rs", "grant.rs"];
 
 #[derive(Debug, PartialEq, Eq)]
 struct Crossing {

@@ -8,7 +8,12 @@ use axum::{
 };
 
 use super::schema::{ErrorBody, ErrorDetail, Record};
-use crate::{map::MapError, message::MessageError, net::CommandError, store::StoreError};
+use crate::{
+    map::MapError,
+    message::{MessageError, friend::FriendError},
+    net::CommandError,
+    store::StoreError,
+};
 
 /// A failed request: status, stable code, and a text for people.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,6 +139,23 @@ impl From<MessageError> for ApiError {
     }
 }
 
+impl From<FriendError> for ApiError {
+    fn from(error: FriendError) -> Self {
+        let text = error.to_string();
+        match error {
+            FriendError::Invalid(_) => Self::invalid(text),
+            FriendError::NotFound => Self::not_found(text),
+            FriendError::TooLate(_) => Self::new(StatusCode::CONFLICT, "too_late", text),
+            FriendError::Ambiguous => Self::new(StatusCode::CONFLICT, "ambiguous", text),
+            FriendError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
+            FriendError::Unreachable(_) => Self::unreachable(text),
+            FriendError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
+            FriendError::Store(StoreError::Failed(_)) => Self::store(text),
+            FriendError::Store(StoreError::Stopped) | FriendError::Stopped => Self::stopping(),
+        }
+    }
+}
+
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
         match rejection.status() {
@@ -191,6 +213,14 @@ mod tests {
             (MessageError::DiskFull("x".into()).into(), 507, "disk_full"),
             (MessageError::Store("x".into()).into(), 500, "store_failed"),
             (MessageError::Stopped.into(), 503, "stopping"),
+            (FriendError::Invalid("x".into()).into(), 400, "invalid"),
+            (FriendError::NotFound.into(), 404, "not_found"),
+            (FriendError::TooLate(crate::message::friend::State::Active).into(), 409, "too_late"),
+            (FriendError::Ambiguous.into(), 409, "ambiguous"),
+            (FriendError::Full("x".into()).into(), 507, "full"),
+            (FriendError::Unreachable("x".into()).into(), 502, "unreachable"),
+            (FriendError::Store(StoreError::DiskFull("x".into())).into(), 507, "disk_full"),
+            (FriendError::Stopped.into(), 503, "stopping"),
             (ApiError::io("x", &std::io::ErrorKind::StorageFull.into()), 507, "disk_full"),
         ];
         for (error, status, code) in cases {

@@ -19,8 +19,9 @@ use super::{
 /// A comment goes out when nothing else does, so that both sides notice a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What happens, from now on: `peer_up`, `peer_down`, `map_changed`, `presence`, `message_received`, `outgoing`. A
-/// subscriber that is too slow gets `lagged` and should read the state again.
+/// What happens, from now on: `peer_up`, `peer_down`, `map_changed`, `presence`, `message_received`, `outgoing`,
+/// `friend.offered`, `friend.active`, `friend.declined`, `friend.revoked`, `friend.expired`. A subscriber that is too slow
+/// gets `lagged` and should read the state again.
 #[utoipa::path(
     get, path = "/v1/events", tag = "node",
     responses(
@@ -36,7 +37,10 @@ pub(super) async fn events(
     let deps = app.deps;
     let all = stream::select(
         tagged("peers", deps.net.subscribe()),
-        stream::select(tagged("map", deps.map.subscribe()), tagged("messages", deps.message.subscribe())),
+        stream::select(
+            tagged("map", deps.map.subscribe()),
+            stream::select(tagged("messages", deps.message.subscribe()), tagged("friends", deps.friend.subscribe())),
+        ),
     );
     // The first thing sent, so that a client knows from when on it misses nothing.
     let opened = stream::iter([Ok(sse::Event::default().comment("listening"))]);
@@ -68,7 +72,33 @@ fn encode(event: &Event) -> sse::Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{net::PeerEvent, primitives::PeerId};
+    use crate::{
+        message::friend::{self, Figure, Friendship, Side, State, Terms},
+        net::PeerEvent,
+        primitives::{GrantId, PeerId, UnixMillis},
+    };
+
+    fn friend_event(state: State) -> Event {
+        let friendship = Friendship {
+            side: Side::HeldBy,
+            address: PeerId::random(),
+            state,
+            grant_id: GrantId([1; 16]),
+            epoch: 1,
+            terms: Terms::default(),
+            offered: None,
+            expires_at: UnixMillis(2),
+            priority: 0,
+            hold: None,
+            grant: None,
+            reason: "",
+            told: true,
+            last_error: String::new(),
+            changed_at: UnixMillis(1),
+            figure: Figure::default(),
+        };
+        friend::Event(friendship).into()
+    }
 
     #[test]
     fn the_tag_and_the_name_of_an_event_are_the_same() {
@@ -78,6 +108,11 @@ mod tests {
             Event::PeerDown { address: address.clone() },
             Event::MapChanged { address: address.clone(), change: "removed".into(), record: None },
             Event::Presence { address, state: crate::map::State::Offline },
+            friend_event(State::Offered),
+            friend_event(State::Active),
+            friend_event(State::Declined),
+            friend_event(State::Revoked),
+            friend_event(State::Expired),
             Event::Lagged { source: "map".into(), lost: 3 },
         ] {
             let json = serde_json::to_value(&event).expect("plain data");

@@ -6,7 +6,7 @@
 //!            └───────────────┬────────────────┘                            │
 //!                 routes/ (one file for each subject)             /healthz /readyz /metrics
 //!                            │ extract.rs, error.rs, schema.rs
-//!            net::Handle  map::Handle  message::Handle
+//!            net::Handle  map::Handle  message::Handle  friend::Handle
 //! ```
 //!
 //! * Every route is registered by the macro that documents it, so `/v1/openapi.json` cannot lag behind.
@@ -49,7 +49,9 @@ pub use serve::{BindError, bind_tcp, bind_unix, serve_tcp, serve_tcp_on, serve_u
 pub use spool::prepare_spool_dir;
 
 use crate::{
-    map, message, net,
+    map,
+    message::{self, friend},
+    net,
     primitives::{NetworkId, PeerId},
     runtime::Stop,
     store::Store,
@@ -93,6 +95,8 @@ pub struct Deps {
     pub map: map::Handle,
     /// Messages.
     pub message: message::Handle,
+    /// Friend VOS.
+    pub friend: friend::Handle,
     /// The store, for its size.
     pub store: Store,
     /// What does not change.

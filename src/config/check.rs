@@ -2,9 +2,9 @@
 
 use super::{Config, ConfigError, load::shorten};
 use crate::{
-    net,
+    identity, net,
     primitives::{
-        Multiaddr,
+        Multiaddr, PeerId,
         limits::{MAX_ADDR_BYTES, MAX_NAME_BYTES, MAX_RECORD_VALIDITY},
         multiaddr::Protocol,
     },
@@ -18,6 +18,10 @@ const MAX_MESSAGE_TTL_S: u64 = 30 * 24 * 3600;
 const YEAR_S: u64 = 365 * 24 * 3600;
 /// An exbibyte: larger budgets are mistakes, and TOML has no larger integers than 2^63 - 1.
 const MAX_BYTES: u64 = 1 << 60;
+/// Owners for whom one node holds messages: 2 KiB of memory each.
+const MAX_GRANTS: u64 = 100_000;
+/// Addresses in `friend.contacts`.
+const MAX_CONTACTS: usize = 1024;
 
 impl Config {
     /// Checks every range; [`Config::load`] calls it.
@@ -28,6 +32,7 @@ impl Config {
         check_name(&self.node.name).map_err(|problem| ConfigError::Invalid(format!("node.name: {problem}")))?;
         self.check_numbers()?;
         self.check_addrs()?;
+        self.check_contacts()?;
         if let Some(addr) = self.api.tcp.addr()
             && !addr.ip().is_loopback()
         {
@@ -45,7 +50,7 @@ impl Config {
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
-        let (net, map, message) = (&self.net, &self.map, &self.message);
+        let (net, map, message, friend) = (&self.net, &self.map, &self.message, &self.friend);
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let ranges = [
             ("net.target_peers", wide(net.target_peers), 1, 10_000),
@@ -67,6 +72,9 @@ impl Config {
             ("message.outbox_max_bytes", message.outbox_max_bytes, 0, MAX_BYTES),
             ("message.inbox_max_bytes", message.inbox_max_bytes, 0, MAX_BYTES),
             ("message.retry_max_s", message.retry_max_s, 1, MAX_MESSAGE_TTL_S),
+            ("friend.max_bytes", friend.max_bytes, 0, MAX_BYTES),
+            ("friend.max_grants", wide(friend.max_grants), 0, MAX_GRANTS),
+            ("friend.reserve_bytes", friend.reserve_bytes, 0, MAX_BYTES),
         ];
         for (key, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
@@ -74,6 +82,19 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    fn check_contacts(&self) -> Result<(), ConfigError> {
+        let contacts = &self.friend.contacts;
+        if contacts.len() > MAX_CONTACTS {
+            let text = format!("friend.contacts: {} addresses, at most {MAX_CONTACTS}", contacts.len());
+            return Err(ConfigError::Invalid(text));
+        }
+        let good = |text: &str| text.parse().is_ok_and(|address: PeerId| identity::public_key_of(&address).is_some());
+        match contacts.iter().find(|text| !good(text)) {
+            Some(text) => Err(ConfigError::Invalid(format!("friend.contacts: {} is not an address", shorten(text)))),
+            None => Ok(()),
+        }
     }
 
     fn check_addrs(&self) -> Result<(), ConfigError> {

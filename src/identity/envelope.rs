@@ -69,3 +69,16 @@ pub fn open_envelope(purpose: &Purpose, bytes: &[u8]) -> Result<(PeerId, Vec<u8>
     }
     Ok((key.to_peer_id(), payload.to_vec()))
 }
+
+/// Like [`open_envelope`], and refuses every form but the one [`seal_envelope`] makes: whoever carries the envelope cannot
+/// change it into other bytes with the same meaning, so its hash stands for it.
+///
+/// # Errors
+/// [`EnvelopeError`]; another form of a good envelope is [`EnvelopeError::Malformed`].
+pub fn open_canonical_envelope(purpose: &Purpose, bytes: &[u8]) -> Result<(PeerId, Vec<u8>), EnvelopeError> {
+    let envelope = SignedEnvelope::from_protobuf_encoding(bytes).map_err(|_| EnvelopeError::Malformed)?;
+    if envelope.into_protobuf_encoding() != bytes {
+        return Err(EnvelopeError::Malformed);
+    }
+    open_envelope(purpose, bytes)
+}

@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{
     Metrics,
     mirror::{Mirror, name_key, record_key},
-    record::Key,
+    record::{Friend, Key},
     state::{Source, entry_of},
     wire::{Probe, probe_request},
 };
@@ -49,8 +49,10 @@ pub struct Entry {
     pub addrs: Vec<Multiaddr>,
     /// What it does for others: `relay`, `bootstrap`, `hub`.
     pub roles: Vec<String>,
-    /// Its Friend VOS.
-    pub friends: Vec<PeerId>,
+    /// Its Friend VOS: who takes messages for it while it is offline.
+    pub friends: Vec<Friend>,
+    /// Rises whenever its friends change.
+    pub grant_epoch: u64,
     /// Its encryption keys, those that senders may use.
     pub keys: Vec<EncryptionKey>,
     /// The record's sequence number.
@@ -132,9 +134,11 @@ const WORTH_LOOKUP: Duration = Duration::from_secs(1);
 
 /// What the service is asked. Everything else is answered from the shared map.
 #[derive(Debug)]
+#[allow(clippy::enum_variant_names, reason = "each sets a part of our record")]
 pub(super) enum Command {
     SetName(String, oneshot::Sender<Result<(), MapError>>),
     SetKeys(Vec<EncryptionKey>, oneshot::Sender<Result<(), MapError>>),
+    SetFriends(Vec<Friend>, u64, oneshot::Sender<Result<(), MapError>>),
 }
 
 /// Commands waiting for the service; callers wait for a place.
@@ -400,6 +404,15 @@ impl Handle {
         self.ask(|answer| Command::SetKeys(keys, answer)).await
     }
 
+    /// Changes the Friend VOS in our record, at most 8 with 4 addrs each, and publishes it; durable when it returns. The
+    /// record's epoch never falls: the greater of `epoch` and what it was counts.
+    ///
+    /// # Errors
+    /// The store's error.
+    pub async fn set_friends(&self, friends: Vec<Friend>, epoch: u64) -> Result<(), MapError> {
+        self.ask(|answer| Command::SetFriends(friends, epoch, answer)).await
+    }
+
     async fn ask(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<(), MapError>>) -> Command,
@@ -436,7 +449,9 @@ impl Handle {
         let (commands, mut queue) = mpsc::channel(COMMANDS);
         #[allow(clippy::disallowed_methods, reason = "ends with its handle")]
         tokio::spawn(async move {
-            while let Some(Command::SetName(_, answer) | Command::SetKeys(_, answer)) = queue.recv().await {
+            while let Some(command) = queue.recv().await {
+                let (Command::SetName(_, answer) | Command::SetKeys(_, answer) | Command::SetFriends(_, _, answer)) =
+                    command;
                 let _ = answer.send(Ok(()));
             }
         });

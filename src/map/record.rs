@@ -28,7 +28,7 @@ const MAX_ROLES: usize = 8;
 /// Bytes of a role.
 const MAX_ROLE_BYTES: usize = 32;
 /// Addrs of one friend.
-const MAX_FRIEND_ADDRS: usize = 4;
+pub(super) const MAX_FRIEND_ADDRS: usize = 4;
 /// X25519.
 const ALG_X25519: u32 = 1;
 /// How far a sequence number may be ahead of our clock: a thief's `u64::MAX` would end the identity for ever.

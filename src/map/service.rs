@@ -21,7 +21,7 @@ use super::{
     exchange::{self, Context, ExchangeError, Join, Report, Schedule},
     handle::{COMMANDS, Command, check_name, read_probe},
     mirror::Mirror,
-    record::{Body, Record},
+    record::{Body, Friend, Record},
     serve, store,
     wire::{Page, Probe, Sync, probe_request},
 };
@@ -126,6 +126,8 @@ pub struct Service {
     name: String,
     roles: Vec<String>,
     keys: Vec<EncryptionKey>,
+    friends: Vec<Friend>,
+    grant_epoch: u64,
     seq: u64,
     own: Option<(Body, Record)>,
     timers: Timers,
@@ -174,6 +176,8 @@ pub fn new(config: Config, deps: Deps) -> Result<(Service, Handle), MapError> {
     let name = store::name(&deps.store, &deps.name)?.unwrap_or_else(|| deps.name.clone());
     let previous = deps.mirror.own();
     let seq = store::own_seq(&deps.store)?.max(previous.as_ref().map_or(0, |e| e.seq));
+    let (keys, friends, grant_epoch) =
+        previous.map_or_else(Default::default, |own| (own.keys, own.friends, own.grant_epoch));
     let (commands, queue) = mpsc::channel(COMMANDS);
     let (probe, probe_queue) = deps.probe;
     let handle = Handle::new(deps.mirror.clone(), commands, deps.dht.clone(), deps.net.clone(), probe.clone());
@@ -210,7 +214,9 @@ pub fn new(config: Config, deps: Deps) -> Result<(Service, Handle), MapError> {
         configured_name: deps.name,
         name,
         roles: deps.roles,
-        keys: previous.map(|e| e.keys).unwrap_or_default(),
+        keys,
+        friends,
+        grant_epoch,
         seq,
         own: None,
         timers,
@@ -279,6 +285,7 @@ impl Service {
         let (result, answer): (_, oneshot::Sender<_>) = match command {
             Command::SetName(name, answer) => (self.set_name(name).await, answer),
             Command::SetKeys(keys, answer) => (self.set_keys(keys).await, answer),
+            Command::SetFriends(friends, epoch, answer) => (self.set_friends(friends, epoch).await, answer),
         };
         // The caller may have gone away; what it asked for is done.
         let _ = answer.send(result.map_err(MapError::from));

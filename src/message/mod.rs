@@ -41,6 +41,7 @@ mod age;
 mod config;
 mod desk;
 mod envelope;
+pub mod friend;
 mod handle;
 mod inbox;
 mod intake;

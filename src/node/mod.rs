@@ -27,7 +27,8 @@ use crate::{
     api,
     config::Config,
     identity::{self, Identity, KeystoreError},
-    map, message,
+    map,
+    message::{self, friend},
     net::{self, pubsub::Topics, rpc::Protocols},
     primitives::{Clock, Multiaddr, NetworkId, PeerId, SystemClock},
     runtime::{Ended, Stop, Supervisor},
@@ -117,6 +118,8 @@ pub struct Node {
     pub map: map::Handle,
     /// Messages.
     pub message: message::Handle,
+    /// Friend VOS.
+    pub friend: friend::Handle,
     /// What it tells when ready.
     pub info: Ready,
     store: Store,
@@ -207,17 +210,19 @@ impl Node {
         name: Option<String>,
     ) -> Result<Parts, Error> {
         let mut wiring = Wiring::new(dir, identity, store, config, name)?;
-        let (protocols, topics, map_ends, message_ends) = wiring.protocols();
+        let (protocols, topics, map_ends, message_ends, friend_ends) = wiring.protocols();
         let (mut network, net, dht) = wiring.network(protocols, topics)?;
         let listen = network.listen().await?;
         let (map_service, map) = wiring.map(map_ends, &net, dht)?;
         let (message_service, message) = wiring.message(message_ends, &net, &map)?;
+        let (friend_service, friend) = wiring.friend(friend_ends, &net, &map)?;
         let mut layers = [Layer::new(), Layer::new(), Layer::new()];
         layers[NET].tasks.spawn("rpc", network.take_server());
         layers[NET].tasks.spawn("swarm", |stop| network.run(stop));
         layers[FEATURES].tasks.spawn("map", |stop| map_service.run(stop));
         layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
-        let handles = Handles { net, map, message };
+        layers[FEATURES].tasks.spawn("friend", |stop| friend_service.run(stop));
+        let handles = Handles { net, map, message, friend };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
         first_record(&handles.map).await;
         let http = wiring.api(&handles, &mut layers[API]).await?;
@@ -262,6 +267,7 @@ struct Handles {
     net: net::Handle,
     map: map::Handle,
     message: message::Handle,
+    friend: friend::Handle,
 }
 
 struct Parts {
@@ -272,8 +278,8 @@ struct Parts {
 
 impl Parts {
     fn into_node(self, store: Store, dir: DataDir) -> Node {
-        let Handles { net, map, message } = self.handles;
-        Node { net, map, message, info: self.info, store, layers: self.layers, _dir: dir }
+        let Handles { net, map, message, friend } = self.handles;
+        Node { net, map, message, friend, info: self.info, store, layers: self.layers, _dir: dir }
     }
 }
 
@@ -315,13 +321,13 @@ impl<'a> Wiring<'a> {
         Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
     }
 
-    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>) {
+    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>, Ends<friend::Protocol>) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
         let (publisher, gossip) = topics.add(map::wire::TOPIC);
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        let message = protocols.add();
-        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message)
+        let (message, friend) = (protocols.add(), protocols.add());
+        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message, friend)
     }
 
     fn network(
@@ -391,6 +397,28 @@ impl<'a> Wiring<'a> {
         Ok(message::Service::new(self.config.message.clone(), deps)?)
     }
 
+    fn friend(
+        &mut self,
+        ends: Ends<friend::Protocol>,
+        net: &net::Handle,
+        map: &map::Handle,
+    ) -> Result<(friend::Service, friend::Handle), Error> {
+        let metrics = friend::Metrics::new(&mut self.registry);
+        let (client, inbound) = ends;
+        let deps = friend::Deps {
+            identity: self.identity.clone(),
+            network: self.config.node.network.clone(),
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            net: net.clone(),
+            map: map.clone(),
+            client,
+            inbound,
+            metrics,
+        };
+        Ok(friend::Service::new(&self.config.friend, deps)?)
+    }
+
     /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is
     /// returned.
     async fn api(mut self, handles: &Handles, layer: &mut Layer) -> Result<Option<SocketAddr>, Error> {
@@ -429,6 +457,7 @@ impl<'a> Wiring<'a> {
             net: handles.net.clone(),
             map: handles.map.clone(),
             message: handles.message.clone(),
+            friend: handles.friend.clone(),
             store: self.store.clone(),
             info: Arc::new(info),
             metrics: Arc::new(std::mem::take(&mut self.registry)),

@@ -83,3 +83,10 @@ hex_id!(
     StreamId,
     16
 );
+
+hex_id!(
+    /// A friendship's id: the mailbox that an owner has at a friend. Renewals and changed terms keep it, and with it what is
+    /// stored there.
+    GrantId,
+    16
+);

@@ -23,3 +23,12 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(10 * 60);
 
 /// Longest validity of a record; it is refreshed well before.
 pub const MAX_RECORD_VALIDITY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Longest validity of a Friend VOS grant; it is renewed well before.
+pub const MAX_GRANT_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Longest time that a message is on its way, and longest drain of a revoked grant.
+pub const MAX_MESSAGE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long an owner may collect from a friend that resigned, and by default from one it revoked.
+pub const MIN_DRAIN: Duration = Duration::from_secs(7 * 24 * 3600);

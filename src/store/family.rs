@@ -19,12 +19,23 @@ pub enum Family {
     InboxBody,
     /// Which messages were seen: what makes delivery happen once.
     Seen,
+    /// Friend VOS: grants that hold and those that ended.
+    Friend,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 8] =
-        [Self::Meta, Self::Map, Self::Dht, Self::Outbox, Self::OutboxBody, Self::Inbox, Self::InboxBody, Self::Seen];
+    pub const ALL: [Self; 9] = [
+        Self::Meta,
+        Self::Map,
+        Self::Dht,
+        Self::Outbox,
+        Self::OutboxBody,
+        Self::Inbox,
+        Self::InboxBody,
+        Self::Seen,
+        Self::Friend,
+    ];
 
     /// The name on disk.
     #[must_use]
@@ -38,6 +49,7 @@ impl Family {
             Self::Inbox => "inbox",
             Self::InboxBody => "inbox_body",
             Self::Seen => "seen",
+            Self::Friend => "friend",
         }
     }
 

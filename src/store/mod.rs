@@ -274,6 +274,12 @@ impl Store {
         self.inner.writer.stats()
     }
 
+    /// Bytes that are free on the store's disk; `None` when the system does not say.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.inner.space.free()
+    }
+
     /// Bytes of the store on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {

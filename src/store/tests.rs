@@ -149,3 +149,21 @@ async fn a_full_disk_refuses_new_data_takes_removals_and_goes_on_when_there_is_r
     store.pretend_full(false);
     store.commit(put(b"after")).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_store_from_before_a_family_existed_opens_and_gets_it() {
+    let (dir, store) = open();
+    store.commit(one(Family::Inbox, b"kept", b"x")).await.unwrap();
+    store.close();
+    drop(store);
+    let options = rocksdb::Options::default();
+    let names = Db::list_cf(&options, dir.path()).unwrap();
+    let db = Db::open_cf(&options, dir.path(), names).unwrap();
+    db.drop_cf(Family::Friend.name()).unwrap();
+    drop(db);
+    assert!(!Db::list_cf(&options, dir.path()).unwrap().contains(&Family::Friend.name().to_owned()));
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.get(Family::Inbox, b"kept").unwrap().as_deref(), Some(&b"x"[..]));
+    store.commit(one(Family::Friend, b"new", b"y")).await.unwrap();
+    assert!(store.contains(Family::Friend, b"new").unwrap());
+}

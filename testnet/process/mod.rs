@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod daemon;
+mod friends;
 mod kills;
 mod lifecycle;
 mod local_network;

@@ -1,5 +1,6 @@
 //! All routes, each documented where it is registered.
 
+mod friends;
 mod map;
 mod messages;
 mod node;
@@ -47,6 +48,13 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(messages::inbox))
         .routes(routes!(messages::read, messages::remove))
         .routes(routes!(messages::body))
+        .routes(routes!(friends::list))
+        .routes(routes!(friends::offer))
+        .routes(routes!(friends::accept))
+        .routes(routes!(friends::decline))
+        .routes(routes!(friends::revoke))
+        .routes(routes!(friends::show))
+        .routes(routes!(friends::listed))
 }
 
 /// The OpenAPI document of all routes.

@@ -3,8 +3,12 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Outgoing, Received, Record};
-use crate::{map, message, net};
+use super::{Friend, Outgoing, Received, Record};
+use crate::{
+    map,
+    message::{self, friend},
+    net,
+};
 
 /// An event; the tag is also the name of the server-sent event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -50,9 +54,44 @@ pub enum Event {
         #[serde(flatten)]
         message: Box<Outgoing>,
     },
+    /// A friendship waits for an answer.
+    #[serde(rename = "friend.offered")]
+    FriendOffered {
+        /// The friendship.
+        #[serde(flatten)]
+        friend: Box<Friend>,
+    },
+    /// A friendship holds, or was renewed.
+    #[serde(rename = "friend.active")]
+    FriendActive {
+        /// The friendship.
+        #[serde(flatten)]
+        friend: Box<Friend>,
+    },
+    /// An offer was declined.
+    #[serde(rename = "friend.declined")]
+    FriendDeclined {
+        /// The friendship.
+        #[serde(flatten)]
+        friend: Box<Friend>,
+    },
+    /// A friendship was ended by one of the two.
+    #[serde(rename = "friend.revoked")]
+    FriendRevoked {
+        /// The friendship.
+        #[serde(flatten)]
+        friend: Box<Friend>,
+    },
+    /// A friendship ended with its time.
+    #[serde(rename = "friend.expired")]
+    FriendExpired {
+        /// The friendship.
+        #[serde(flatten)]
+        friend: Box<Friend>,
+    },
     /// The subscriber was too slow: events were lost; read the state again.
     Lagged {
-        /// Of which kind: `peers`, `map` or `messages`.
+        /// Of which kind: `peers`, `map`, `messages` or `friends`.
         source: String,
         /// How many.
         lost: u64,
@@ -70,6 +109,11 @@ impl Event {
             Self::Presence { .. } => "presence",
             Self::MessageReceived { .. } => "message_received",
             Self::Outgoing { .. } => "outgoing",
+            Self::FriendOffered { .. } => "friend.offered",
+            Self::FriendActive { .. } => "friend.active",
+            Self::FriendDeclined { .. } => "friend.declined",
+            Self::FriendRevoked { .. } => "friend.revoked",
+            Self::FriendExpired { .. } => "friend.expired",
             Self::Lagged { .. } => "lagged",
         }
     }
@@ -96,6 +140,19 @@ impl From<map::Event> for Event {
             map::Event::Removed(peer) => without(peer.to_string(), "removed"),
             map::Event::Equivocation(peer) => without(peer.to_string(), "equivocation"),
             map::Event::Presence(peer, state) => Self::Presence { address: peer.to_string(), state },
+        }
+    }
+}
+
+impl From<friend::Event> for Event {
+    fn from(friend::Event(friendship): friend::Event) -> Self {
+        let (state, friend) = (friendship.state, Box::new(Friend::from(friendship)));
+        match state {
+            friend::State::Offered => Self::FriendOffered { friend },
+            friend::State::Active => Self::FriendActive { friend },
+            friend::State::Declined => Self::FriendDeclined { friend },
+            friend::State::Revoked => Self::FriendRevoked { friend },
+            friend::State::Expired => Self::FriendExpired { friend },
         }
     }
 }

@@ -4,6 +4,7 @@
 //! addresses base58. Strings that came from other nodes are passed on as they are: whoever shows them escapes them.
 
 mod event;
+mod friend;
 mod message;
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-pub use self::{event::Event, message::*};
+pub use self::{event::Event, friend::*, message::*};
 use crate::{map, net};
 
 /// A duration in milliseconds, with microseconds as its fraction.
@@ -306,7 +307,7 @@ impl From<map::Entry> for Record {
             name: entry.name,
             addrs: entry.addrs.iter().map(ToString::to_string).collect(),
             roles: entry.roles,
-            friends: entry.friends.iter().map(ToString::to_string).collect(),
+            friends: entry.friends.iter().map(|f| f.address.to_string()).collect(),
             encryption_key_ids: entry.keys.iter().map(|k| hex::encode(k.id)).collect(),
             seq: entry.seq,
             issued_at: entry.issued_at.0,

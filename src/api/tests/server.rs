@@ -199,7 +199,8 @@ fn the_document_has_exactly_the_promised_routes() {
     let mut promised: Vec<_> = "get id,get status,get peers,get config,get openapi.json,get events,post ping,post connect,\
         post disconnect,get listen,post listen,delete listen,put name,get bans,post bans,delete bans/{address},get map,\
         get map/{target},post online,post messages,get outbox,get outbox/{id},delete outbox/{id},get inbox,get inbox/{id},\
-        get inbox/{id}/body,delete inbox/{id}"
+        get inbox/{id}/body,delete inbox/{id},get friends,post friends/offer,post friends/accept,post friends/decline,\
+        post friends/revoke,get friends/with/{target},get friends/of/{target}"
         .split(',')
         .map(|route| route.trim().replacen(' ', " /v1/", 1))
         .collect();

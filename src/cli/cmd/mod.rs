@@ -3,6 +3,7 @@
 mod config;
 mod daemon;
 mod events;
+mod friend;
 mod generate;
 mod init;
 mod map;
@@ -76,6 +77,13 @@ pub enum Command {
     /// Look after messages that were sent.
     #[command(subcommand, after_help = after_help!("vos outbox ls", "vos outbox show ID", "vos outbox cancel ID"))]
     Outbox(message::Outbox),
+    /// Have other nodes hold messages for this one while it is offline, and hold messages for others.
+    #[command(subcommand, after_help = after_help!(
+        "vos friend offer bob --wait",
+        "vos friend ls",
+        "vos friend accept 12D3KooW... --quota 16MiB",
+    ))]
+    Friend(friend::Friend),
     /// Print everything that happens as JSON lines, until Ctrl-C.
     #[command(after_help = after_help!("vos events", "vos events | jq 'select(.event == \"peer_up\")'"))]
     Events,
@@ -117,6 +125,7 @@ impl Command {
             Self::Send(args) => block_on(message::send(context, args)),
             Self::Inbox(args) => block_on(message::inbox(context, args)),
             Self::Outbox(args) => block_on(message::outbox(context, args)),
+            Self::Friend(args) => block_on(friend::run(context, args)),
             Self::Events => block_on(events::run(context)),
             Self::Testnet(args) => testnet::run(context, args),
             Self::Config(args) => config::run(context, args),

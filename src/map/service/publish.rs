@@ -10,7 +10,7 @@ use crate::{
     identity::EncryptionKey,
     map::{
         mirror::{name_key, record_key},
-        record::{Body, Departure, Record, publishable},
+        record::{Body, Departure, Friend, MAX_FRIEND_ADDRS, Record, publishable},
         state::Source,
         store,
         wire::News,
@@ -18,7 +18,7 @@ use crate::{
     net::{self, dht::DhtError},
     primitives::{
         UnixMillis,
-        limits::{MAX_RECORD_BYTES, MAX_RECORD_VALIDITY},
+        limits::{MAX_RECORD_BYTES, MAX_RECORD_FRIENDS, MAX_RECORD_VALIDITY},
     },
     store::{Batch, StoreError},
 };
@@ -55,6 +55,22 @@ impl Service {
         let result = self.issue(false).await;
         if result.is_err() {
             self.keys = before;
+        }
+        result
+    }
+
+    pub(super) async fn set_friends(&mut self, mut friends: Vec<Friend>, epoch: u64) -> Result<(), StoreError> {
+        friends.truncate(MAX_RECORD_FRIENDS);
+        friends.iter_mut().for_each(|friend| friend.addrs.truncate(MAX_FRIEND_ADDRS));
+        let epoch = epoch.max(self.grant_epoch);
+        if friends == self.friends && epoch == self.grant_epoch {
+            // They are in our last record, which is durable.
+            return Ok(());
+        }
+        let before = (std::mem::replace(&mut self.friends, friends), std::mem::replace(&mut self.grant_epoch, epoch));
+        let result = self.issue(false).await;
+        if result.is_err() {
+            (self.friends, self.grant_epoch) = before;
         }
         result
     }
@@ -131,10 +147,15 @@ impl Service {
         }
         body.name.clone_from(&self.name);
         body.keys.clone_from(&self.keys);
+        body.friends.clone_from(&self.friends);
+        body.grant_epoch = self.grant_epoch;
         body.roles.clone_from(&self.roles);
         let mut record = body.seal(&self.identity, &self.network);
-        // 16 addrs of the longest kind do not fit; the last ones matter least.
-        while record.envelope().len() > MAX_RECORD_BYTES && body.addrs.pop().is_some() {
+        // 16 addrs of the longest kind do not fit. Those of friends are in their own records too; of ours, the last ones
+        // matter least.
+        while record.envelope().len() > MAX_RECORD_BYTES
+            && (body.friends.iter_mut().any(|f| f.addrs.pop().is_some()) || body.addrs.pop().is_some())
+        {
             record = body.seal(&self.identity, &self.network);
         }
         (body, record)

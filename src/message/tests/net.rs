@@ -84,6 +84,7 @@ impl Recipients for Table {
             addrs: Vec::new(),
             roles: Vec::new(),
             friends: Vec::new(),
+            grant_epoch: 0,
             keys: Vec::new(),
             seq: 0,
             issued_at: START,
