@@ -83,3 +83,9 @@ hex_id!(
     StreamId,
     16
 );
+
+hex_id!(
+    /// A friendship grant's id: chosen at random by the owner who offers it.
+    GrantId,
+    16
+);

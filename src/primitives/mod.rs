@@ -13,7 +13,7 @@ mod time;
 
 pub use config_section::Key;
 pub use hash::Hash;
-pub use ids::{IdError, MessageId, StreamId};
+pub use ids::{GrantId, IdError, MessageId, StreamId};
 pub use libp2p::{Multiaddr, PeerId, StreamProtocol, multiaddr};
 pub use network::{NetworkId, NetworkIdError};
 pub use secret::Redacted;

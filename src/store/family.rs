@@ -19,12 +19,26 @@ pub enum Family {
     InboxBody,
     /// Which messages were seen: what makes delivery happen once.
     Seen,
+    /// What we hold for the owners whose friend we are: queues, grants, tombstones; and receipts that we owe.
+    Mailbox,
+    /// Sealed parts that we hold for others.
+    MailboxBody,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 8] =
-        [Self::Meta, Self::Map, Self::Dht, Self::Outbox, Self::OutboxBody, Self::Inbox, Self::InboxBody, Self::Seen];
+    pub const ALL: [Self; 10] = [
+        Self::Meta,
+        Self::Map,
+        Self::Dht,
+        Self::Outbox,
+        Self::OutboxBody,
+        Self::Inbox,
+        Self::InboxBody,
+        Self::Seen,
+        Self::Mailbox,
+        Self::MailboxBody,
+    ];
 
     /// The name on disk.
     #[must_use]
@@ -38,11 +52,13 @@ impl Family {
             Self::Inbox => "inbox",
             Self::InboxBody => "inbox_body",
             Self::Seen => "seen",
+            Self::Mailbox => "mailbox",
+            Self::MailboxBody => "mailbox_body",
         }
     }
 
     /// Whether values are large bodies, kept in blob files so that compaction does not copy them.
     pub(super) fn holds_bodies(self) -> bool {
-        matches!(self, Self::OutboxBody | Self::InboxBody)
+        matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody)
     }
 }

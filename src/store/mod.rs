@@ -288,6 +288,12 @@ impl Store {
         Family::ALL.iter().map(of_family).sum()
     }
 
+    /// Free bytes of the disk that the store is on; `None` when it cannot be asked. One system call of about a microsecond.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.inner.space.free()
+    }
+
     /// For tests: as if the disk were full, or had room again.
     #[cfg(any(test, feature = "test-util"))]
     pub fn pretend_full(&self, full: bool) {

@@ -45,10 +45,16 @@ impl Space {
             return Err(full(0));
         }
         // A disk that cannot be asked is not full for that; the write itself will tell.
-        let Ok(stat) = nix::sys::statvfs::statvfs(&self.path) else { return Ok(()) };
+        let Some(free) = self.free() else { return Ok(()) };
+        if allows(free, bytes) { Ok(()) } else { Err(full(free)) }
+    }
+
+    /// Free bytes; `None` when the disk cannot be asked.
+    pub(super) fn free(&self) -> Option<u64> {
+        let stat = nix::sys::statvfs::statvfs(&self.path).ok()?;
         #[allow(clippy::useless_conversion, reason = "the counts have 32 bits on macOS")]
         let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
-        if allows(free, bytes) { Ok(()) } else { Err(full(free)) }
+        Some(free)
     }
 }
 
