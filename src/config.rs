@@ -57,6 +57,8 @@ pub struct Config {
     pub map: map::Config,
     /// `[message]`
     pub message: message::Config,
+    /// `[mailbox]`
+    pub mailbox: message::mailbox::Config,
     /// `[api]`
     pub api: api::Config,
     /// `[log]`
@@ -80,6 +82,11 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "net", doc: "Addrs, peers and limits of the network.", keys: net::Config::KEYS },
     Section { name: "map", doc: "What the VOS Map keeps and how often it talks.", keys: map::Config::KEYS },
     Section { name: "message", doc: "Limits and times of messages.", keys: message::Config::KEYS },
+    Section {
+        name: "mailbox",
+        doc: "What is kept for others, and collected from them.",
+        keys: message::mailbox::Config::KEYS,
+    },
     Section { name: "api", doc: "The control API besides its Unix socket.", keys: api::Config::KEYS },
     Section { name: "log", doc: "Logs, on stderr.", keys: LogConfig::KEYS },
 ];

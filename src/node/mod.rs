@@ -190,7 +190,8 @@ impl Node {
         config.net.bootstrap.extend(bootstrap::load(&config.net.bootstrap_dir, &config.node.network)?);
         let path = dir.db();
         let store = tokio::task::spawn_blocking(move || Store::open(&path)).await.expect("opening does not panic")?;
-        match Self::start_on(&dir, identity, store.clone(), config, name).await {
+        // Boxed: it holds the parts of every feature until they run.
+        match Box::pin(Self::start_on(&dir, identity, store.clone(), config, name)).await {
             Ok(parts) => Ok(parts.into_node(store, dir)),
             Err(error) => {
                 store.close();
@@ -279,6 +280,8 @@ impl Parts {
 
 type Ends<W> = (net::rpc::Client<W>, tokio::sync::mpsc::Receiver<net::rpc::Inbound<W>>);
 
+type MessageEnds = (Ends<message::Deliver>, message::mailbox::Ends);
+
 struct MapEnds {
     publisher: net::pubsub::Publisher,
     gossip: tokio::sync::mpsc::Receiver<net::pubsub::Received>,
@@ -315,12 +318,12 @@ impl<'a> Wiring<'a> {
         Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
     }
 
-    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>) {
+    fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
         let (publisher, gossip) = topics.add(map::wire::TOPIC);
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        let message = protocols.add();
+        let message = (protocols.add(), message::mailbox::Ends::new(&mut protocols));
         (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message)
     }
 
@@ -371,12 +374,13 @@ impl<'a> Wiring<'a> {
 
     fn message(
         &mut self,
-        ends: Ends<message::Deliver>,
+        ends: MessageEnds,
         net: &net::Handle,
         map: &map::Handle,
     ) -> Result<(message::Service, message::Handle), Error> {
         let metrics = message::Metrics::new(&mut self.registry);
-        let (deliver, inbound) = ends;
+        let ((deliver, inbound), mailbox) = ends;
+        let mailbox_metrics = message::mailbox::Metrics::new(&mut self.registry);
         let deps = message::Deps {
             identity: self.identity.clone(),
             network: self.config.node.network.clone(),
@@ -387,6 +391,7 @@ impl<'a> Wiring<'a> {
             deliver,
             inbound,
             metrics,
+            mailbox: (self.config.mailbox.clone(), mailbox, mailbox_metrics),
         };
         Ok(message::Service::new(self.config.message.clone(), deps)?)
     }
