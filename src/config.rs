@@ -61,6 +61,8 @@ pub struct Config {
     pub message: message::Config,
     /// `[friend]`
     pub friend: friend::Config,
+    /// `[mailbox]`
+    pub mailbox: message::mailbox::Config,
     /// `[api]`
     pub api: api::Config,
     /// `[log]`
@@ -88,6 +90,11 @@ pub const SECTIONS: &[Section] = &[
         name: "friend",
         doc: "Holding messages for other nodes as their Friend VOS.",
         keys: friend::Config::KEYS,
+    },
+    Section {
+        name: "mailbox",
+        doc: "What is kept for others, and collected from them.",
+        keys: message::mailbox::Config::KEYS,
     },
     Section { name: "api", doc: "The control API besides its Unix socket.", keys: api::Config::KEYS },
     Section { name: "log", doc: "Logs, on stderr.", keys: LogConfig::KEYS },

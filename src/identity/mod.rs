@@ -93,6 +93,13 @@ pub fn public_key_of(address: &PeerId) -> Option<PublicKey> {
     key.clone().try_into_ed25519().is_ok().then_some(key)
 }
 
+/// The same for a bare Ed25519 public key, such as one that is nobody's address.
+#[must_use]
+pub fn verify_key(key: &[u8; 32], purpose: &Purpose, message: &[u8], signature: &[u8]) -> bool {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key);
+    key.is_ok_and(|key| key.verify(&purpose.bind(message), signature))
+}
+
 /// Whether `signature` over `message` for `purpose` was made by the owner of `address`.
 #[must_use]
 pub fn verify(address: &PeerId, purpose: &Purpose, message: &[u8], signature: &[u8]) -> bool {

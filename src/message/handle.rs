@@ -10,6 +10,7 @@ use super::{
     envelope::{MAX_FILE_NAME, parts_of},
     inbox::MAX_TTL,
     intake::{Job, Place, store_error},
+    mailbox,
     recipients::choose,
     sender,
     shared::Shared,
@@ -185,9 +186,16 @@ pub struct Handle {
     pub(super) large: mpsc::Sender<Job>,
     pub(super) sender: mpsc::Sender<sender::Command>,
     pub(super) desk: mpsc::Sender<desk::Command>,
+    pub(super) mailbox: mailbox::Handle,
 }
 
 impl Handle {
+    /// Mailboxes: what we hold for others, and what others hold for us.
+    #[must_use]
+    pub fn mailbox(&self) -> &mailbox::Handle {
+        &self.mailbox
+    }
+
     /// Seals and queues a message; when this returns it is durable and will be tried until it expires. A spool file is removed
     /// in any case. Dropping the future may leave the message queued or not.
     ///

@@ -20,7 +20,8 @@
 //!   over the message's id, and the recipient signs only what it has synced. A message is in the inbox once, whatever is
 //!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.
 //! * **States** go forward only: queued → sent → delivered, or expired, refused, cancelled. `Stored` is the place of
-//!   Friend VOS mailboxes: they take the same sealed parts, under the same ids.
+//!   Friend VOS mailboxes ([`mailbox`]): they take the same sealed parts, under the same ids, and what is collected from them comes in
+//!   by the same door as what peers deliver.
 //! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form (`envelope.rs`). When the
 //!   recipient has lost the key (NEED_RESEAL) the sender, who keeps each part's symmetric key beside it, seals again with
 //!   the same stream and sequence number. The id that the user got stays; later ids are kept with it, and a receipt for any of them counts.
@@ -46,6 +47,7 @@ mod handle;
 mod inbox;
 mod intake;
 mod keys;
+pub mod mailbox;
 mod metrics;
 mod outbox;
 mod receipt;

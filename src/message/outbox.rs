@@ -394,6 +394,14 @@ impl Outbox {
         }
     }
 
+    /// The recipient's receipt for a message came on its own, not with an answer.
+    pub(super) fn receipted(&mut self, now: Now, seq: u64, recipient: PeerId) {
+        let local = self.local;
+        let Some(entry) = self.entries.get_mut(&seq).filter(|e| e.header.to == recipient) else { return };
+        entry.header.enter(SendState::Sent, now.wall, local);
+        self.end(now, seq, SendState::Delivered, recipient);
+    }
+
     /// Ends a pending message by the user's wish; `None`: it is not pending.
     pub(super) fn cancel(&mut self, now: Now, seq: u64) -> Option<()> {
         self.entries.contains_key(&seq).then(|| {

@@ -105,7 +105,13 @@ impl Receiver {
     }
 
     /// Serves until stopped; what is being committed then is finished and answered.
-    pub(super) async fn run(mut self, mut inbound: mpsc::Receiver<Inbound<Deliver>>, stop: Stop) {
+    /// `collected`: what friends kept for us, in the form of requests.
+    pub(super) async fn run(
+        mut self,
+        mut inbound: mpsc::Receiver<Inbound<Deliver>>,
+        mut collected: mpsc::Receiver<Inbound<Deliver>>,
+        stop: Stop,
+    ) {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let mut requests = Vec::new();
@@ -114,6 +120,10 @@ impl Receiver {
                 () = stop.wait() => break,
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
                 _ = sweep.tick() => self.sweep(),
+                Some(request) = collected.recv(), if self.opening < OPENING && self.rounds < ROUNDS => {
+                    requests.push(request);
+                    self.open(requests);
+                }
                 n = inbound.recv_many(&mut requests, ROUND), if self.opening < OPENING && self.rounds < ROUNDS => {
                     if n == 0 {
                         break;

@@ -62,6 +62,8 @@ pub(super) enum Command {
     Cancel(MessageId, Reply<Outgoing>),
     /// A message came from there.
     Heard(PeerId),
+    /// This recipient's signed receipt for these came on its own; told when they have ended here.
+    Receipted(PeerId, Vec<MessageId>, oneshot::Sender<()>),
 }
 
 /// What a task of the actor brings back.
@@ -117,7 +119,7 @@ impl Sender {
         };
         let now = sender.now();
         for header in pending {
-            sender.seqs.insert(header.id(), header.seq);
+            sender.seqs.extend(header.ids.iter().map(|id| (*id, header.seq)));
             sender.machine.add(now, header, false);
         }
         sender
@@ -186,6 +188,13 @@ impl Sender {
                 self.machine.add(now, *header, true);
             }
             Command::Heard(peer) => self.machine.heard(now, peer),
+            Command::Receipted(recipient, ids, reply) => {
+                for seq in ids.iter().filter_map(|id| self.seqs.get(id).copied()) {
+                    self.machine.receipted(now, seq, recipient);
+                }
+                // Who asked may have gone away.
+                let _ = reply.send(());
+            }
             Command::Get(id, reply) => {
                 let _ = reply.send(self.view(&id).map(|(_, view)| view));
             }
@@ -266,8 +275,11 @@ impl Sender {
             }
             Ok(Done::Resealed(seq, result)) => {
                 self.resealing.remove(&seq);
-                if result.is_ok() {
+                if let Ok(header) = &result {
                     self.shared.metrics.resealed.inc();
+                    if self.machine.get(seq).is_some() {
+                        self.seqs.extend(header.ids.iter().map(|id| (*id, seq)));
+                    }
                 }
                 if let Some(wire) = self.cache.remove(&seq) {
                     self.cached -= wire.len();
@@ -366,7 +378,9 @@ impl Sender {
             if self.ending.remove(&seq).is_none() {
                 continue;
             }
-            self.seqs.remove(&header.id());
+            for id in &header.ids {
+                self.seqs.remove(id);
+            }
             let counts = &self.shared.counts;
             subtract(&counts.outbox_bytes, cost(header.bytes, header.parts));
             subtract(&counts.outbox_pending, 1);
@@ -395,10 +409,10 @@ impl Sender {
 }
 
 /// A subscription lost some events.
-struct Missed;
+pub(super) struct Missed;
 
 /// The next event; never when the other end is gone.
-async fn next<T: Clone>(events: &mut Option<broadcast::Receiver<T>>) -> Result<T, Missed> {
+pub(super) async fn next<T: Clone>(events: &mut Option<broadcast::Receiver<T>>) -> Result<T, Missed> {
     if let Some(receiver) = events {
         match receiver.recv().await {
             Ok(event) => return Ok(event),

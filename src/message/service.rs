@@ -13,7 +13,7 @@ use super::{
     inbox::{Inbox, Limits},
     intake::{self, cost},
     keys::Keys,
-    receipt,
+    mailbox, receipt,
     receiver::Receiver,
     recipients::Recipients,
     sender::{self, Sender},
@@ -55,6 +55,8 @@ pub struct Deps {
     pub inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
     /// Counters, registered by the node.
     pub metrics: Metrics,
+    /// Mailboxes: configuration, protocols, counters.
+    pub mailbox: (mailbox::Config, mailbox::Ends, mailbox::Metrics),
 }
 
 /// The same with narrow doors, for tests.
@@ -69,6 +71,7 @@ pub(super) struct Parts {
     pub(super) deliver: rpc::Client<Deliver>,
     pub(super) inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
     pub(super) metrics: Metrics,
+    pub(super) mailbox: (mailbox::Config, mailbox::Ends, mailbox::Metrics),
 }
 
 /// Why the service ended before it was asked to: a bug, reported with the log.
@@ -89,6 +92,8 @@ pub struct Service {
     large: mpsc::Receiver<intake::Job>,
     commands: (mpsc::Sender<sender::Command>, mpsc::Receiver<sender::Command>),
     desk: mpsc::Receiver<desk::Command>,
+    mailbox: mailbox::Service,
+    collected: mpsc::Receiver<rpc::Inbound<Deliver>>,
 }
 
 impl Service {
@@ -97,15 +102,16 @@ impl Service {
     /// # Errors
     /// The store's error.
     pub fn new(config: Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
-        let Deps { identity, network, clock, store, net, map, deliver, inbound, metrics } = deps;
+        let Deps { identity, network, clock, store, net, map, deliver, inbound, metrics, mailbox } = deps;
         let recipients = Arc::new(map);
         let peers = net.subscribe();
-        let parts = Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics };
+        let parts = Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics, mailbox };
         Self::with(config, parts)
     }
 
     pub(super) fn with(config: Config, parts: Parts) -> Result<(Self, Handle), StoreError> {
-        let Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics } = parts;
+        let Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics, mailbox } = parts;
+        let (mailbox_config, ends, mailbox_metrics) = mailbox;
         let local = identity.address();
         let tables = Tables::new(&store)?;
         let envelopes = Envelopes::new(identity.clone(), &network);
@@ -145,14 +151,25 @@ impl Service {
         let (large_sender, large) = mpsc::channel(intake::QUEUE);
         let commands = mpsc::channel(sender::QUEUE);
         let (desk_sender, desk) = mpsc::channel(desk::QUEUE);
+        let deps = mailbox::Deps {
+            shared: shared.clone(),
+            network,
+            metrics: mailbox_metrics,
+            peers: peers.resubscribe(),
+            ends,
+            sender: commands.0.clone(),
+        };
+        let (mailbox, mailbox_handle, collected) = mailbox::Service::load(&mailbox_config, deps)?;
         let handle = Handle {
+            mailbox: mailbox_handle,
             shared: shared.clone(),
             small: small_sender,
             large: large_sender,
             sender: commands.0.clone(),
             desk: desk_sender,
         };
-        let service = Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk };
+        let service =
+            Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk, mailbox, collected };
         Ok((service, handle))
     }
 
@@ -161,7 +178,8 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when a part of it fails, which is a bug.
     pub async fn run(self, stop: Stop) -> Result<(), ServiceError> {
-        let Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk } = self;
+        let Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk, mailbox, collected } =
+            self;
         let (command_sender, commands) = commands;
         // A key before anything else: nothing can be opened without one.
         if let Err(error) = shared.keys.rotate().await {
@@ -181,7 +199,8 @@ impl Service {
         tasks.spawn(intake::run(shared.clone(), small, command_sender.clone(), intake::SMALL, intakes.clone()));
         tasks.spawn(intake::run(shared.clone(), large, command_sender, intake::LARGE, intakes));
         tasks.spawn(sender.run(commands, peers, stop.clone()));
-        tasks.spawn(receiver.run(inbound, stop.clone()));
+        tasks.spawn(receiver.run(inbound, collected, stop.clone()));
+        mailbox.spawn(&mut tasks, &stop);
         tasks.spawn(desk::run(shared, desk, stop.clone()));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {

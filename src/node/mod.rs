@@ -285,6 +285,8 @@ impl Parts {
 
 type Ends<W> = (net::rpc::Client<W>, tokio::sync::mpsc::Receiver<net::rpc::Inbound<W>>);
 
+type MessageEnds = (Ends<message::Deliver>, message::mailbox::Ends);
+
 struct MapEnds {
     publisher: net::pubsub::Publisher,
     gossip: tokio::sync::mpsc::Receiver<net::pubsub::Received>,
@@ -321,12 +323,13 @@ impl<'a> Wiring<'a> {
         Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
     }
 
-    fn protocols(&self) -> (Protocols, Topics, MapEnds, Ends<message::Deliver>, Ends<friend::Protocol>) {
+    fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds, Ends<friend::Protocol>) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
         let (publisher, gossip) = topics.add(map::wire::TOPIC);
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        let (message, friend) = (protocols.add(), protocols.add());
+        let message = (protocols.add(), message::mailbox::Ends::new(&mut protocols));
+        let friend = protocols.add();
         (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message, friend)
     }
 
@@ -377,12 +380,13 @@ impl<'a> Wiring<'a> {
 
     fn message(
         &mut self,
-        ends: Ends<message::Deliver>,
+        ends: MessageEnds,
         net: &net::Handle,
         map: &map::Handle,
     ) -> Result<(message::Service, message::Handle), Error> {
         let metrics = message::Metrics::new(&mut self.registry);
-        let (deliver, inbound) = ends;
+        let ((deliver, inbound), mailbox) = ends;
+        let mailbox_metrics = message::mailbox::Metrics::new(&mut self.registry);
         let deps = message::Deps {
             identity: self.identity.clone(),
             network: self.config.node.network.clone(),
@@ -393,6 +397,7 @@ impl<'a> Wiring<'a> {
             deliver,
             inbound,
             metrics,
+            mailbox: (self.config.mailbox.clone(), mailbox, mailbox_metrics),
         };
         Ok(message::Service::new(self.config.message.clone(), deps)?)
     }

@@ -72,7 +72,7 @@ macro_rules! hex_id {
 }
 
 hex_id!(
-    /// A message's id: SHA-256 over its sealed form, so whoever holds the message cannot change it
+    /// A message's id: BLAKE3 over its sealed form, so whoever holds the message cannot change it
     /// without changing its id, and copies held by several friends are one message.
     MessageId,
     32

@@ -21,11 +21,15 @@ pub enum Family {
     Seen,
     /// Friend VOS: grants that hold and those that ended.
     Friend,
+    /// What we hold for the owners whose friend we are: queues, grants, tombstones; and receipts that we owe.
+    Mailbox,
+    /// Sealed parts that we hold for others.
+    MailboxBody,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::Map,
         Self::Dht,
@@ -35,6 +39,8 @@ impl Family {
         Self::InboxBody,
         Self::Seen,
         Self::Friend,
+        Self::Mailbox,
+        Self::MailboxBody,
     ];
 
     /// The name on disk.
@@ -50,11 +56,13 @@ impl Family {
             Self::InboxBody => "inbox_body",
             Self::Seen => "seen",
             Self::Friend => "friend",
+            Self::Mailbox => "mailbox",
+            Self::MailboxBody => "mailbox_body",
         }
     }
 
     /// Whether values are large bodies, kept in blob files so that compaction does not copy them.
     pub(super) fn holds_bodies(self) -> bool {
-        matches!(self, Self::OutboxBody | Self::InboxBody)
+        matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody)
     }
 }

@@ -274,7 +274,7 @@ impl Store {
         self.inner.writer.stats()
     }
 
-    /// Bytes that are free on the store's disk; `None` when the system does not say.
+    /// Free bytes of the disk that the store is on; `None` when the system does not say. One system call of about a microsecond.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
         self.inner.space.free()

@@ -14,7 +14,8 @@ use tokio::{
 };
 
 use super::super::{
-    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError, recipients::Recipients, service::Parts,
+    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError, mailbox, recipients::Recipients,
+    service::Parts,
 };
 use crate::{
     identity::{EncryptionKey, Identity},
@@ -33,22 +34,54 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(deadline, future).await.unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"))
 }
 
+/// The boards of the mailbox protocols.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mail {
+    pub(super) deposit: rpc::Loopback<mailbox::Deposit>,
+    pub(super) pull: rpc::Loopback<mailbox::Pull>,
+    pub(super) desk: rpc::Loopback<mailbox::Desk>,
+    pub(super) hint: rpc::Loopback<mailbox::Hint>,
+    pub(super) receipts: rpc::Loopback<mailbox::Receipts>,
+}
+
+impl Mail {
+    fn join(&self, node: PeerId) -> mailbox::Ends {
+        mailbox::Ends {
+            deposit: self.deposit.join(node),
+            pull: self.pull.join(node),
+            desk: self.desk.join(node),
+            hint: self.hint.join(node),
+            receipts: self.receipts.join(node),
+        }
+    }
+
+    pub(super) fn set_online(&self, node: PeerId, online: bool) {
+        self.deposit.set_online(node, online);
+        self.pull.set_online(node, online);
+        self.desk.set_online(node, online);
+        self.hint.set_online(node, online);
+        self.receipts.set_online(node, online);
+    }
+}
+
 /// What all nodes share.
 #[derive(Clone, Debug)]
 pub(super) struct Net {
     pub(super) board: rpc::Loopback<Deliver>,
+    pub(super) mail: Mail,
     pub(super) keys: Arc<Mutex<HashMap<PeerId, Vec<EncryptionKey>>>>,
     pub(super) clock: Arc<ManualClock>,
     /// The number of a record of everybody's own, signed elsewhere.
     pub(super) elsewhere: watch::Sender<u64>,
     map: broadcast::Sender<map::Event>,
-    peers: broadcast::Sender<PeerEvent>,
+    pub(super) peers: broadcast::Sender<PeerEvent>,
 }
 
 impl Net {
     pub(super) fn new() -> Self {
         Self {
             board: rpc::Loopback::default(),
+            mail: Mail::default(),
             keys: Arc::default(),
             clock: Arc::new(ManualClock::new(START)),
             elsewhere: watch::channel(0).0,
@@ -60,6 +93,7 @@ impl Net {
     /// Takes a node off the network, or back.
     pub(super) fn online(&self, peer: PeerId, online: bool) {
         self.board.set_online(peer, online);
+        self.mail.set_online(peer, online);
         let _ = self.peers.send(if online { PeerEvent::Up(peer) } else { PeerEvent::Down(peer) });
     }
 }
@@ -115,6 +149,7 @@ pub(super) struct Node {
     pub(super) store: Store,
     pub(super) handle: Handle,
     pub(super) metrics: Metrics,
+    pub(super) mail_metrics: mailbox::Metrics,
     config: Config,
     stop: Stop,
     tasks: JoinSet<Result<(), ServiceError>>,
@@ -146,7 +181,7 @@ impl Node {
     ) -> Self {
         let local = identity.address();
         net.keys.lock().unwrap().remove(&local);
-        let metrics = Metrics::default();
+        let (metrics, mail_metrics) = (Metrics::default(), mailbox::Metrics::default());
         let parts = Parts {
             identity: identity.clone(),
             network: NetworkId::default(),
@@ -157,6 +192,7 @@ impl Node {
             deliver,
             inbound,
             metrics: metrics.clone(),
+            mailbox: (mailbox::Config::default(), net.mail.join(local), mail_metrics.clone()),
         };
         let (service, handle) = Service::with(config.clone(), parts).unwrap();
         let stop = Stop::new();
@@ -168,7 +204,7 @@ impl Node {
             }
         };
         soon("keys are published", published).await;
-        Self { net: net.clone(), identity, store, handle, metrics, config, stop, tasks, _dir: dir }
+        Self { net: net.clone(), identity, store, handle, metrics, mail_metrics, config, stop, tasks, _dir: dir }
     }
 
     pub(super) fn address(&self) -> PeerId {

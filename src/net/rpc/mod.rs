@@ -95,6 +95,24 @@ impl<W: Wire> Inbound<W> {
         let _ = self.reply.send((Status::Ok, bytes));
     }
 
+    /// A request of this node to itself: what came from `peer` another way takes the same path as if it had asked. The future is
+    /// its answer.
+    pub fn local(
+        peer: PeerId,
+        request: W::Request,
+    ) -> (Self, impl Future<Output = Result<W::Response, RequestError>> + Send + use<W>) {
+        use prost::Message;
+        let (reply, answer) = oneshot::channel::<Reply>();
+        let answer = async move {
+            match answer.await {
+                Ok((Status::Ok, bytes)) => W::Response::decode(&*bytes).map_err(|_| RequestError::Malformed),
+                Ok((status, _)) => Err(RequestError::Status(status)),
+                Err(_) => Err(RequestError::Status(Status::Busy)),
+            }
+        };
+        (Self { peer, request, reply }, answer)
+    }
+
     /// Answers with a status only.
     pub fn refuse(self, status: Status) {
         let _ = self.reply.send((status, Vec::new()));

@@ -1,0 +1,80 @@
+//! Mailboxes: what a node keeps for the owners whose friend it is, and how an owner collects it (spec `mail.md` 3.4, 3.5, 3.7).
+//!
+//! ```text
+//!   sender                            holder (a friend)                          owner
+//!  ┌───────────┐  mailbox/deposit/1  ┌──────────────────────┐  mailbox/pull/1   ┌────────────────────────────┐
+//!  │ Depositor │ ── sealed parts ──▶ │ holder (actor)       │ ◀──── after ───── │ collect (actor)            │
+//!  │           │ ◀─ signed receipt ─ │  machine: grants,    │ ───── page ─────▶ │  collector (machine):      │
+//!  └───────────┘  mailbox/desk/1     │  quotas, tombstones, │                   │  cursors, acks, pauses     │
+//!      ▲          ── withdraw ─────▶ │  markers             │  mailbox/desk/1   └───────┬────────────────────┘
+//!      │                             │ store                │ ◀── acks, keys ──         │ like a peer's request
+//!      │                             └──────────────────────┘  mailbox/hint/1   ┌───────▼──────┐ durable ┌─────────┐
+//!      │                                        ── there is mail ─────────────▶ │ the receiver │ ──────▶ │ courier │
+//!      │                                                                        └──────────────┘         └────┬────┘
+//!      └────────────────────────────── message/receipt/1: delivered ──────────────────────────────────────────┘
+//! ```
+//!
+//! * **Promises.** A holder signs a [`StoredReceipt`] only for what is synced; it keeps that until the owner acknowledges it, the
+//!   sender takes it back, its time is over or the grant has drained; never is accepted mail evicted for newer mail. The same deposit
+//!   gives the same receipt. What an owner acknowledged leaves a tombstone and is refused until 7 days after its end.
+//! * **Owners** acknowledge only what is durable in their inbox (or can never be used), by explicit ids and to all friends. Pulled parts
+//!   go through the receiver like parts of a peer, so a message is delivered once over any number of holders and direct tries.
+//! * **Receipts** for the sender are durable before the message is acknowledged to a friend, and are brought when the sender is
+//!   reached. Its outbox takes one exactly like one in a deliver answer.
+//! * **Numbers** of a queue have no gap and go on over renewed grants: together with receipts they show when a holder lost something.
+//! * **What is deposited** are the sealed parts of `envelope.rs`; a message of several parts is several deposits.
+//!
+//! # Differences from the spec
+//! * One queue an owner, not a grant: a renewal keeps it without moving anything, and a pull needs no grant id.
+//! * Three protocols instead of one, and no waiting pull: the rpc server reserves memory for the longest answer, so a thousand owners
+//!   who wait for a page of 1 MiB would use all of it. A connected owner gets a hint within a moment instead.
+//! * `TOO_LARGE` counts a sealed part, not a whole message.
+//! * A message that cannot be opened is acknowledged as unusable: left there, a stranger's junk would fill the mailbox. The sender has
+//!   it until it is receipted, and seals it again when it is told so by a direct try.
+//! * Not here yet: several devices of one owner, and acknowledging per device; sending receipts through the sender's own friends.
+//!
+//! # Limits
+//! By the grant: parts, bytes, size, time, each contact's parts and bytes a day, the open share. Over all owners: `mailbox.max_bytes`
+//! and the disk's reserve. One peer: 32 MiB a second, charged before anything is verified. Memory: counts only, nothing for each message.
+//! Constants stand beside their use.
+//!
+//! # Security
+//! A holder sees who owns a queue, deposit keys, sizes and times; the parts are sealed. Deposits need a registered key or work on their
+//! id, so a stranger can neither fill a mailbox nor take a contact's share. Only the owner's own connection pulls, acknowledges and
+//! registers keys. An altered part does not match its id and counts as bad at that friend only.
+
+mod collect;
+mod collector;
+mod config;
+mod courier;
+mod depositor;
+mod grant;
+mod handle;
+mod holder;
+mod machine;
+mod metrics;
+mod owed;
+mod proof;
+mod rates;
+mod refusal;
+mod service;
+mod store;
+mod turn;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use collect::{FriendStats, Refused};
+pub use config::Config;
+pub use depositor::{Account, DepositError, Deposited, Depositor, Part, Place};
+pub use grant::{DRAIN, Grant, Phase, Policy, Terms};
+pub use handle::{ContactKey, Handle, Stopped};
+pub use holder::OwnerStats;
+pub use machine::{GrantError, MESSAGE_COST, Marker, WORK_BITS, Who};
+pub use metrics::Metrics;
+pub use proof::{SignedReceipts, StoredReceipt, work};
+pub use refusal::Refusal;
+pub use service::Ends;
+pub(super) use service::{Deps, Service};
+pub use wire::{Deposit, Desk, Hint, Pull, Receipts};

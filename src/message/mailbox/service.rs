@@ -1,0 +1,147 @@
+//! Puts the parts of mailboxes together; the message service runs them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{broadcast, mpsc},
+    task::JoinSet,
+};
+
+use super::{
+    Config, Handle, Metrics,
+    collect::{self, Collect},
+    courier::{self, Courier},
+    depositor::Depositor,
+    holder::{self, Holder, Queues},
+    store::Tables,
+    wire::{Deposit, Desk, Hint, Pull, Receipts},
+};
+use crate::{
+    message::{sender, shared::Shared, wire::Deliver},
+    net::{
+        PeerEvent,
+        rpc::{Client, Inbound, Protocols, Wire},
+    },
+    primitives::NetworkId,
+    runtime::Stop,
+    store::StoreError,
+};
+
+/// Pulled batches waiting for the receiver: 1 MiB each at most.
+const DOOR: usize = 4;
+
+/// A protocol's client and what others ask of us by it.
+pub(in crate::message) type End<W> = (Client<W>, mpsc::Receiver<Inbound<W>>);
+
+/// The ends of all protocols of mailboxes.
+#[derive(Debug)]
+pub struct Ends {
+    pub(in crate::message) deposit: End<Deposit>,
+    pub(in crate::message) pull: End<Pull>,
+    pub(in crate::message) desk: End<Desk>,
+    pub(in crate::message) hint: End<Hint>,
+    pub(in crate::message) receipts: End<Receipts>,
+}
+
+impl Ends {
+    /// Adds the protocols to a node.
+    pub fn new(protocols: &mut Protocols) -> Self {
+        fn end<W: Wire>(protocols: &mut Protocols) -> End<W> {
+            protocols.add()
+        }
+        Self {
+            deposit: end(protocols),
+            pull: end(protocols),
+            desk: end(protocols),
+            hint: end(protocols),
+            receipts: end(protocols),
+        }
+    }
+}
+
+/// What mailboxes need from the message service.
+#[derive(Debug)]
+pub(in crate::message) struct Deps {
+    pub(in crate::message) shared: Arc<Shared>,
+    pub(in crate::message) network: NetworkId,
+    pub(in crate::message) metrics: Metrics,
+    pub(in crate::message) peers: broadcast::Receiver<PeerEvent>,
+    pub(in crate::message) ends: Ends,
+    pub(in crate::message) sender: mpsc::Sender<sender::Command>,
+}
+
+/// Holder, collector and courier, ready to run.
+pub(in crate::message) struct Service {
+    holder: (Holder, Queues),
+    collect: Collect,
+    courier: Courier,
+    commands: mpsc::Receiver<collect::Command>,
+    hints: mpsc::Receiver<Inbound<Hint>>,
+    receipts: mpsc::Receiver<Inbound<Receipts>>,
+    owe: mpsc::Receiver<courier::Owe>,
+    peers: broadcast::Receiver<PeerEvent>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("mailbox::Service").finish_non_exhaustive()
+    }
+}
+
+impl Service {
+    /// Loads what is held and owed. Blocks. The receiver's end of the door is for the receiver of messages.
+    pub(in crate::message) fn load(
+        config: &Config,
+        deps: Deps,
+    ) -> Result<(Self, Handle, mpsc::Receiver<Inbound<Deliver>>), StoreError> {
+        let Deps { shared, network, metrics, peers, ends, sender } = deps;
+        let Ends { deposit, pull, desk, hint, receipts } = ends;
+        let tables = Tables { store: shared.tables.store.clone() };
+        let (holder_commands, commands) = mpsc::channel(holder::QUEUE);
+        let holder = Holder::load(
+            config,
+            holder::Deps {
+                identity: shared.identity.clone(),
+                network: network.clone(),
+                clock: shared.clock.clone(),
+                store: tables.store.clone(),
+                metrics: metrics.clone(),
+                peers: peers.resubscribe(),
+                deposits: deposit.1,
+                pulls: pull.1,
+                desk: desk.1,
+                hints: hint.0,
+                commands,
+            },
+        )?;
+        let (owed, owe) = mpsc::channel(courier::QUEUE);
+        let (door, collected) = mpsc::channel(DOOR);
+        let (collect_commands, commands) = mpsc::channel(collect::QUEUE);
+        let courier = Courier::load(courier::Deps {
+            shared: shared.clone(),
+            metrics: metrics.clone(),
+            tables,
+            client: receipts.0,
+            sender,
+        })?;
+        let (pull, desk) = (pull.0, desk.0);
+        let handle = Handle {
+            holder: holder_commands,
+            collect: collect_commands,
+            desk: desk.clone(),
+            depositor: Depositor::new(&network, deposit.0, desk.clone()),
+        };
+        let deps = collect::Deps { shared, metrics, pull, desk, door, courier: owed };
+        let collect = Collect::new(Duration::from_secs(config.poll_s), deps);
+        let (hints, receipts) = (hint.1, receipts.1);
+        Ok((Self { holder, collect, courier, commands, hints, receipts, owe, peers }, handle, collected))
+    }
+
+    /// Runs its parts among the message service's.
+    pub(in crate::message) fn spawn(self, tasks: &mut JoinSet<()>, stop: &Stop) {
+        let Self { holder: (holder, queues), collect, courier, commands, hints, receipts, owe, peers } = self;
+        tasks.spawn(holder.run(queues, stop.clone()));
+        tasks.spawn(collect.run(commands, hints, peers.resubscribe(), stop.clone()));
+        tasks.spawn(courier.run(owe, receipts, peers, stop.clone()));
+    }
+}

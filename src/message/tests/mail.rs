@@ -1,0 +1,219 @@
+//! Messages by way of friends: the whole service at every node, over loopbacks.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        Body, Draft, Handle, SendState,
+        envelope::wire_of_stored,
+        mailbox::{Account, ContactKey, DRAIN, Grant, Part, Phase, Place, Policy, Refusal, Terms, Who},
+    },
+    net::{Net, Node, START, soon},
+};
+use crate::{
+    identity::Identity,
+    primitives::{GrantId, Hash, MessageId, UnixMillis},
+    store::Family,
+    test_util::{Member, config},
+};
+
+const WORK: Account = Account::Work(18);
+
+fn grant() -> Grant {
+    let terms = Terms { policy: Policy::Work, ..Terms::default() };
+    Grant { id: GrantId([1; 16]), epoch: 1, phase: Phase::Active, not_after: START.plus(DRAIN * 10), terms }
+}
+
+/// The sealed parts of a message that `from` has queued.
+fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
+    let tables = &from.shared.tables;
+    let seq = tables.seq_of(&id).unwrap().unwrap();
+    let parts = tables.outgoing(seq).unwrap().unwrap().parts;
+    let part = |index| {
+        let stored = tables.out_part(seq, index).unwrap().unwrap();
+        Part { sealed: wire_of_stored(&stored).unwrap(), ttl_s: 3600, withdraw: Hash::default() }
+    };
+    (0..parts).map(part).collect()
+}
+
+async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec<Part>) {
+    let place = Place { holder: holder.address(), owner: owner.address(), grant: grant().id };
+    let deposit = from.handle.mailbox().depositor().deposit(place, &WORK, parts);
+    for answer in soon("deposit", deposit).await.unwrap().0 {
+        answer.unwrap();
+    }
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let all = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(what, all).await;
+}
+
+async fn held(holder: &Node, owner: &Node) -> u64 {
+    let held = soon("stats", holder.handle.mailbox().held()).await.unwrap();
+    held.into_iter().find(|s| s.owner == owner.address()).map_or(0, |s| s.messages)
+}
+
+/// A sender and a recipient who never meet, and friends of the recipient who agreed.
+async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
+    let (a, b) = (Node::start(net).await, Node::start(net).await);
+    let mut all = Vec::new();
+    for _ in 0..friends {
+        let friend = Node::start(net).await;
+        friend.handle.mailbox().grant(b.address(), grant()).await.unwrap();
+        all.push(friend);
+    }
+    net.board.set_online(b.address(), false);
+    (a, b, all)
+}
+
+async fn collect_from(b: &Node, friends: &[Node]) {
+    b.handle.mailbox().set_friends(friends.iter().map(Node::address).collect()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_waits_at_two_friends_arrives_once_and_its_receipt_finds_the_sender() {
+    let net = Net::new();
+    let (a, b, friends) = apart(&net, 2).await;
+    let one = a.handle.send(a.draft(b.address(), "one")).await.unwrap().id;
+    let large: Vec<u8> = (0..700_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let two = a.handle.send(a.draft(b.address(), large.clone())).await.unwrap().id;
+    for friend in &friends {
+        deposit(&a, friend, &b, queued(&a.handle, one)).await;
+        deposit(&a, friend, &b, queued(&a.handle, two)).await;
+        assert_eq!(held(friend, &b).await, 4);
+    }
+    // The sender is gone when the recipient comes.
+    net.mail.receipts.set_online(a.address(), false);
+    let b = b.restart(|_| {}).await;
+    collect_from(&b, &friends).await;
+    until("both arrive", async || b.handle.inbox(10).await.unwrap().len() == 2).await;
+    assert!(b.handle.read(two, true).await.unwrap().1 == large);
+    assert_eq!(b.handle.read(one, true).await.unwrap().0.from, a.address());
+    for friend in &friends {
+        until("the friend's copies are acknowledged", async || held(friend, &b).await == 0).await;
+    }
+    assert_eq!(a.handle.outgoing(one).await.unwrap().state, SendState::Queued);
+    assert_eq!(b.store.scan(Family::Mailbox, b"r", None, 10).unwrap().len(), 2, "two receipts are owed");
+    let b = b.restart(|_| {}).await;
+    net.mail.receipts.set_online(a.address(), true);
+    net.peers.send(crate::net::PeerEvent::Up(a.address())).unwrap();
+    for id in [one, two] {
+        let end = a.handle.wait(id, SendState::Delivered, Duration::from_secs(30)).await.unwrap().unwrap();
+        assert_eq!((end.state, end.history.last().unwrap().by), (SendState::Delivered, b.address()));
+    }
+    until("nothing is owed any more", async || b.store.scan(Family::Mailbox, b"r", None, 10).unwrap().is_empty()).await;
+    assert_eq!(b.handle.inbox(10).await.unwrap().len(), 2);
+    assert_eq!((a.mail_metrics.receipts_in.get(), a.metrics.forged_receipts.get()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_directly_and_was_removed_does_not_come_again_from_a_friend() {
+    let net = Net::new();
+    let (a, b, friends) = apart(&net, 1).await;
+    let id = a.handle.send(a.draft(b.address(), "hello")).await.unwrap().id;
+    deposit(&a, &friends[0], &b, queued(&a.handle, id)).await;
+    let b = b.restart(|_| {}).await;
+    net.online(b.address(), true);
+    let end = a.handle.wait(id, SendState::Delivered, Duration::from_secs(30)).await.unwrap().unwrap();
+    assert_eq!(end.state, SendState::Delivered);
+    b.handle.remove(id).await.unwrap();
+    collect_from(&b, &friends).await;
+    until("the copy is acknowledged", async || held(&friends[0], &b).await == 0).await;
+    assert!(b.handle.inbox(10).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connected_owner_hears_of_new_mail_and_junk_is_thrown_away_without_stopping_the_rest() {
+    let net = Net::new();
+    let (a, b, friends) = apart(&net, 1).await;
+    let friend = &friends[0];
+    let b = b.restart(|_| {}).await;
+    collect_from(&b, &friends).await;
+    until("a first look", async || !b.handle.mailbox().friends().await.unwrap().is_empty()).await;
+    net.peers.send(crate::net::PeerEvent::Up(b.address())).unwrap();
+    let id = a.handle.send(a.draft(b.address(), "hello")).await.unwrap().id;
+    let junk = Part { sealed: vec![1; 1089].into(), ttl_s: 3600, withdraw: Hash::default() };
+    let mut parts = vec![junk];
+    parts.extend(queued(&a.handle, id));
+    deposit(&a, friend, &b, parts).await;
+    until("it arrives", async || b.handle.inbox(10).await.unwrap().len() == 1).await;
+    until("both are acknowledged", async || held(friend, &b).await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_lets_contacts_in_by_key_and_learns_what_was_refused() {
+    let net = Net::new();
+    let (a, b, friends) = apart(&net, 1).await;
+    let friend = &friends[0];
+    let terms = Terms { policy: Policy::Contacts, ..Terms::default() };
+    let contacts_only = Grant { terms, epoch: 2, ..grant() };
+    friend.handle.mailbox().grant(b.address(), contacts_only).await.unwrap();
+    let b = b.restart(|_| {}).await;
+    let key = Identity::generate();
+    let contact = ContactKey { key: key.public_key(), msgs: 1, bytes_day: 1 << 20 };
+    let contacts = [contact];
+    let set = b.handle.mailbox().set_contacts(friend.address(), &contacts, &[]);
+    soon("registered", set).await.unwrap().unwrap();
+    let first = a.handle.send(a.draft(b.address(), "one")).await.unwrap().id;
+    let second = a.handle.send(a.draft(b.address(), "two")).await.unwrap().id;
+    let place = Place { holder: friend.address(), owner: b.address(), grant: grant().id };
+    let account = Account::Key(Box::new(key.clone()));
+    let deposit = async |id| {
+        let parts = queued(&a.handle, id);
+        soon("deposit", a.handle.mailbox().depositor().deposit(place, &account, parts)).await.unwrap().0.remove(0)
+    };
+    assert!(deposit(first).await.is_ok());
+    assert_eq!(deposit(second).await, Err(Refusal::QuotaContact));
+    collect_from(&b, &friends).await;
+    until("one arrives", async || b.handle.inbox(10).await.unwrap().len() == 1).await;
+    let stats = b.handle.mailbox().friends().await.unwrap();
+    let refused = &stats[&friend.address()].refused;
+    assert_eq!(
+        (refused[0].who, refused[0].why, refused[0].marker.count),
+        (Who::Contact(key.public_key()), Refusal::QuotaContact, 1)
+    );
+    soon("seen", b.handle.mailbox().saw_refused(friend.address(), refused)).await.unwrap().unwrap();
+    until("there is room again", async || held(friend, &b).await == 0).await;
+    assert!(deposit(second).await.is_ok());
+    net.peers.send(crate::net::PeerEvent::Up(friend.address())).unwrap();
+    until("the other one arrives", async || b.handle.inbox(10).await.unwrap().len() == 2).await;
+    assert!(b.handle.mailbox().friends().await.unwrap()[&friend.address()].refused.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_real_connections_a_message_crosses_though_sender_and_recipient_never_meet() {
+    let friend = Member::start("friend", config(&[])).await;
+    let boot = config(&[friend.multiaddr()]);
+    let (a, b) = (Member::start("a", boot.clone()).await, Member::start("b", boot.clone()).await);
+    let (from, to) = (a.address(), b.address());
+    let open = Grant { not_after: UnixMillis(u64::MAX), ..grant() };
+    friend.node.message.mailbox().grant(to, open).await.unwrap();
+    let keys = async || a.node.map.resolve(to).await.is_ok_and(|entry| !entry.keys.is_empty());
+    until("the sender knows the recipient's keys", keys).await;
+    let b_dir = b.stop().await;
+    let draft = Draft { to, body: Body::Bytes(b"hello".to_vec()), file_name: String::new(), ttl: None };
+    let id = a.node.message.send(draft).await.unwrap().id;
+    let place = Place { holder: friend.address(), owner: to, grant: open.id };
+    let parts = queued(&a.node.message, id);
+    let left = a.node.message.mailbox().depositor().deposit(place, &WORK, parts);
+    let receipt = soon("deposit", left).await.unwrap().0.remove(0).unwrap();
+    assert_eq!((receipt.id, receipt.queue_seq), (id, 1));
+    let a_dir = a.stop().await;
+    let b = Member::start_in(b_dir, "b", boot.clone()).await;
+    b.node.message.mailbox().set_friends(vec![friend.address()]).await.unwrap();
+    until("it arrives", async || b.node.message.inbox(10).await.unwrap().len() == 1).await;
+    assert_eq!(b.node.message.inbox(10).await.unwrap()[0].from, from);
+    let empty = async || friend.node.message.mailbox().held().await.unwrap()[0].messages == 0;
+    until("the friend's copy is acknowledged", empty).await;
+    let a = Member::start_in(a_dir, "a", boot).await;
+    let end = a.node.message.wait(id, SendState::Delivered, Duration::from_secs(30)).await.unwrap().unwrap();
+    assert_eq!((end.state, end.history.last().unwrap().by), (SendState::Delivered, to));
+    for member in [a, b, friend] {
+        member.stop().await;
+    }
+}
