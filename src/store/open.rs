@@ -121,6 +121,8 @@ fn family_options(cache: &Cache, bodies: bool) -> Options {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES);
         options.set_enable_blob_gc(true);
+        // A large body fills them faster than one is flushed; all together stay within [`WRITE_BUFFERS_BYTES`].
+        options.set_max_write_buffer_number(4);
     }
     options
 }
