@@ -147,7 +147,8 @@ impl Holder {
             return Outcome { relation: None, view };
         }
         next.declined = Some(decline);
-        next.local.told = true;
+        // The answer says it; an owner that misses it asks again.
+        next.local.decline_told = true;
         Outcome { relation: Some(next), view }
     }
 
@@ -235,6 +236,7 @@ impl Holder {
         };
         let mut next = known.clone();
         next.declined = Some(self.verifier.sign_decline(&self.identity, offer, Reason::Person, now));
+        next.local.decline_told = false;
         touched(&mut next, now);
         Ok(next)
     }

@@ -110,6 +110,8 @@ pub(super) struct Local {
     pub(super) told: bool,
     /// Whether it has our last revocation: it must not miss that one because something newer is told.
     pub(super) end_told: bool,
+    /// Whether the owner has our last no. A grant from before it may be untold, too, and comes next.
+    pub(super) decline_told: bool,
     /// Why telling it failed the last time; empty: it did not.
     pub(super) last_error: String,
     /// When something changed.
@@ -301,8 +303,9 @@ impl Relation {
             Side::HoldingFor => {
                 let granted = self.grant.as_ref().map_or(0, |g| g.offer.epoch);
                 let over = granted.max(self.ended());
-                let declined =
-                    self.declined.as_ref().filter(|d| d.epoch > over && now.since(d.at) < MAX_GRANT_VALIDITY);
+                let untold = |d: &&Decline| d.epoch > over && !self.local.decline_told;
+                let declined = self.declined.as_ref().filter(untold);
+                let declined = declined.filter(|d| now.since(d.at) < MAX_GRANT_VALIDITY);
                 match declined {
                     Some(declined) => Some(Fact::Decline(declined.clone())),
                     None => self.active(now).map(|g| Fact::Grant(g.clone())),

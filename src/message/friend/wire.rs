@@ -177,6 +177,7 @@ pub(super) fn encode_relation(relation: &Relation) -> Vec<u8> {
         priority: relation.local.priority,
         told: relation.local.told,
         end_told: relation.local.end_told,
+        decline_told: relation.local.decline_told,
         last_error: relation.local.last_error.clone(),
         changed_at: relation.local.changed_at.0,
     }
@@ -198,6 +199,7 @@ pub(super) fn decode_relation(verifier: &Verifier, bytes: &[u8]) -> Result<Relat
             priority: raw.priority,
             told: raw.told,
             end_told: raw.end_told,
+            decline_told: raw.decline_told,
             last_error: raw.last_error,
             changed_at: UnixMillis(raw.changed_at),
         },

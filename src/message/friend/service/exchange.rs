@@ -260,6 +260,7 @@ impl Service {
         let before = next.local.clone();
         let ours = if place.0 == Side::HeldBy { &next.revoked } else { &next.resigned };
         next.local.end_told |= matches!(&sent, Fact::Revocation(r) if Some(r) == ours.as_ref());
+        next.local.decline_told |= matches!(&sent, Fact::Decline(d) if Some(d) == next.declined.as_ref());
         // Something else may be untold: what was signed meanwhile, or before an end that came first.
         let current = next.told_by(place.0, self.now());
         next.local.told = current.is_none_or(|current| current == sent || theirs == Some(current));

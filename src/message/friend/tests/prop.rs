@@ -241,13 +241,14 @@ impl Pair {
         if lost {
             return;
         }
-        let ended = matches!(fact, Fact::Revocation(_));
+        let (ended, declined) = (matches!(fact, Fact::Revocation(_)), matches!(fact, Fact::Decline(_)));
         if let View::Fact(answer) = self.arrive(to, fact) {
             self.said.push(answer.clone());
             self.arrive(from, answer);
         }
-        if let Some(mut relation) = self.of(from).filter(|_| ended) {
-            relation.local.end_told = true;
+        if let Some(mut relation) = self.of(from).filter(|_| ended || declined) {
+            relation.local.end_told |= ended;
+            relation.local.decline_told |= declined;
             match from {
                 Side::HeldBy => self.owner.apply(self.them, relation),
                 Side::HoldingFor => self.holder.apply(self.us, relation),
