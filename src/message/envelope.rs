@@ -5,9 +5,10 @@
 //!  sealed   = encapsulated key (32) | counter (8) | ciphertext | tag (16)           (HPKE, identity::SealSession)
 //!  plain    = signature (64) | length of inner (4) | inner (protobuf) | zeros       1, 4, 16, 64 or 256 KiB in all
 //!  aad      = version | owner | key id
-//!  id       = BLAKE3("vos-mail/1" | sealed)
+//!  id       = BLAKE3("vos-mail/1" | part)
 //! ```
-//! The spec's id was SHA-256. Both sides and every mailbox hash all sealed bytes, which was a tenth of what a large message cost;
+//! The spec's id was SHA-256 of the sealed bytes. The part's header is in it, so that no mailbox can make a part useless and still
+//! show what it has a receipt for. And both sides and every mailbox hash all sealed bytes, which was a tenth of what a large message cost;
 //! BLAKE3 is here anyway, and no release has the other one.
 //! The signature covers the BLAKE3 hash of `inner`: Ed25519 reads its message twice, and SHA-512 over 256 KiB twice would be
 //! what a large message costs. `inner` names the recipient, so nobody can seal it again for a third party.
@@ -145,7 +146,7 @@ impl Envelopes {
         stored.extend_from_slice(&inner.key_id);
         let key = session.seal_into(&aad(&inner.recipient, &inner.key_id), &plain, &mut stored)?;
         stored[..32].copy_from_slice(key.expose());
-        let id = id_of(&stored[32 + PART_HEADER..]);
+        let id = id_of(&stored[32..]);
         Ok(Part { id, stored: stored.into() })
     }
 
@@ -217,12 +218,12 @@ impl Envelopes {
 
 /// The id of a part on the wire; `None` when it is too short to be one.
 pub(super) fn part_id(part: &[u8]) -> Option<MessageId> {
-    part.get(PART_HEADER..).filter(|sealed| sealed.len() > SEALED_OVERHEAD).map(id_of)
+    (part.len() > PART_HEADER + SEALED_OVERHEAD).then(|| id_of(part))
 }
 
-/// The id of sealed bytes.
-pub(super) fn id_of(sealed: &[u8]) -> MessageId {
-    MessageId(blake3::Hasher::new().update(b"vos-mail/1").update(sealed).finalize().into())
+/// The id of a part's wire form.
+pub(super) fn id_of(part: &[u8]) -> MessageId {
+    MessageId(blake3::Hasher::new().update(b"vos-mail/1").update(part).finalize().into())
 }
 
 fn aad(owner: &PeerId, key_id: &KeyId) -> Vec<u8> {

@@ -242,6 +242,16 @@ impl Revocation {
 }
 
 impl Decline {
+    /// Whether it may be of now.
+    ///
+    /// # Errors
+    /// [`GrantError::Clock`]: an epoch far ahead would be the last one that the owner can use.
+    pub(super) fn check_times(&self, now: UnixMillis) -> Result<(), GrantError> {
+        let latest = now.plus(CLOCK_SKEW);
+        let good = self.at <= latest && self.epoch <= latest.0.saturating_add(MAX_EPOCH_AHEAD_MS);
+        if good { Ok(()) } else { Err(GrantError::Clock) }
+    }
+
     /// The signed bytes.
     #[must_use]
     pub fn envelope(&self) -> &[u8] {

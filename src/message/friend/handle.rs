@@ -150,8 +150,8 @@ pub enum FriendError {
     /// It is in a state where this makes no sense.
     #[error("the friendship is {}", state_name(*.0))]
     TooLate(State),
-    /// The node is our friend, and we are its friend.
-    #[error("each of the two holds messages for the other: name the grant by its id")]
+    /// The node is our friend, and we are its friend; or two nodes use the same grant id.
+    #[error("this fits two friendships: name the grant by its id, or the node by its address")]
     Ambiguous,
     /// No room for one more.
     #[error("{0}")]

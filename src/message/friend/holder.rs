@@ -289,12 +289,13 @@ impl Holder {
             if nothing_signed || now.since(r.local.changed_at) > REMEMBER {
                 over.push(*owner);
             } else {
-                ended.push((r.local.changed_at, *owner));
+                // First those that we never agreed with: anybody can tell the end of what never was.
+                ended.push((r.grant.is_some(), r.local.changed_at, *owner));
             }
         }
         ended.sort_unstable();
         let surplus = ended.len().saturating_sub(REMEMBERED);
-        over.extend(ended.into_iter().take(surplus).map(|(_, owner)| owner));
+        over.extend(ended.into_iter().take(surplus).map(|(_, _, owner)| owner));
         over
     }
 

@@ -303,7 +303,7 @@ impl Service {
     }
 
     async fn accept(&mut self, target: Target, wanted: &Wanted) -> Result<Friendship, FriendError> {
-        let owner = self.find(target, Side::HoldingFor).ok_or(FriendError::NotFound)?;
+        let owner = self.find(target, Side::HoldingFor)?;
         let relation = self.holder.accept(self.now(), &owner, wanted, &self.room())?;
         let friendship = self.carry_out((Side::HoldingFor, owner), relation).await?;
         self.metrics.accepted.inc();
@@ -311,7 +311,7 @@ impl Service {
     }
 
     async fn decline(&mut self, target: Target) -> Result<Friendship, FriendError> {
-        let owner = self.find(target, Side::HoldingFor).ok_or(FriendError::NotFound)?;
+        let owner = self.find(target, Side::HoldingFor)?;
         let relation = self.holder.decline(self.now(), &owner)?;
         let friendship = self.carry_out((Side::HoldingFor, owner), relation).await?;
         self.metrics.declined.inc();
@@ -339,12 +339,16 @@ impl Service {
         Ok(friendship)
     }
 
-    /// The node that a target means on one side.
-    fn find(&self, target: Target, side: Side) -> Option<PeerId> {
+    /// The node that a target means on one side. An owner chooses the id of its grants and can take another's.
+    fn find(&self, target: Target, side: Side) -> Result<PeerId, FriendError> {
         let is = |place: &Place, id: GrantId| self.relation(place).and_then(Relation::grant_id) == Some(id);
         match target {
-            Target::Address(address) => self.relation(&(side, address)).map(|_| address),
-            Target::Grant(id) => self.places().find(|place| place.0 == side && is(place, id)).map(|(_, other)| other),
+            Target::Address(address) => self.relation(&(side, address)).map(|_| address).ok_or(FriendError::NotFound),
+            Target::Grant(id) => {
+                let mut found = self.places().filter(|place| place.0 == side && is(place, id));
+                let (_, other) = found.next().ok_or(FriendError::NotFound)?;
+                if found.next().is_some() { Err(FriendError::Ambiguous) } else { Ok(other) }
+            }
         }
     }
 
@@ -352,7 +356,14 @@ impl Service {
     fn endable(&self, target: Target, side: Option<Side>) -> Result<Place, FriendError> {
         let now = self.now();
         let sides = [Side::HeldBy, Side::HoldingFor].into_iter().filter(|s| side.is_none_or(|side| side == *s));
-        let found: Vec<Place> = sides.filter_map(|s| Some((s, self.find(target, s)?))).collect();
+        let mut found: Vec<Place> = Vec::new();
+        for side in sides {
+            match self.find(target, side) {
+                Ok(other) => found.push((side, other)),
+                Err(FriendError::NotFound) => {}
+                Err(ambiguous) => return Err(ambiguous),
+            }
+        }
         let can_end = |place: &&Place| {
             let state = self.relation(place).and_then(|r| r.state(now));
             matches!(state, Some(State::Active | State::Offered))

@@ -303,10 +303,11 @@ async fn bring_batch(deps: &Deps, friend: PeerId, batch: Vec<(usize, Bytes)>) ->
 fn fate(code: Code) -> Fate {
     match code {
         Code::Delivered => Fate::Done,
-        Code::Stored => Fate::Part,
+        // A clock ahead of ours, too: it does not stand in the way of what comes after it.
+        Code::Stored | Code::Clock => Fate::Part,
         // Sealed to a key that is gone, or to none: kept, it would only fill the mailbox. Its sender has it until it is receipted
         // and seals it again when it is told so directly.
         Code::Bad | Code::Expired | Code::TooLarge | Code::NeedReseal => Fate::Bad,
-        Code::InboxFull | Code::DiskFull | Code::Busy | Code::Clock => Fate::Later,
+        Code::InboxFull | Code::DiskFull | Code::Busy => Fate::Later,
     }
 }

@@ -164,7 +164,10 @@ impl Courier {
         };
         self.taking += 1;
         self.deps.metrics.receipts_in.inc_by(entries.len() as u64); // usize fits in u64
-        shared.recipients.heard(recipient);
+        if inbound.peer == recipient {
+            // Somebody else may have kept it for years.
+            shared.recipients.heard(recipient);
+        }
         let sender = self.deps.sender.clone();
         self.tasks.spawn(async move {
             let (reply, taken) = oneshot::channel();

@@ -405,7 +405,8 @@ impl Holder {
                 let queue = self.machine.queue(&inbound.peer);
                 match (page, queue) {
                     (Ok(mut page), Some(queue)) => {
-                        page.head = queue.durable;
+                        // A commit may be on the disk, and read here, before its turn is known to have ended.
+                        page.head = queue.durable.max(page.items.last().map_or(0, |item| item.seq));
                         page.markers = queue.markers.iter().map(|(key, marker)| (*key, *marker)).collect();
                         self.metrics.served.inc_by(page.items.len() as u64); // usize fits in u64
                         inbound.respond(wire::pulled(&page));

@@ -400,6 +400,8 @@ impl Machine {
                 self.turn.push(Change::Removed(*owner, stored));
                 stored.expires_at.plus(DRAIN)
             }
+            // Nothing is refused for it, but its place is not for ids without end.
+            None if queue.tombstones >= TOMBSTONES => return None,
             // Never had: one that is on its way to us may not live longer than this.
             None => {
                 let ttl = queue.grants.values().map(|g| g.terms.max_ttl).max().unwrap_or_default();

@@ -1,5 +1,7 @@
 //! One turn of the holder: everything that waits, planned as one batch. See `holder.rs` for what comes before and after.
 
+use std::collections::HashSet;
+
 use tracing::error;
 
 use super::{
@@ -233,7 +235,12 @@ impl Holder {
         }
         // There is more: go on in the next turn.
         self.sweep_due |= ended.len() >= SWEEP_ITEMS;
+        // Expired, and of an owner that is over: such a one is in both lists.
+        let mut seen = HashSet::new();
         for (owner, stored) in ended {
+            if !seen.insert((owner, stored.seq)) {
+                continue;
+            }
             if self.machine.fresh(&owner, &stored.id).is_none() {
                 self.machine.expired(&owner, stored);
                 Tables::drop_item(batch, &owner, &stored);
@@ -248,6 +255,7 @@ impl Holder {
             let count = self.machine.queue(&owner).map_or(0, |q| q.tombstones);
             let dropped = self.tables.drop_tombstones(batch, &owner, (now, count), SWEEP_ITEMS as u64)?;
             if dropped > 0 {
+                self.sweep_due |= dropped >= SWEEP_ITEMS as u64; // usize fits in u64
                 self.machine.forgot(&owner, dropped);
                 turn.touched.insert(owner);
             }

@@ -36,7 +36,7 @@ fn inner(body: Bytes) -> Inner {
 }
 
 #[test]
-fn the_id_is_blake3_over_the_prefix_and_the_sealed_bytes() {
+fn the_id_is_blake3_over_the_prefix_and_the_whole_part() {
     let golden = "29438083172f35b9e8ba37058af10bcf441dfc1f128bc7ad0f31b557800dbe9a";
     assert_eq!(id_of(b"sealed").to_string(), golden);
 }

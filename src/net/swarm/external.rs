@@ -100,7 +100,9 @@ impl External {
             };
             let (here, elsewhere) = (votes(true), votes(false));
             let held = match standing.held {
-                true => served && (bound || !standing.bound) && (elsewhere < VOTES || here >= elsewhere),
+                // What we listen on is ours whatever peers say: hosts have several addrs of a family.
+                true if standing.bound => served && bound,
+                true => served && (bound || elsewhere < VOTES || here >= elsewhere),
                 false => served && (bound && standing.bound || here >= VOTES && here > elsewhere),
             };
             standing.bound |= bound;

@@ -4,7 +4,8 @@
 //! [`VERDICTS`] different servers failed to reach us and none succeeded. A NAT or firewall that drops what it does not know gives
 //! no verdict at all: the server's dial and then our question to it run into their timeouts, and libp2p asks again for ever without
 //! telling. So we are private, too, when a node that tests others has seen us from outside for [`SILENCE`] and no addr is
-//! confirmed. In a LAN nobody is outside, and nothing follows.
+//! confirmed. In a LAN nobody is outside, and nothing follows. One such node is enough, since small networks have one relay: a
+//! liar can make us take a place at it and stop serving Kademlia, but not make us unreachable.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

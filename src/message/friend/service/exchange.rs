@@ -74,7 +74,7 @@ impl Service {
             Fact::Offer(offer) => offer.check_times(now)?,
             Fact::Grant(grant) => grant.offer.check_times(now)?,
             Fact::Revocation(revocation) => revocation.check_times(now)?,
-            Fact::Decline(_) => {}
+            Fact::Decline(decline) => decline.check_times(now)?,
         }
         Ok(side)
     }

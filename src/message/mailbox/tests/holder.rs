@@ -348,7 +348,9 @@ async fn open_deposits_fill_their_share_only_and_cost_more_the_fuller_it_is() {
             asked.push(bits);
         }
     }
-    assert_eq!(asked, [19, 20, 21]);
+    // A nonce may show more bits than were asked for, so a step may be missing.
+    assert!(asked.windows(2).all(|two| two[0] < two[1]), "{asked:?}");
+    assert!(asked.iter().all(|bits| (19..=21).contains(bits)) && asked.len() >= 2, "{asked:?}");
     // The rest of the work is not for a test to do.
     let mut machine = Machine::new(Limits { max_bytes: u64::MAX, max_msgs: u64::MAX });
     machine.grant(owner, Grant { terms, ..open_grant(1) }, START).unwrap();

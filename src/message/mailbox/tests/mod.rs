@@ -38,7 +38,7 @@ pub(super) fn sealed(n: u64, extra: usize) -> Bytes {
 /// An offer of such a part, with enough work for any fill.
 pub(super) fn offer(n: u64, extra: usize, ttl_s: u32) -> Offer {
     let part = sealed(n, extra);
-    let id = id_of(&part[PART_HEADER..]);
+    let id = id_of(&part);
     Offer { id, ttl_s, withdraw: Hash::of(&preimage(n)), part, matches: true, proof: Proof::Work(64) }
 }
 
