@@ -30,7 +30,7 @@ pub enum SendState {
     Queued,
     /// Handed to the recipient's node; its signed receipt is not here yet.
     Sent,
-    /// A Friend VOS holds it (next issue).
+    /// A Friend VOS holds all of it, and signed for that.
     Stored,
     /// The recipient's signed receipt is here.
     Delivered,

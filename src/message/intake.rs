@@ -268,6 +268,7 @@ fn header_of(shared: &Shared, seq: u64, job: &Job, now: UnixMillis) -> Header {
         expires_at: job.expires_at,
         history: vec![Step { state: SendState::Queued, at: now, by: shared.local }],
         last_error: String::new(),
+        left: Vec::new(),
     }
 }
 

@@ -11,17 +11,24 @@
 //!  │ sender (actor)             │ ─ batch of parts ────▶ │ receiver (actor)       │
 //!  │  outbox (machine): queues, │                        │  inbox (machine): seen?│
 //!  │  windows, retries, states  │ ◀─ codes and receipt ─ │  room? whole?          │
-//!  └─────────────▲──────────────┘                        └────────────┬───────────┘
-//!                │ PeerEvent::Up, map events                          │ commit, then sign
-//!          net, map                                                 store
+//!  └──────▲──────┬──────────────┘                        └────────────▲───────────┘
+//!         │      │ recipient away: mailbox/deposit/1                  │ collected by `mailbox`
+//!   net, map     └────────────────────────────────▶ its friends ──────┘ commit, then sign
 //! ```
 //!
 //! * **Promises.** When `send` returns, the message is synced to disk. `Delivered` is only shown on the recipient's signature
 //!   over the message's id, and the recipient signs only what it has synced. A message is in the inbox once, whatever is
 //!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.
-//! * **States** go forward only: queued → sent → delivered, or expired, refused, cancelled. `Stored` is the place of
-//!   Friend VOS mailboxes ([`mailbox`]): they take the same sealed parts, under the same ids, and what is collected from them comes in
-//!   by the same door as what peers deliver.
+//! * **States** go forward only: queued → sent → stored → delivered, or expired, refused, cancelled. `Stored`: a friend that the
+//!   recipient chose ([`friend`]) holds all parts in its mailbox ([`mailbox`]) and signed for that. It never stands for `Delivered`.
+//! * **Offline recipients.** When a direct try fails, all parts go to the best two friends that the recipient's record lists, in
+//!   parallel; one that does not answer or has no room pauses, and the next one takes its place. Direct tries go on. Friends take the
+//!   same sealed parts, under the same ids, and what is collected from them comes in by the same door as what peers deliver. Who holds
+//!   a message, and who refused it and why, is stored with it. After a direct delivery friends are told that they need not keep it.
+//! * **Who may leave messages.** Senders prove work for each part, so grants have to allow open deposits; that is the default of an
+//!   offer, within the open share. Deposit keys for contacts are not given out yet; neither are stored receipts kept as evidence.
+//!   A friend that is full is tried again after a pause; its markers do not wake the sender. A recipient that answers but has no room is
+//!   waited for: nothing is left with its friends then.
 //! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form (`envelope.rs`). When the
 //!   recipient has lost the key (NEED_RESEAL) the sender, who keeps each part's symmetric key beside it, seals again with
 //!   the same stream and sequence number. The id that the user got stays; later ids are kept with it, and a receipt for any of them counts.
@@ -47,6 +54,7 @@ mod handle;
 mod inbox;
 mod intake;
 mod keys;
+mod leaving;
 pub mod mailbox;
 mod metrics;
 mod outbox;

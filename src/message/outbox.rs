@@ -4,24 +4,32 @@
 //! ```text
 //!            ┌─────────── busy, full, no receipt ── hold (entry backoff) ◀─┐
 //!  add ─▶ waiting ─▶ flying ─▶ stored part … all stored ─▶ receipt ─▶ Delivered
-//!            ▲          │ request failed: back, peer backoff
+//!            ▲          │ request failed: back, peer backoff; meanwhile to friends of the recipient ─▶ Stored (`deposits`)
 //!            └──────────┘           too large, bad ─▶ Refused     time over ─▶ Expired     user ─▶ Cancelled
 //! ```
 //! Each recipient has a queue in order of acceptance and up to [`WINDOW`] requests in flight; what gathers while they are under way
 //! makes the next batch. Trouble with a *peer* pauses that peer; trouble with a *message* pauses that message, others go on.
+
+mod deposits;
+mod header;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
+use self::deposits::{Away, Leaving};
+pub(super) use self::{
+    deposits::{Deposited, Friend},
+    header::{Header, Left, is_end},
+};
 use super::{
-    envelope::{BUCKETS, MAX_PART, PART_BYTES, PART_HEADER},
-    handle::{Outgoing, SendState, Step},
+    envelope::{BUCKETS, MAX_PART, PART_HEADER},
+    handle::SendState,
     wire::{BATCH_BYTES, BATCH_PARTS, Code},
 };
 use crate::{
-    identity::{KeyId, SEALED_OVERHEAD},
+    identity::SEALED_OVERHEAD,
     primitives::{MessageId, PeerId, UnixMillis},
     runtime::Backoff,
 };
@@ -44,72 +52,6 @@ pub(super) struct Now {
     pub(super) mono: Duration,
 }
 
-/// What is durable of an outgoing message.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Header {
-    /// Its number in our stream, and its place in the store.
-    pub(super) seq: u64,
-    /// The id that the user knows, then those of later sealings. Never empty.
-    pub(super) ids: Vec<MessageId>,
-    pub(super) to: PeerId,
-    pub(super) state: SendState,
-    pub(super) bytes: u64,
-    pub(super) parts: u32,
-    pub(super) sealed_bytes: u64,
-    /// The key it is sealed to.
-    pub(super) key_id: KeyId,
-    pub(super) queued_at: UnixMillis,
-    pub(super) expires_at: UnixMillis,
-    pub(super) history: Vec<Step>,
-    pub(super) last_error: String,
-}
-
-impl Header {
-    /// The id that the user knows.
-    pub(super) fn id(&self) -> MessageId {
-        self.ids[0]
-    }
-
-    /// For the user; `acked` parts are at the recipient.
-    pub(super) fn view(&self, acked: u32) -> Outgoing {
-        let there = matches!(self.state, SendState::Sent | SendState::Delivered);
-        let part_bytes = PART_BYTES as u64; // usize fits in u64
-        Outgoing {
-            id: self.id(),
-            to: self.to,
-            state: self.state,
-            bytes: self.bytes,
-            sent_bytes: if there { self.bytes } else { self.bytes.min(u64::from(acked) * part_bytes) },
-            queued_at: self.queued_at,
-            expires_at: self.expires_at,
-            holders: if there { vec![self.to] } else { Vec::new() },
-            history: self.history.clone(),
-            last_error: self.last_error.clone(),
-        }
-    }
-
-    /// Enters a state, unless it is at or past it.
-    fn enter(&mut self, state: SendState, at: UnixMillis, by: PeerId) {
-        if self.state < state {
-            self.state = state;
-            self.history.push(Step { state, at, by });
-        }
-    }
-
-    fn part_len(&self, index: u32) -> usize {
-        if index + 1 < self.parts {
-            return MAX_PART;
-        }
-        let before = u64::from(self.parts.saturating_sub(1)) * MAX_PART as u64; // usize fits in u64
-        usize::try_from(self.sealed_bytes.saturating_sub(before)).unwrap_or(MAX_PART).min(MAX_PART)
-    }
-}
-
-/// Whether a state is an end.
-pub(super) fn is_end(state: SendState) -> bool {
-    matches!(state, SendState::Delivered | SendState::Expired | SendState::Refused | SendState::Cancelled)
-}
-
 /// One part of one message: sequence number and index.
 pub(super) type Item = (u64, u32);
 
@@ -126,6 +68,12 @@ pub(super) enum Output {
     Ended(Box<Header>),
     /// A receipt was promised and none came that the recipient signed.
     NoReceipt(PeerId),
+    /// Who are the friends of this recipient? Answer with [`Outbox::friends`].
+    Friends(PeerId),
+    /// Leave these parts for `owner` with a friend; answer with [`Outbox::deposited`].
+    Leave { flight: u64, owner: PeerId, friend: Friend, items: Vec<Item> },
+    /// A friend need not keep these parts for `owner` any more.
+    Withdraw { owner: PeerId, holder: PeerId, ids: Vec<MessageId> },
 }
 
 /// The answer to a request: a code for each item and what the receipt, already verified, names; or why there is none.
@@ -149,6 +97,7 @@ struct Entry {
     resealing: bool,
     held: bool,
     backoff: Backoff,
+    leaving: Leaving,
 }
 
 #[derive(Debug)]
@@ -172,6 +121,7 @@ struct Flight {
 enum Due {
     Peer(PeerId),
     Entry(u64),
+    Away(PeerId),
 }
 
 /// All pending outgoing messages.
@@ -183,6 +133,11 @@ pub(super) struct Outbox {
     entries: HashMap<u64, Entry>,
     peers: HashMap<PeerId, Peer>,
     flights: HashMap<u64, Flight>,
+    /// Recipients that cannot be reached.
+    away: HashMap<PeerId, Away>,
+    deposits: HashMap<u64, deposits::Flight>,
+    /// Recipients whose messages wait for a free deposit.
+    crowded: BTreeSet<PeerId>,
     next_flight: u64,
     due: BTreeSet<(Duration, Due)>,
     expiring: BTreeSet<(UnixMillis, u64)>,
@@ -199,6 +154,9 @@ impl Outbox {
             entries: HashMap::new(),
             peers: HashMap::new(),
             flights: HashMap::new(),
+            away: HashMap::new(),
+            deposits: HashMap::new(),
+            crowded: BTreeSet::new(),
             next_flight: 0,
             due: BTreeSet::new(),
             expiring: BTreeSet::new(),
@@ -224,9 +182,11 @@ impl Outbox {
         self.expiring.insert((header.expires_at, seq));
         let parts = vec![PartState::Waiting; header.parts as usize]; // u32 fits in usize
         let backoff = Backoff::new(FIRST_RETRY, retry_max);
-        let entry = Entry { header, parts, acked: 0, sealing: 0, resealing: false, held: false, backoff };
+        let leaving = Leaving::default();
+        let entry = Entry { header, parts, acked: 0, sealing: 0, resealing: false, held: false, backoff, leaving };
         self.entries.insert(seq, entry);
         self.pump(now, to);
+        self.wants_friends(now, to, seq);
     }
 
     /// The next thing to do.
@@ -250,12 +210,14 @@ impl Outbox {
             match due {
                 Due::Peer(peer) => self.pump(now, peer),
                 Due::Entry(seq) => self.release(now, seq),
+                Due::Away(recipient) => self.leave(now, recipient),
             }
         }
     }
 
     /// A peer is connected, or its record changed: try now, also what was paused.
     pub(super) fn appeared(&mut self, now: Now, peer: PeerId) {
+        self.friend_appeared(now, peer);
         let Some(state) = self.peers.get_mut(&peer) else { return };
         state.backoff.reset();
         state.next_try = now.mono;
@@ -289,6 +251,7 @@ impl Outbox {
         }
         match answer {
             Ok((codes, receipted)) if codes.len() == items.len() => {
+                self.away.remove(&peer);
                 if let Some(state) = self.peers.get_mut(&peer) {
                     state.backoff.reset();
                     state.next_try = state.next_try.min(now.mono);
@@ -323,6 +286,7 @@ impl Outbox {
         match code {
             Code::Delivered if entry.header.ids.iter().any(|id| times.contains_key(id)) => {
                 entry.header.enter(SendState::Sent, now.wall, self.local);
+                self.take_back(seq);
                 self.end(now, seq, SendState::Delivered, to);
             }
             Code::Delivered => {
@@ -379,11 +343,14 @@ impl Outbox {
                 entry.header.ids = new.ids;
                 entry.header.key_id = new.key_id;
                 entry.header.sealed_bytes = new.sealed_bytes;
+                entry.leaving.signed.clear();
                 entry.sealing += 1;
                 entry.acked = 0;
                 for part in entry.parts.iter_mut().filter(|p| **p == PartState::Acked) {
                     *part = PartState::Held;
                 }
+                // The sealing stored the header as it was when it began.
+                self.outputs.push_back(Output::Changed { seq, durable: true });
                 self.release(now, seq);
             }
             Err(why) => {
@@ -406,6 +373,7 @@ impl Outbox {
     pub(super) fn cancel(&mut self, now: Now, seq: u64) -> Option<()> {
         self.entries.contains_key(&seq).then(|| {
             let local = self.local;
+            self.take_back(seq);
             self.end(now, seq, SendState::Cancelled, local);
         })
     }
@@ -435,6 +403,7 @@ impl Outbox {
             state.next_try = now.mono + state.backoff.next(random);
             self.due.insert((state.next_try, Due::Peer(peer)));
         }
+        self.not_reached(now, peer);
     }
 
     fn put_back(&mut self, (seq, index): Item) {
@@ -520,7 +489,11 @@ impl Outbox {
             peer.held.remove(&seq);
             if peer.tidy() {
                 self.peers.remove(&to);
+                self.away.remove(&to);
             }
+        }
+        if let Some(away) = self.away.get_mut(&to) {
+            away.wanting.remove(&seq);
         }
         self.outputs.push_back(Output::Ended(Box::new(entry.header)));
     }
@@ -553,6 +526,7 @@ impl Outbox {
         }
         if peer.tidy() {
             self.peers.remove(&to);
+            self.away.remove(&to);
         }
     }
 

@@ -1,18 +1,34 @@
-//! What messages need from the map: keys of recipients, a place to publish ours, and who appears.
+//! What messages need from the map and from friendships: keys and friends of recipients, a place to publish our keys, and who
+//! appears.
 
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 
+use super::friend;
 use crate::{
     identity::EncryptionKey,
     map::{self, MapError},
-    primitives::{PeerId, UnixMillis},
+    primitives::{GrantId, Hash, PeerId, UnixMillis},
 };
 
-/// The part of [`map::Handle`] that messages use, so that tests need no map.
+/// What a sender needs to know of a grant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Granted {
+    pub(super) id: GrantId,
+    pub(super) not_after: UnixMillis,
+    pub(super) max_ttl_s: u32,
+    /// One of `friend::POLICY_CONTACTS` and so on.
+    pub(super) policy: u32,
+}
+
+/// What messages use of [`map::Handle`] and [`friend::Handle`], so that tests need no map.
 pub(super) trait Recipients: Send + Sync + std::fmt::Debug + 'static {
     /// Keys that a recipient publishes.
     fn keys(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<EncryptionKey>, MapError>>;
+    /// Friends that a recipient publishes.
+    fn friends(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<map::Friend>, MapError>>;
+    /// The verified grant behind one of them; else why not, in words.
+    fn granted(&self, owner: PeerId, friend: PeerId, hash: Hash) -> BoxFuture<'_, Result<Granted, String>>;
     /// Publishes our keys.
     fn publish_keys(&self, keys: Vec<EncryptionKey>) -> BoxFuture<'_, Result<(), MapError>>;
     /// A message or receipt came from there.
@@ -23,25 +39,44 @@ pub(super) trait Recipients: Send + Sync + std::fmt::Debug + 'static {
     fn signed_elsewhere(&self) -> watch::Receiver<u64>;
 }
 
-impl Recipients for map::Handle {
+/// The map, and friendships for the grants that it names.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) map: map::Handle,
+    pub(super) friend: friend::Handle,
+}
+
+impl Recipients for Directory {
     fn keys(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<EncryptionKey>, MapError>> {
-        Box::pin(async move { Ok(self.resolve(peer).await?.keys) })
+        Box::pin(async move { Ok(self.map.resolve(peer).await?.keys) })
+    }
+
+    fn friends(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<map::Friend>, MapError>> {
+        Box::pin(self.friend.friends_of(peer))
+    }
+
+    fn granted(&self, owner: PeerId, friend: PeerId, hash: Hash) -> BoxFuture<'_, Result<Granted, String>> {
+        Box::pin(async move {
+            let grant = self.friend.fetch(owner, friend, hash).await.map_err(|e| e.to_string())?;
+            let friend::Terms { max_ttl_s, policy, .. } = grant.terms;
+            Ok(Granted { id: grant.offer.grant_id, not_after: grant.offer.not_after, max_ttl_s, policy })
+        })
     }
 
     fn publish_keys(&self, keys: Vec<EncryptionKey>) -> BoxFuture<'_, Result<(), MapError>> {
-        Box::pin(self.set_encryption_keys(keys))
+        Box::pin(self.map.set_encryption_keys(keys))
     }
 
     fn heard(&self, peer: PeerId) {
-        Self::heard(self, peer);
+        self.map.heard(peer);
     }
 
     fn events(&self) -> broadcast::Receiver<map::Event> {
-        self.subscribe()
+        self.map.subscribe()
     }
 
     fn signed_elsewhere(&self) -> watch::Receiver<u64> {
-        Self::signed_elsewhere(self)
+        self.map.signed_elsewhere()
     }
 }
 

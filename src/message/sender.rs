@@ -2,10 +2,11 @@
 //!
 //! Changes of state are stored by one task at a time, in order; what gathers meanwhile is written together. They are written
 //! without waiting for the disk: a lost one after a power cut means that the message is sent again, known at the other side,
-//! and receipted again. A cancellation is synced, since it is a promise.
+//! and receipted again. A cancellation is synced, since it is a promise; so is that friends hold a message. Who waits for a state is
+//! told when it is stored.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +23,8 @@ use super::{
     Event, MessageError, Outgoing, SendState,
     envelope::wire_of_stored,
     intake::{cost, store_error},
-    outbox::{Answer, Header, Item, Now, Outbox, Output, is_end},
+    leaving::Leaver,
+    outbox::{Answer, Deposited, Friend, Header, Item, Now, Outbox, Output, is_end},
     receipt,
     recipients::choose,
     shared::{Shared, subtract},
@@ -45,6 +47,10 @@ const CACHE_BYTES: usize = 8 * 1024 * 1024;
 const CACHE_PART: usize = 20 * 1024;
 /// The actor looks around at least this often: wall time may jump.
 const LOOK: Duration = Duration::from_secs(30);
+/// Withdrawals under way at once.
+const WITHDRAWING: usize = 8;
+/// Withdrawals that wait; beyond it friends keep what they hold until its time is over.
+const WITHDRAWALS: usize = 4096;
 /// Sealings of one message that are remembered, the first one always.
 const IDS: usize = 16;
 
@@ -71,6 +77,9 @@ enum Done {
     Answered(u64, Answer),
     Resealed(u64, Result<Header, String>),
     Stored(Vec<Header>, Result<(), StoreError>),
+    Friends(PeerId, Result<Vec<Friend>, String>),
+    Left(u64, Deposited),
+    Withdrawn,
 }
 
 struct Waiter {
@@ -81,6 +90,7 @@ struct Waiter {
 pub(super) struct Sender {
     shared: Arc<Shared>,
     client: rpc::Client<Deliver>,
+    leaver: Leaver,
     machine: Outbox,
     started: Instant,
     tasks: JoinSet<Done>,
@@ -96,15 +106,19 @@ pub(super) struct Sender {
     ending: HashMap<u64, Header>,
     /// Being sealed again: their end is stored after that, or the new sealing would bring them back.
     resealing: HashSet<u64>,
+    /// What friends need not keep: owner, friend, parts.
+    withdrawals: VecDeque<(PeerId, PeerId, Vec<MessageId>)>,
+    withdrawing: usize,
 }
 
 impl Sender {
-    pub(super) fn new(shared: Arc<Shared>, client: rpc::Client<Deliver>, pending: Vec<Header>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, client: rpc::Client<Deliver>, leaver: Leaver, pending: Vec<Header>) -> Self {
         let retry_max = Duration::from_secs(shared.config.retry_max_s);
         let mut sender = Self {
             machine: Outbox::new(shared.local, retry_max, rand::random()),
             shared,
             client,
+            leaver,
             started: Instant::now(),
             tasks: JoinSet::new(),
             seqs: HashMap::new(),
@@ -116,6 +130,8 @@ impl Sender {
             storing: false,
             ending: HashMap::new(),
             resealing: HashSet::new(),
+            withdrawals: VecDeque::new(),
+            withdrawing: 0,
         };
         let now = sender.now();
         for header in pending {
@@ -290,6 +306,14 @@ impl Sender {
                 self.machine.resealed(now, seq, result);
             }
             Ok(Done::Stored(headers, result)) => self.stored(headers, &result),
+            Ok(Done::Friends(recipient, found)) => {
+                if let Err(error) = &found {
+                    debug!(%recipient, %error, "cannot tell who its friends are");
+                }
+                self.machine.friends(now, recipient, found);
+            }
+            Ok(Done::Left(flight, answer)) => self.machine.deposited(now, flight, answer),
+            Ok(Done::Withdrawn) => self.withdrawing -= 1,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
         }
@@ -311,9 +335,11 @@ impl Sender {
                     let Some((header, acked)) = self.machine.get(seq) else { continue };
                     let view = header.view(acked);
                     if durable {
+                        // Told when it is stored.
                         self.dirty.push(header.clone());
+                    } else {
+                        self.notify(seq, &view);
                     }
-                    self.notify(seq, &view);
                 }
                 Output::Ended(header) => {
                     let seq = header.seq;
@@ -325,13 +351,41 @@ impl Sender {
                     }
                     self.ending.insert(seq, *header);
                 }
+                Output::Friends(recipient) => {
+                    let leaver = self.leaver.clone();
+                    self.tasks.spawn(async move { Done::Friends(recipient, leaver.friends(recipient).await) });
+                }
+                Output::Leave { flight, owner, friend, items } => self.leave(flight, owner, friend, &items),
+                Output::Withdraw { owner, holder, ids } => {
+                    if self.withdrawals.len() < WITHDRAWALS {
+                        self.withdrawals.push_back((owner, holder, ids));
+                    }
+                }
                 Output::NoReceipt(peer) => {
                     debug!(%peer, "says delivered, but sent no receipt with its signature");
                     self.shared.metrics.forged_receipts.inc();
                 }
             }
         }
+        while self.withdrawing < WITHDRAWING
+            && let Some((owner, holder, ids)) = self.withdrawals.pop_front()
+        {
+            self.withdrawing += 1;
+            let leaver = self.leaver.clone();
+            self.tasks.spawn(async move {
+                leaver.withdraw(owner, holder, ids).await;
+                Done::Withdrawn
+            });
+        }
         self.store_dirty();
+    }
+
+    fn leave(&mut self, flight: u64, owner: PeerId, friend: Friend, items: &[Item]) {
+        // What has ended meanwhile has no parts any more, and its deposit fails.
+        let end = |seq| self.machine.get(seq).map_or(self.shared.now(), |(header, _)| header.expires_at);
+        let items = items.iter().map(|item| (*item, end(item.0))).collect();
+        let leaver = self.leaver.clone();
+        self.tasks.spawn(async move { Done::Left(flight, leaver.leave(owner, friend, items).await) });
     }
 
     fn send(&mut self, flight: u64, peer: PeerId, items: Vec<Item>) {
@@ -355,7 +409,8 @@ impl Sender {
             }
         }
         let store = self.shared.tables.store.clone();
-        let promise = headers.iter().any(|h| h.state == SendState::Cancelled);
+        // Who was told that a friend has it is never told again that none has.
+        let promise = headers.iter().any(|h| matches!(h.state, SendState::Cancelled | SendState::Stored));
         self.tasks.spawn(async move {
             let result = if promise {
                 store.commit(batch).await
@@ -373,8 +428,15 @@ impl Sender {
             // The message will be sent again after a restart and known at the other side.
             error!(%error, "cannot store what became of outgoing messages");
         }
-        for header in headers.into_iter().filter(|h| is_end(h.state)) {
-            let (seq, view) = (header.seq, header.view(0));
+        for header in headers {
+            let seq = header.seq;
+            if !is_end(header.state) {
+                // It may have gone on meanwhile.
+                let acked = self.machine.get(seq).map_or(0, |(_, acked)| acked);
+                self.notify(seq, &header.view(acked));
+                continue;
+            }
+            let view = header.view(0);
             if self.ending.remove(&seq).is_none() {
                 continue;
             }

@@ -10,12 +10,14 @@ use tokio::{
 use super::{
     Config, Event, Handle, Metrics, desk,
     envelope::Envelopes,
+    friend,
     inbox::{Inbox, Limits},
     intake::{self, cost},
     keys::Keys,
+    leaving::{self, Leaver},
     mailbox, receipt,
     receiver::Receiver,
-    recipients::Recipients,
+    recipients::{Directory, Recipients},
     sender::{self, Sender},
     shared::{Counts, Sessions, Shared},
     store::Tables,
@@ -49,6 +51,8 @@ pub struct Deps {
     pub net: net::Handle,
     /// Keys of recipients.
     pub map: map::Handle,
+    /// Grants of their friends.
+    pub friend: friend::Handle,
     /// Asks others to take messages.
     pub deliver: rpc::Client<Deliver>,
     /// What others want us to take.
@@ -91,6 +95,7 @@ pub struct Service {
     small: mpsc::Receiver<intake::Job>,
     large: mpsc::Receiver<intake::Job>,
     commands: (mpsc::Sender<sender::Command>, mpsc::Receiver<sender::Command>),
+    leaver: Leaver,
     desk: mpsc::Receiver<desk::Command>,
     mailbox: mailbox::Service,
     collected: mpsc::Receiver<rpc::Inbound<Deliver>>,
@@ -102,8 +107,8 @@ impl Service {
     /// # Errors
     /// The store's error.
     pub fn new(config: Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
-        let Deps { identity, network, clock, store, net, map, deliver, inbound, metrics, mailbox } = deps;
-        let recipients = Arc::new(map);
+        let Deps { identity, network, clock, store, net, map, friend, deliver, inbound, metrics, mailbox } = deps;
+        let recipients = Arc::new(Directory { map, friend });
         let peers = net.subscribe();
         let parts = Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics, mailbox };
         Self::with(config, parts)
@@ -134,6 +139,7 @@ impl Service {
         let shared = Arc::new(Shared {
             config,
             receipts: receipt::purpose(&network),
+            withdrawals: leaving::purpose(&network),
             identity,
             local,
             clock,
@@ -160,6 +166,7 @@ impl Service {
             sender: commands.0.clone(),
         };
         let (mailbox, mailbox_handle, collected) = mailbox::Service::load(&mailbox_config, deps)?;
+        let leaver = Leaver::new(shared.clone(), mailbox_handle.depositor().clone());
         let handle = Handle {
             mailbox: mailbox_handle,
             shared: shared.clone(),
@@ -168,8 +175,21 @@ impl Service {
             sender: commands.0.clone(),
             desk: desk_sender,
         };
-        let service =
-            Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk, mailbox, collected };
+        let service = Self {
+            shared,
+            pending,
+            inbox,
+            peers,
+            deliver,
+            inbound,
+            small,
+            large,
+            commands,
+            leaver,
+            desk,
+            mailbox,
+            collected,
+        };
         Ok((service, handle))
     }
 
@@ -178,14 +198,27 @@ impl Service {
     /// # Errors
     /// [`ServiceError`] when a part of it fails, which is a bug.
     pub async fn run(self, stop: Stop) -> Result<(), ServiceError> {
-        let Self { shared, pending, inbox, peers, deliver, inbound, small, large, commands, desk, mailbox, collected } =
-            self;
+        let Self {
+            shared,
+            pending,
+            inbox,
+            peers,
+            deliver,
+            inbound,
+            small,
+            large,
+            commands,
+            leaver,
+            desk,
+            mailbox,
+            collected,
+        } = self;
         let (command_sender, commands) = commands;
         // A key before anything else: nothing can be opened without one.
         if let Err(error) = shared.keys.rotate().await {
             tracing::warn!(%error, "cannot store an encryption key yet");
         }
-        let sender = Sender::new(shared.clone(), deliver, pending);
+        let sender = Sender::new(shared.clone(), deliver, leaver, pending);
         let receiver = Receiver::new(shared.clone(), inbox, command_sender.clone());
         let mut tasks = JoinSet::new();
         let keys_shared = shared.clone();

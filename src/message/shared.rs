@@ -59,6 +59,7 @@ pub(super) struct Shared {
     pub(super) keys: Keys,
     pub(super) envelopes: Envelopes,
     pub(super) receipts: Purpose,
+    pub(super) withdrawals: Purpose,
     pub(super) recipients: Arc<dyn Recipients>,
     pub(super) metrics: Metrics,
     pub(super) events: broadcast::Sender<Event>,

@@ -9,7 +9,7 @@ use super::{
     envelope::{Inner, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
     handle::{Received, SendState, Step},
     inbox::{Assembly, Key},
-    outbox::Header,
+    outbox::{Header, Left},
     receipt::{ENTRY, Receipt},
 };
 use crate::{
@@ -235,8 +235,33 @@ pub(super) fn encode_outgoing(header: &Header) -> Vec<u8> {
         expires_at: header.expires_at.0,
         history: history.collect(),
         last_error: header.last_error.clone(),
+        left: header.left.iter().map(stored_left).collect(),
     }
     .encode_to_vec()
+}
+
+fn stored_left(left: &Left) -> proto::StoredLeft {
+    proto::StoredLeft {
+        holder: left.holder.to_bytes().into(),
+        id: Bytes::copy_from_slice(&left.id.0),
+        grant: Bytes::copy_from_slice(&left.grant.0),
+        at: left.at.0,
+        until: left.until.0,
+        refused: left.refused.clone(),
+        never: left.never,
+    }
+}
+
+fn read_left(stored: &proto::StoredLeft) -> Option<Left> {
+    Some(Left {
+        holder: PeerId::from_bytes(&stored.holder).ok()?,
+        id: MessageId::from_slice(&stored.id)?,
+        grant: Hash(stored.grant.as_ref().try_into().ok()?),
+        at: UnixMillis(stored.at),
+        until: UnixMillis(stored.until),
+        refused: stored.refused.clone(),
+        never: stored.never,
+    })
 }
 
 /// An outgoing message from the store; `None` when it is damaged.
@@ -260,6 +285,7 @@ pub(super) fn decode_outgoing(bytes: &[u8]) -> Option<Header> {
         expires_at: UnixMillis(stored.expires_at),
         history,
         last_error: stored.last_error,
+        left: stored.left.iter().map(read_left).collect::<Option<Vec<_>>>()?,
     })
     .filter(|h| !h.ids.is_empty())
 }

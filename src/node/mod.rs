@@ -15,6 +15,7 @@
 
 mod bootstrap;
 mod data_dir;
+mod friends;
 mod signals;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -214,14 +215,16 @@ impl Node {
         let (mut network, net, dht) = wiring.network(protocols, topics)?;
         let listen = network.listen().await?;
         let (map_service, map) = wiring.map(map_ends, &net, dht)?;
-        let (message_service, message) = wiring.message(message_ends, &net, &map)?;
         let (friend_service, friend) = wiring.friend(friend_ends, &net, &map)?;
+        let (message_service, message) = wiring.message(message_ends, &net, &map, &friend)?;
         let mut layers = [Layer::new(), Layer::new(), Layer::new()];
         layers[NET].tasks.spawn("rpc", network.take_server());
         layers[NET].tasks.spawn("swarm", |stop| network.run(stop));
         layers[FEATURES].tasks.spawn("map", |stop| map_service.run(stop));
         layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
         layers[FEATURES].tasks.spawn("friend", |stop| friend_service.run(stop));
+        let mail = message.mailbox().clone();
+        layers[FEATURES].tasks.spawn("mailboxes", |stop| friends::run(friend.clone(), mail, stop));
         let handles = Handles { net, map, message, friend };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
         first_record(&handles.map).await;
@@ -383,6 +386,7 @@ impl<'a> Wiring<'a> {
         ends: MessageEnds,
         net: &net::Handle,
         map: &map::Handle,
+        friend: &friend::Handle,
     ) -> Result<(message::Service, message::Handle), Error> {
         let metrics = message::Metrics::new(&mut self.registry);
         let ((deliver, inbound), mailbox) = ends;
@@ -394,6 +398,7 @@ impl<'a> Wiring<'a> {
             store: self.store.clone(),
             net: net.clone(),
             map: map.clone(),
+            friend: friend.clone(),
             deliver,
             inbound,
             metrics,

@@ -7,3 +7,4 @@ mod kills;
 mod lifecycle;
 mod local_network;
 mod messages;
+mod offline;

@@ -2,6 +2,7 @@
 
 mod mail;
 mod net;
+mod offline;
 mod once;
 mod prop;
 mod service;

@@ -14,14 +14,15 @@ use tokio::{
 };
 
 use super::super::{
-    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError, mailbox, recipients::Recipients,
+    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError, mailbox,
+    recipients::{Granted, Recipients},
     service::Parts,
 };
 use crate::{
     identity::{EncryptionKey, Identity},
     map::{self, MapError},
     net::{PeerEvent, rpc},
-    primitives::{ManualClock, NetworkId, PeerId, UnixMillis},
+    primitives::{Hash, ManualClock, NetworkId, PeerId, UnixMillis},
     runtime::Stop,
     store::Store,
 };
@@ -64,12 +65,18 @@ impl Mail {
     }
 }
 
+/// Grants by owner, friend and hash.
+type Grants = HashMap<(PeerId, PeerId, Hash), Granted>;
+
 /// What all nodes share.
 #[derive(Clone, Debug)]
 pub(super) struct Net {
     pub(super) board: rpc::Loopback<Deliver>,
     pub(super) mail: Mail,
     pub(super) keys: Arc<Mutex<HashMap<PeerId, Vec<EncryptionKey>>>>,
+    /// Friends of owners, and the grants behind them.
+    pub(super) friends: Arc<Mutex<HashMap<PeerId, Vec<map::Friend>>>>,
+    pub(super) grants: Arc<Mutex<Grants>>,
     pub(super) clock: Arc<ManualClock>,
     /// The number of a record of everybody's own, signed elsewhere.
     pub(super) elsewhere: watch::Sender<u64>,
@@ -83,6 +90,8 @@ impl Net {
             board: rpc::Loopback::default(),
             mail: Mail::default(),
             keys: Arc::default(),
+            friends: Arc::default(),
+            grants: Arc::default(),
             clock: Arc::new(ManualClock::new(START)),
             elsewhere: watch::channel(0).0,
             map: broadcast::channel(64).0,
@@ -108,6 +117,16 @@ impl Recipients for Table {
     fn keys(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<EncryptionKey>, MapError>> {
         let keys = self.net.keys.lock().unwrap().get(&peer).cloned().ok_or(MapError::NotFound);
         Box::pin(async { keys })
+    }
+
+    fn friends(&self, peer: PeerId) -> BoxFuture<'_, Result<Vec<map::Friend>, MapError>> {
+        let friends = self.net.friends.lock().unwrap().get(&peer).cloned().unwrap_or_default();
+        Box::pin(async { Ok(friends) })
+    }
+
+    fn granted(&self, owner: PeerId, friend: PeerId, hash: Hash) -> BoxFuture<'_, Result<Granted, String>> {
+        let granted = self.net.grants.lock().unwrap().get(&(owner, friend, hash)).copied();
+        Box::pin(async move { granted.ok_or_else(|| "nobody gave the grant".to_owned()) })
     }
 
     fn publish_keys(&self, keys: Vec<EncryptionKey>) -> BoxFuture<'_, Result<(), MapError>> {

@@ -9,13 +9,14 @@ use super::super::{
     envelope::{Envelopes, Inner, part_id},
     handle::{SendState, Step},
     inbox::{Inbox, Limits, Verdict},
-    outbox::{Header, Now, Outbox, Output, is_end},
+    mailbox::{Refusal, StoredReceipt},
+    outbox::{Friend, Header, Now, Outbox, Output, is_end},
     receipt,
     wire::{self, Code},
 };
 use crate::{
     identity::{Identity, Keyring, Opener},
-    primitives::{Hash, MessageId, NetworkId, PeerId, StreamId, UnixMillis},
+    primitives::{GrantId, Hash, MessageId, NetworkId, PeerId, StreamId, UnixMillis},
 };
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -101,6 +102,7 @@ proptest! {
     #[test]
     fn outgoing_states_only_go_forward_and_end_once(steps in proptest::collection::vec((0_u8..8, any::<prop::sample::Index>(), 0_u32..11), 1..120)) {
         let (me, to) = (PeerId::random(), PeerId::random());
+        let friends = [PeerId::random(), PeerId::random(), PeerId::random()];
         let mut outbox = Outbox::new(me, Duration::from_secs(60), 1);
         let mut now = Now { wall: START, mono: Duration::ZERO };
         let mut flights: Vec<(u64, Vec<(u64, u32)>)> = Vec::new();
@@ -141,9 +143,32 @@ proptest! {
                     },
                     Output::Ended(h) => {
                         prop_assert!(is_end(h.state) && ended.insert(h.seq));
-                        prop_assert!(h.history.windows(2).all(|w| w[0].state < w[1].state && w[0].at <= w[1].at));
+                        let forward = |w: &[Step]| w[0].state < w[1].state || w[0].state == SendState::Stored;
+                        prop_assert!(h.history.windows(2).all(|w| forward(w) && w[0].state <= w[1].state));
+                        prop_assert!(h.history.windows(2).all(|w| w[0].at <= w[1].at));
                     }
-                    Output::NoReceipt(_) => {}
+                    Output::Friends(recipient) => {
+                        let friend = |n| Friend { peer: friends[n], grant: Hash([1; 32]) };
+                        outbox.friends(now, recipient, Ok((0..friends.len()).map(friend).collect()));
+                    }
+                    Output::Leave { flight, items, .. } => {
+                        let answer = |(seq, _): &(u64, u32)| match code {
+                            0..3 => Ok(StoredReceipt {
+                                id: id(*seq),
+                                grant: GrantId([1; 16]),
+                                stored_at: now.wall,
+                                expires_at: now.wall.plus(Duration::from_secs(u64::from(code) * 100)),
+                                queue_seq: 1,
+                                duplicate: false,
+                            }),
+                            3 => Err(Refusal::TooLarge(1)),
+                            _ => Err(Refusal::QuotaOwner),
+                        };
+                        let lost = code == 6;
+                        let answers = items.iter().map(answer).collect();
+                        outbox.deposited(now, flight, if lost { Err("lost".into()) } else { Ok(answers) });
+                    }
+                    Output::Withdraw { .. } | Output::NoReceipt(_) => {}
                 }
             }
         }
@@ -191,5 +216,6 @@ fn header(seq: u64, to: PeerId, me: PeerId, parts: u32) -> Header {
         expires_at: START.plus(Duration::from_secs(200)),
         history: vec![Step { state: SendState::Queued, at: START, by: me }],
         last_error: String::new(),
+        left: Vec::new(),
     }
 }

@@ -12,13 +12,18 @@ use super::super::{
     envelope::{Inner, PART_BYTES},
     handle::{SendState, Step},
     inbox::{Assembly, Inbox, Key, Limits, Verdict},
-    outbox::{Answer, Header, Item, Now, Outbox, Output, is_end},
+    mailbox::{Refusal, StoredReceipt},
+    outbox::{Answer, Deposited, Friend, Header, Item, Now, Outbox, Output, is_end},
     wire::Code,
 };
-use crate::primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis};
+use crate::primitives::{GrantId, Hash, MessageId, PeerId, StreamId, UnixMillis};
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
 const NODES: usize = 12;
+/// Friends of each node: those after it.
+const FRIENDS: usize = 3;
+/// Stands for a request of nobody: parts that come from a mailbox.
+const COLLECTED: u32 = u32::MAX - 1;
 const MESSAGES: u64 = 60;
 /// Faults happen until then, in milliseconds.
 const QUIET: u64 = 120_000;
@@ -47,6 +52,12 @@ enum Event {
     Answer { node: (usize, u32), flight: u64, answer: Answer },
     Ended { node: (usize, u32), header: Header },
     Resealed { node: (usize, u32), seq: u64 },
+    Friends { node: (usize, u32), recipient: PeerId },
+    Deposit { from: (usize, u32), flight: u64, owner: usize, holder: usize, parts: Vec<Part> },
+    Deposited { node: (usize, u32), flight: u64, answer: Deposited },
+    Collect { node: usize },
+    Receipted { sender: usize, recipient: PeerId, ids: Vec<MessageId> },
+    Offline { node: usize },
     Tick { node: usize },
     Crash { node: usize },
     LoseKeys { node: usize },
@@ -71,6 +82,10 @@ struct Disk {
     assemblies: HashMap<Key, (Assembly, BTreeSet<u32>)>,
     seen: HashMap<Key, MessageId>,
     inbox: Vec<Key>,
+    /// What it holds for others, by owner.
+    mail: BTreeMap<(usize, MessageId), (usize, Part)>,
+    /// What owners have collected here.
+    collected: BTreeSet<(usize, MessageId)>,
 }
 
 struct Node {
@@ -80,6 +95,7 @@ struct Node {
     epoch: u32,
     keys: u64,
     next_seq: u64,
+    offline_until: u64,
     disk: Disk,
 }
 
@@ -90,6 +106,9 @@ struct World {
     events: BTreeMap<(u64, u64), Event>,
     count: u64,
     redelivered: u64,
+    stored: u64,
+    collected: u64,
+    withdrawn: u64,
 }
 
 fn stream(node: usize) -> StreamId {
@@ -117,11 +136,22 @@ impl World {
                 epoch: 0,
                 keys: 0,
                 next_seq: 0,
+                offline_until: 0,
                 disk: Disk::default(),
             }
         });
         let nodes = nodes.collect();
-        let mut world = Self { random, now: 0, nodes, events: BTreeMap::new(), count: 0, redelivered: 0 };
+        let mut world = Self {
+            random,
+            now: 0,
+            nodes,
+            events: BTreeMap::new(),
+            count: 0,
+            redelivered: 0,
+            stored: 0,
+            collected: 0,
+            withdrawn: 0,
+        };
         for _ in 0..MESSAGES * NODES as u64 {
             let (from, to) = (world.node(), world.node());
             let parts = if world.random.below(4) == 0 { 2 + world.random.below(9) as u32 } else { 1 };
@@ -134,11 +164,14 @@ impl World {
             let (at, node) = (world.random.below(QUIET), world.node());
             world.at(at, Event::Crash { node });
             let (at, node) = (world.random.below(QUIET), world.node());
+            world.at(at, Event::Offline { node });
+            let (at, node) = (world.random.below(QUIET), world.node());
             if world.random.below(4) == 0 {
                 world.at(at, Event::LoseKeys { node });
             }
         }
         (0..NODES).for_each(|node| world.at(1, Event::Tick { node }));
+        (0..NODES).for_each(|node| world.at(1, Event::Collect { node }));
         world
     }
 
@@ -195,6 +228,17 @@ impl World {
                 self.nodes[node.0].disk.outbox.insert(header.seq, header);
             }
             Event::Resealed { node, seq } if alive(self, node) => self.reseal(node.0, seq),
+            Event::Friends { node, recipient } if alive(self, node) => self.friends(node.0, recipient),
+            Event::Deposit { from, flight, owner, holder, parts } => self.deposit(from, flight, owner, holder, parts),
+            Event::Deposited { node, flight, answer } if alive(self, node) => {
+                self.nodes[node.0].outbox.deposited(now, flight, answer);
+                self.carry_out(node.0);
+            }
+            Event::Collect { node } => self.collect(node),
+            Event::Receipted { sender, recipient, ids } => self.receipted(sender, recipient, &ids),
+            Event::Offline { node } => {
+                self.nodes[node].offline_until = self.now + self.random.below(40_000);
+            }
             Event::Tick { node } => {
                 self.nodes[node].outbox.tick(now);
                 self.carry_out(node);
@@ -224,6 +268,7 @@ impl World {
             expires_at: now.wall.plus(Duration::from_secs(86_400)),
             history: vec![Step { state: SendState::Queued, at: now.wall, by: node.id }],
             last_error: String::new(),
+            left: Vec::new(),
         };
         node.disk.outbox.insert(seq, header.clone());
         node.outbox.add(now, header, true);
@@ -257,12 +302,13 @@ impl World {
                     let to = self.nodes.iter().position(|n| n.id == peer).unwrap();
                     let parts: Vec<_> = items.into_iter().map(|item| self.part(node, item)).collect();
                     let from = (node, epoch);
+                    let away = self.offline(to) || self.offline(node);
                     if self.fault(10) {
                         // Arrives nevertheless, much later, when nobody waits for it.
                         let late = Event::Request { from: (node, u32::MAX), to, flight, parts: parts.clone() };
                         self.later(60_000, late);
                     }
-                    if self.fault(20) {
+                    if away || self.fault(20) {
                         self.later(2000, Event::Answer { node: from, flight, answer: Err("lost".into()) });
                     } else {
                         self.later(200, Event::Request { from, to, flight, parts });
@@ -277,10 +323,108 @@ impl World {
                     // Not synced: a crash may forget it.
                     self.later(100, Event::Ended { node: (node, epoch), header: *header });
                 }
-                Output::Changed { .. } => {}
+                Output::Changed { seq, durable } => {
+                    let Some((header, _)) = self.nodes[node].outbox.get(seq).filter(|_| durable) else { continue };
+                    self.changed(node, &header.clone());
+                }
+                Output::Friends(recipient) => self.later(200, Event::Friends { node: (node, epoch), recipient }),
+                Output::Leave { flight, owner, friend, items } => {
+                    let place = |peer| self.nodes.iter().position(|n| n.id == peer).unwrap();
+                    let (owner, holder) = (place(owner), place(friend.peer));
+                    let parts: Vec<_> = items.into_iter().map(|item| self.part(node, item)).collect();
+                    if self.offline(holder) || self.offline(node) || self.fault(20) {
+                        let answer = Err("lost".into());
+                        self.later(2000, Event::Deposited { node: (node, epoch), flight, answer });
+                    } else {
+                        self.later(500, Event::Deposit { from: (node, epoch), flight, owner, holder, parts });
+                    }
+                }
+                Output::Withdraw { owner, holder, ids } => {
+                    let place = |peer| self.nodes.iter().position(|n| n.id == peer).unwrap();
+                    let (owner, holder) = (place(owner), place(holder));
+                    for id in ids {
+                        self.withdrawn += u64::from(self.nodes[holder].disk.mail.remove(&(owner, id)).is_some());
+                    }
+                }
                 Output::NoReceipt(_) => panic!("recipients are honest here"),
             }
         }
+    }
+
+    fn offline(&self, node: usize) -> bool {
+        self.nodes[node].offline_until > self.now
+    }
+
+    /// A header is stored: it never tells less than before, and who is named has what it signed for.
+    fn changed(&mut self, node: usize, header: &Header) {
+        let old = self.nodes[node].disk.outbox.insert(header.seq, header.clone());
+        assert!(old.is_none_or(|old| old.state <= header.state), "never backward");
+        let to = self.nodes.iter().position(|n| n.id == header.to).unwrap();
+        let sealing = header.ids.len() - 1;
+        for left in header.left.iter().filter(|l| l.at.0 > 0 && l.id == header.ids[sealing]) {
+            self.stored += 1;
+            let holder = self.nodes.iter().find(|n| n.id == left.holder).unwrap();
+            for index in 0..header.parts {
+                let key = (to, part_id(node, header.seq, sealing, index));
+                let there = holder.disk.mail.contains_key(&key) || holder.disk.collected.contains(&key);
+                assert!(there, "a friend has what it signed for");
+            }
+        }
+    }
+
+    fn friends(&mut self, node: usize, recipient: PeerId) {
+        let (now, owner) = (self.clock(), self.nodes.iter().position(|n| n.id == recipient).unwrap());
+        let friend = |n: usize| Friend { peer: self.nodes[(owner + n) % NODES].id, grant: Hash([owner as u8; 32]) };
+        let all: Vec<_> = (1..=FRIENDS).map(friend).collect();
+        let found = if self.fault(20) { Err("nobody knows".into()) } else { Ok(all) };
+        self.nodes[node].outbox.friends(now, recipient, found);
+        self.carry_out(node);
+    }
+
+    fn deposit(&mut self, from: (usize, u32), flight: u64, owner: usize, holder: usize, parts: Vec<Part>) {
+        let now = self.clock().wall;
+        let mut answers = Vec::new();
+        for part in parts {
+            let id = part.0;
+            let busy = self.fault(10);
+            let disk = &mut self.nodes[holder].disk;
+            if disk.collected.contains(&(owner, id)) {
+                answers.push(Err(Refusal::AlreadyDelivered));
+            } else if busy {
+                answers.push(Err(Refusal::QuotaOwner));
+            } else {
+                let duplicate = disk.mail.insert((owner, id), (from.0, part)).is_some();
+                let (grant, expires_at) = (GrantId([1; 16]), now.plus(Duration::from_secs(86_400)));
+                let (stored_at, queue_seq) = (now, 1);
+                answers.push(Ok(StoredReceipt { id, grant, stored_at, expires_at, queue_seq, duplicate }));
+            }
+        }
+        let answer = if self.fault(20) { Err("answer lost".into()) } else { Ok(answers) };
+        self.later(200, Event::Deposited { node: from, flight, answer });
+    }
+
+    /// An owner takes what one of its friends holds, through the same door as requests.
+    fn collect(&mut self, node: usize) {
+        let holder = (node + 1 + self.random.below(FRIENDS as u64) as usize) % NODES;
+        if !self.offline(node) && !self.offline(holder) {
+            let mail = &self.nodes[holder].disk.mail;
+            let all: Vec<_> = mail.range((node, MessageId([0; 32]))..).take_while(|(k, _)| k.0 == node).collect();
+            let mut by_sender: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
+            all.into_iter().for_each(|(_, (from, part))| by_sender.entry(*from).or_default().push(part.clone()));
+            for (from, parts) in by_sender {
+                self.collected += parts.len() as u64;
+                self.request((from, COLLECTED), node, 0, parts);
+            }
+        }
+        self.later(10_000, Event::Collect { node });
+    }
+
+    fn receipted(&mut self, sender: usize, recipient: PeerId, ids: &[MessageId]) {
+        let now = self.clock();
+        let headers = self.nodes[sender].disk.outbox.values();
+        let seqs: Vec<_> = headers.filter(|h| h.ids.iter().any(|id| ids.contains(id))).map(|h| h.seq).collect();
+        seqs.into_iter().for_each(|seq| self.nodes[sender].outbox.receipted(now, seq, recipient));
+        self.carry_out(sender);
     }
 
     fn request(&mut self, from: (usize, u32), to: usize, flight: u64, parts: Vec<Part>) {
@@ -361,6 +505,20 @@ impl World {
             node.deliver(key, id);
         }
         let ((to, epoch), flight) = reply;
+        if epoch == COLLECTED {
+            // What is durable here is acknowledged to all friends, and the receipt is brought.
+            for id in receipts.iter().map(|(id, _)| *id) {
+                for holder in (1..=FRIENDS).map(|n| (at + n) % NODES) {
+                    self.nodes[holder].disk.mail.remove(&(at, id));
+                    self.nodes[holder].disk.collected.insert((at, id));
+                }
+            }
+            let (recipient, ids) = (self.nodes[at].id, receipts.into_iter().map(|(id, _)| id).collect());
+            if !self.fault(30) {
+                self.later(500, Event::Receipted { sender: to, recipient, ids });
+            }
+            return;
+        }
         let answer = if self.fault(20) { Err("answer lost".into()) } else { Ok((codes, receipts)) };
         self.later(200, Event::Answer { node: (to, epoch), flight, answer });
     }
@@ -414,7 +572,7 @@ impl Node {
 fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once() {
     let given = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
     let seeds: Vec<u64> = given.map_or_else(|| (0..40).collect(), |seed| vec![seed]);
-    let (mut messages, mut repeated) = (0, 0);
+    let (mut messages, mut repeated, mut stored, mut collected, mut withdrawn) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let mut world = World::new(seed);
         world.run();
@@ -436,7 +594,11 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
             assert!(node.disk.assemblies.is_empty(), "SEED={seed}: nothing incomplete is left");
         }
         repeated += world.redelivered;
+        (stored, collected, withdrawn) =
+            (stored + world.stored, collected + world.collected, withdrawn + world.withdrawn);
     }
     println!("{messages} messages, {repeated} receipts repeated");
-    assert!(given.is_some() || repeated > 100, "the faults did something");
+    println!("{stored} times stored, {collected} parts collected, {withdrawn} withdrawn");
+    let mail = stored > 100 && collected > 100 && withdrawn > 100;
+    assert!(given.is_some() || (repeated > 100 && mail), "the faults did something");
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::super::{
     envelope::{BUCKETS, Envelopes, Inner, PART_BYTES, id_of, part_len, parts_of},
     handle::{SendState, Step},
-    outbox::Header,
+    outbox::{Header, Left},
     receipt,
     wire::{self, Code},
 };
@@ -144,6 +144,15 @@ fn an_outgoing_message_survives_the_store_in_every_state() {
             queued_at: at,
             expires_at: UnixMillis(9),
             history,
+            left: vec![Left {
+                holder: to,
+                id: MessageId([2; 32]),
+                grant: Hash([4; 32]),
+                at: UnixMillis(3),
+                until: UnixMillis(9),
+                refused: "full".into(),
+                never: true,
+            }],
             last_error: "why".into(),
         };
         assert_eq!(wire::decode_outgoing(&wire::encode_outgoing(&header)).unwrap(), header);

@@ -1,0 +1,121 @@
+//! Brings friendships and mailboxes together: what we hold for others, and who holds mail for us.
+
+use std::{collections::HashMap, convert::Infallible, time::Duration};
+
+use tracing::warn;
+
+use crate::{
+    message::{
+        friend::{self, Figure, Held, Hold, Side},
+        mailbox::{self, Grant, GrantError, Phase, Policy, Terms},
+    },
+    primitives::PeerId,
+    runtime::Stop,
+};
+
+/// How often figures are brought to people, and friends whose draining is over are left out.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Tells the mailbox each change of grants and friends, until stopped.
+pub(super) async fn run(friend: friend::Handle, mailbox: mailbox::Handle, stop: Stop) -> Result<(), Infallible> {
+    let work = async {
+        let mut held = friend.held();
+        let mut events = Some(friend.subscribe());
+        let mut known = HashMap::new();
+        let mut look = tokio::time::interval(LOOK);
+        let mut open = true;
+        loop {
+            tokio::select! {
+                changed = held.changed(), if open => open = changed.is_ok(),
+                // A lost event is a reason to look, too.
+                closed = closed(&mut events) => if closed { events = None },
+                _ = look.tick() => figures(&friend, &mailbox).await,
+            }
+            let list = held.borrow_and_update().clone();
+            grants(&mailbox, &list, &mut known).await;
+            own_friends(&friend, &mailbox).await;
+        }
+    };
+    tokio::select! {
+        () = stop.wait() => {}
+        () = work => {}
+    }
+    Ok(())
+}
+
+/// The next event; whether there will be none any more.
+async fn closed(events: &mut Option<tokio::sync::broadcast::Receiver<friend::Event>>) -> bool {
+    match events {
+        Some(events) => matches!(events.recv().await, Err(tokio::sync::broadcast::error::RecvError::Closed)),
+        None => std::future::pending().await,
+    }
+}
+
+/// What is in `known` was taken by the mailbox, or never will be; what could not be stored is tried again with the next look.
+async fn grants(mailbox: &mailbox::Handle, list: &[Held], known: &mut HashMap<PeerId, Grant>) {
+    let mut now: HashMap<PeerId, Grant> = list.iter().map(|held| (held.owner, grant_of(held))).collect();
+    for (owner, grant) in known.iter().filter(|(_, grant)| grant.phase != Phase::Ended) {
+        now.entry(*owner).or_insert(Grant { phase: Phase::Ended, ..*grant });
+    }
+    for (owner, grant) in now {
+        if known.get(&owner) == Some(&grant) {
+            continue;
+        }
+        match mailbox.grant(owner, grant).await {
+            Ok(()) => drop(known.insert(owner, grant)),
+            Err(error @ GrantError::Store(_)) => warn!(%owner, %error, "a grant waits for the mailbox"),
+            Err(GrantError::Stopped) => return,
+            Err(error) => {
+                warn!(%owner, %error, "the mailbox does not take a grant");
+                known.insert(owner, grant);
+            }
+        }
+    }
+    known.retain(|owner, grant| grant.phase != Phase::Ended || list.iter().any(|held| held.owner == *owner));
+}
+
+fn grant_of(held: &Held) -> Grant {
+    let t = &held.terms;
+    Grant {
+        id: held.grant_id,
+        epoch: held.epoch,
+        phase: match held.state {
+            Hold::Active => Phase::Active,
+            Hold::Draining { until } => Phase::Draining(until),
+            Hold::Ended => Phase::Ended,
+        },
+        not_after: held.not_after,
+        terms: Terms {
+            quota_bytes: t.quota_bytes,
+            quota_msgs: t.quota_msgs.into(),
+            max_msg_bytes: t.max_msg_bytes.into(),
+            max_ttl: Duration::from_secs(t.max_ttl_s.into()),
+            per_contact_msgs: t.per_contact_msgs.into(),
+            per_contact_bytes_day: t.per_contact_bytes_day,
+            open_share_percent: u8::try_from(t.open_share_percent).unwrap_or(100).min(100),
+            policy: match t.policy {
+                friend::POLICY_CONTACTS_POW => Policy::ContactsOrWork,
+                friend::POLICY_OPEN_POW => Policy::Work,
+                _ => Policy::Contacts,
+            },
+        },
+    }
+}
+
+/// Mail is collected from friends whose grant is in force or draining.
+async fn own_friends(friend: &friend::Handle, mailbox: &mailbox::Handle) {
+    // An error means that the node is stopping.
+    let Ok(list) = friend.list().await else { return };
+    let holds = |f: &&friend::Friendship| {
+        f.side == Side::HeldBy && matches!(f.hold, Some(Hold::Active | Hold::Draining { .. }))
+    };
+    let _ = mailbox.set_friends(list.iter().filter(holds).map(|f| f.address).collect()).await;
+}
+
+async fn figures(friend: &friend::Handle, mailbox: &mailbox::Handle) {
+    // An error means that the node is stopping.
+    for stats in mailbox.held().await.unwrap_or_default() {
+        let figure = Figure { used_bytes: Some(stats.bytes), score: None };
+        friend.report(Side::HoldingFor, stats.owner, figure);
+    }
+}

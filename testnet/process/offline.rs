@@ -1,0 +1,120 @@
+//! Messages to somebody offline: friends hold them, over stops and kills of everybody.
+
+use serde_json::Value;
+
+use super::daemon::{Daemon, Home, eventually, shown};
+
+/// Alice sends to bob, whose friends hold his mail.
+struct Story {
+    a: Home,
+    b: Home,
+    friends: Vec<Home>,
+    alice: Option<Daemon>,
+    bob: Option<Daemon>,
+    held: Vec<Option<Daemon>>,
+    to: String,
+}
+
+impl Story {
+    /// All know each other, and bob's record lists its friends, also where alice reads it.
+    fn start(friends: usize) -> Self {
+        let args = ["--set", "message.retry_max_s=2", "--set", "friend.reserve_bytes=0"];
+        let args = [&args[..], &["--set", "friend.accept=all", "--set", "mailbox.disk_reserve_bytes=0"]].concat();
+        let new = || Home::new(&args);
+        let (a, b, friends) = (new(), new(), (0..friends).map(|_| new()).collect::<Vec<_>>());
+        let alice = a.start(&[]);
+        let boot = alice.bootstrap();
+        let bob = b.start(&["--bootstrap", &boot]);
+        let held: Vec<_> = friends.iter().map(|home| Some(home.start(&["--bootstrap", &boot]))).collect();
+        let nodes = friends.len() + 2;
+        for home in [&a, &b].into_iter().chain(&friends) {
+            eventually("all records", || (home.json(&["status"])["map"]["records"] == nodes).then_some(()));
+        }
+        for (daemon, priority) in held.iter().flatten().zip(1..) {
+            let offer = ["friend", "offer", &daemon.address, "--priority", &priority.to_string(), "--wait"];
+            assert_eq!(b.json(&offer)["state"], "active");
+        }
+        let to = bob.address.clone();
+        eventually("alice reads who bob's friends are", || {
+            let record = a.json(&["map", "get", &to]);
+            (record["records"][0]["friends"].as_array()?.len() == friends.len()).then_some(())
+        });
+        Self { a, b, friends, alice: Some(alice), bob: Some(bob), held, to }
+    }
+
+    fn bootstrap(&self) -> String {
+        self.held.iter().chain([&self.alice, &self.bob]).flatten().next().unwrap().bootstrap()
+    }
+
+    /// Sends and waits until a friend has it; the id.
+    #[track_caller]
+    fn store(&self, text: &str) -> String {
+        let sent = self.a.json(&["send", &self.to, text, "--wait", "stored", "--timeout", "60"]);
+        assert_eq!(sent["state"], "stored", "{sent}");
+        sent["id"].as_str().unwrap().to_owned()
+    }
+
+    fn back(&mut self) {
+        let boot = self.bootstrap();
+        self.bob = Some(self.b.start(&["--bootstrap", &boot]));
+    }
+
+    /// It is in the inbox, once.
+    #[track_caller]
+    fn arrived(&self, id: &str, text: &str) {
+        eventually("the message arrives", || {
+            let listed = self.b.json(&["inbox", "ls"]);
+            listed["messages"].as_array()?.iter().any(|m| m["id"] == id).then_some(())
+        });
+        let read = self.b.run(&["inbox", "read", id]);
+        assert_eq!(String::from_utf8_lossy(&read.stdout), text, "{}", shown(&read));
+        assert_eq!(self.b.json(&["inbox", "ls"])["messages"].as_array().unwrap().len(), 1, "once");
+    }
+
+    fn shown(&self, id: &str) -> Value {
+        self.a.json(&["outbox", "show", id])
+    }
+}
+
+#[test]
+fn sender_and_recipient_are_never_there_at_one_time() {
+    let mut story = Story::start(1);
+    let friend = story.held[0].as_ref().unwrap().address.clone();
+    story.bob.take().unwrap().terminate();
+    let id = story.store("while you were away");
+    let held = story.shown(&id);
+    assert_eq!(held["holders"], serde_json::json!([friend]), "{held}");
+    let step = held["history"].as_array().unwrap().iter().find(|step| step["state"] == "stored").unwrap();
+    assert_eq!(step["by"], friend, "{held}");
+    story.alice.take().unwrap().terminate();
+    // The friend forgets nothing when it dies between storing and handing over.
+    story.held[0].take().unwrap().kill();
+    story.held[0] = Some(story.friends[0].start(&[]));
+    story.back();
+    story.arrived(&id, "while you were away");
+    let boot = story.bootstrap();
+    story.alice = Some(story.a.start(&["--bootstrap", &boot]));
+    let told = eventually("delivered", || Some(story.shown(&id)).filter(|m| m["state"] == "delivered"));
+    let last = told["history"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["state"], &last["by"]), (&"delivered".into(), &story.to.as_str().into()), "{told}");
+    story.arrived(&id, "while you were away");
+}
+
+#[test]
+fn the_second_friend_has_it_when_the_first_is_dead() {
+    let mut story = Story::start(2);
+    let second = story.held[1].as_ref().unwrap().address.clone();
+    story.bob.take().unwrap().kill();
+    story.held[0].take().unwrap().kill();
+    let id = story.store("by the other one");
+    assert_eq!(story.shown(&id)["holders"], serde_json::json!([second]));
+    story.alice.take().unwrap().kill();
+    story.back();
+    story.arrived(&id, "by the other one");
+    let boot = story.bootstrap();
+    story.alice = Some(story.a.start(&["--bootstrap", &boot]));
+    eventually("delivered", || (story.shown(&id)["state"] == "delivered").then_some(()));
+    // The first one is back with an empty mailbox; nothing comes twice.
+    story.held[0] = Some(story.friends[0].start(&["--bootstrap", &boot]));
+    story.arrived(&id, "by the other one");
+}
