@@ -2,8 +2,8 @@
 //!
 //! Changes of state are stored by one task at a time, in order; what gathers meanwhile is written together. They are written
 //! without waiting for the disk: a lost one after a power cut means that the message is sent again, known at the other side,
-//! and receipted again. A cancellation is synced, since it is a promise; so is that friends hold a message. Who waits for a state is
-//! told when it is stored.
+//! and receipted again. Three things are synced, since others rely on them: a cancellation, that friends hold a message, and
+//! what was ended by a receipt that its recipient then forgets. Who waits for a state is told when it is stored.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -68,7 +68,7 @@ pub(super) enum Command {
     Cancel(MessageId, Reply<Outgoing>),
     /// A message came from there.
     Heard(PeerId),
-    /// This recipient's signed receipt for these came on its own; told when they have ended here.
+    /// This recipient's signed receipt for these came on its own; told when their end is durable.
     Receipted(PeerId, Vec<MessageId>, oneshot::Sender<()>),
 }
 
@@ -104,6 +104,8 @@ pub(super) struct Sender {
     storing: bool,
     /// Ended, and not stored yet.
     ending: HashMap<u64, Header>,
+    /// Receipts that came on their own, until what they ended is stored: their recipients then forget them.
+    receipted: Vec<(HashSet<u64>, oneshot::Sender<()>)>,
     /// Being sealed again: their end is stored after that, or the new sealing would bring them back.
     resealing: HashSet<u64>,
     /// What friends need not keep: owner, friend, parts.
@@ -129,6 +131,7 @@ impl Sender {
             dirty: Vec::new(),
             storing: false,
             ending: HashMap::new(),
+            receipted: Vec::new(),
             resealing: HashSet::new(),
             withdrawals: VecDeque::new(),
             withdrawing: 0,
@@ -205,11 +208,14 @@ impl Sender {
             }
             Command::Heard(peer) => self.machine.heard(now, peer),
             Command::Receipted(recipient, ids, reply) => {
-                for seq in ids.iter().filter_map(|id| self.seqs.get(id).copied()) {
-                    self.machine.receipted(now, seq, recipient);
+                let mut seqs: HashSet<_> = ids.iter().filter_map(|id| self.seqs.get(id).copied()).collect();
+                for seq in &seqs {
+                    self.machine.receipted(now, *seq, recipient);
                 }
-                // Who asked may have gone away.
-                let _ = reply.send(());
+                // Those of somebody else did not end by it.
+                seqs.retain(|seq| self.machine.get(*seq).is_none());
+                self.receipted.push((seqs, reply));
+                self.answer_receipts();
             }
             Command::Get(id, reply) => {
                 let _ = reply.send(self.view(&id).map(|(_, view)| view));
@@ -410,7 +416,9 @@ impl Sender {
         }
         let store = self.shared.tables.store.clone();
         // Who was told that a friend has it is never told again that none has.
-        let promise = headers.iter().any(|h| matches!(h.state, SendState::Cancelled | SendState::Stored));
+        let waited = |seq: &u64| self.receipted.iter().any(|(seqs, _)| seqs.contains(seq));
+        let promised = |h: &Header| matches!(h.state, SendState::Cancelled | SendState::Stored) || waited(&h.seq);
+        let promise = headers.iter().any(promised);
         self.tasks.spawn(async move {
             let result = if promise {
                 store.commit(batch).await
@@ -453,7 +461,28 @@ impl Sender {
             for reply in self.cancels.remove(&seq).unwrap_or_default() {
                 let _ = reply.send(result.clone().map(|()| view.clone()).map_err(|e| store_error(&e)));
             }
+            for (seqs, _) in &mut self.receipted {
+                seqs.remove(&seq);
+            }
             self.notify(seq, &view);
+        }
+        if result.is_err() {
+            // Their recipients bring them again.
+            self.receipted.clear();
+        }
+        self.answer_receipts();
+    }
+
+    /// Answers the receipts all of whose messages are stored.
+    fn answer_receipts(&mut self) {
+        let receipts = std::mem::take(&mut self.receipted);
+        for (seqs, reply) in receipts {
+            if seqs.is_empty() {
+                // Who asked may have gone away.
+                let _ = reply.send(());
+            } else {
+                self.receipted.push((seqs, reply));
+            }
         }
     }
 
