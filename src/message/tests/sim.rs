@@ -366,7 +366,10 @@ impl World {
             let holder = self.nodes.iter().find(|n| n.id == left.holder).unwrap();
             for index in 0..header.parts {
                 let key = (to, part_id(node, header.seq, sealing, index));
-                let there = holder.disk.mail.contains_key(&key) || holder.disk.collected.contains(&key);
+                // What is delivered was maybe taken back before a crash made us forget that.
+                let whole = Key { sender: self.nodes[node].id, stream: stream(node), seq: header.seq };
+                let delivered = self.nodes[to].disk.seen.contains_key(&whole);
+                let there = holder.disk.mail.contains_key(&key) || holder.disk.collected.contains(&key) || delivered;
                 assert!(there, "a friend has what it signed for");
             }
         }
