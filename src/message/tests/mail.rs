@@ -1,10 +1,11 @@
-//! Messages by way of friends: the whole service at every node, over loopbacks.
+//! Messages by way of friends: the whole service at every node, over loopbacks. Over real connections, with friendships, the
+//! process tests do it (`testnet/process/offline.rs`).
 
 use std::time::Duration;
 
 use super::{
     super::{
-        Body, Draft, Handle, SendState,
+        Handle, SendState,
         envelope::wire_of_stored,
         mailbox::{Account, ContactKey, DRAIN, Grant, Part, Phase, Place, Policy, Refusal, Terms, Who},
     },
@@ -12,9 +13,8 @@ use super::{
 };
 use crate::{
     identity::Identity,
-    primitives::{GrantId, Hash, MessageId, UnixMillis},
+    primitives::{GrantId, Hash, MessageId},
     store::Family,
-    test_util::{Member, config},
 };
 
 const WORK: Account = Account::Work(18);
@@ -183,37 +183,4 @@ async fn an_owner_lets_contacts_in_by_key_and_learns_what_was_refused() {
     net.peers.send(crate::net::PeerEvent::Up(friend.address())).unwrap();
     until("the other one arrives", async || b.handle.inbox(10).await.unwrap().len() == 2).await;
     assert!(b.handle.mailbox().friends().await.unwrap()[&friend.address()].refused.is_empty());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_real_connections_a_message_crosses_though_sender_and_recipient_never_meet() {
-    let friend = Member::start("friend", config(&[])).await;
-    let boot = config(&[friend.multiaddr()]);
-    let (a, b) = (Member::start("a", boot.clone()).await, Member::start("b", boot.clone()).await);
-    let (from, to) = (a.address(), b.address());
-    let open = Grant { not_after: UnixMillis(u64::MAX), ..grant() };
-    friend.node.message.mailbox().grant(to, open).await.unwrap();
-    let keys = async || a.node.map.resolve(to).await.is_ok_and(|entry| !entry.keys.is_empty());
-    until("the sender knows the recipient's keys", keys).await;
-    let b_dir = b.stop().await;
-    let draft = Draft { to, body: Body::Bytes(b"hello".to_vec()), file_name: String::new(), ttl: None };
-    let id = a.node.message.send(draft).await.unwrap().id;
-    let place = Place { holder: friend.address(), owner: to, grant: open.id };
-    let parts = queued(&a.node.message, id);
-    let left = a.node.message.mailbox().depositor().deposit(place, &WORK, parts);
-    let receipt = soon("deposit", left).await.unwrap().0.remove(0).unwrap();
-    assert_eq!((receipt.id, receipt.queue_seq), (id, 1));
-    let a_dir = a.stop().await;
-    let b = Member::start_in(b_dir, "b", boot.clone()).await;
-    b.node.message.mailbox().set_friends(vec![friend.address()]).await.unwrap();
-    until("it arrives", async || b.node.message.inbox(10).await.unwrap().len() == 1).await;
-    assert_eq!(b.node.message.inbox(10).await.unwrap()[0].from, from);
-    let empty = async || friend.node.message.mailbox().held().await.unwrap()[0].messages == 0;
-    until("the friend's copy is acknowledged", empty).await;
-    let a = Member::start_in(a_dir, "a", boot).await;
-    let end = a.node.message.wait(id, SendState::Delivered, Duration::from_secs(30)).await.unwrap().unwrap();
-    assert_eq!((end.state, end.history.last().unwrap().by), (SendState::Delivered, to));
-    for member in [a, b, friend] {
-        member.stop().await;
-    }
 }
