@@ -1,6 +1,6 @@
 //! The numbers vos promises, each printed as a ratio against a named baseline measured in the same run.
 //!
-//! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message). What each group defends stands at its module. Ratios on a
+//! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message, mailbox). What each group defends stands at its module. Ratios on a
 //! busy machine are still ratios: baseline and candidate alternate, and the median of the rounds counts.
 
 #![allow(
@@ -14,6 +14,7 @@
 )]
 
 mod bulk;
+mod mailbox;
 mod map;
 mod measure;
 mod message;
@@ -38,5 +39,8 @@ fn main() {
     }
     if wanted("message") {
         runtime.block_on(message::run());
+    }
+    if wanted("mailbox") {
+        runtime.block_on(mailbox::run());
     }
 }

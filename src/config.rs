@@ -61,8 +61,6 @@ pub struct Config {
     pub message: message::Config,
     /// `[friend]`
     pub friend: friend::Config,
-    /// `[mailbox]`
-    pub mailbox: message::mailbox::Config,
     /// `[api]`
     pub api: api::Config,
     /// `[log]`
@@ -88,13 +86,8 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "message", doc: "Limits and times of messages.", keys: message::Config::KEYS },
     Section {
         name: "friend",
-        doc: "Holding messages for other nodes as their Friend VOS.",
+        doc: "Friend VOS: messages held for other nodes, and by them for us.",
         keys: friend::Config::KEYS,
-    },
-    Section {
-        name: "mailbox",
-        doc: "What is kept for others, and collected from them.",
-        keys: message::mailbox::Config::KEYS,
     },
     Section { name: "api", doc: "The control API besides its Unix socket.", keys: api::Config::KEYS },
     Section { name: "log", doc: "Logs, on stderr.", keys: LogConfig::KEYS },

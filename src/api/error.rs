@@ -10,7 +10,7 @@ use axum::{
 use super::schema::{ErrorBody, ErrorDetail, Record};
 use crate::{
     map::MapError,
-    message::{MessageError, friend::FriendError},
+    message::{MessageError, contacts::ContactError, friend::FriendError, mailbox},
     net::CommandError,
     store::StoreError,
 };
@@ -136,6 +136,26 @@ impl From<MessageError> for ApiError {
             MessageError::Store(_) => Self::store(text),
             MessageError::Stopped => Self::stopping(),
         }
+    }
+}
+
+impl From<ContactError> for ApiError {
+    fn from(error: ContactError) -> Self {
+        let text = error.to_string();
+        match error {
+            ContactError::Invalid => Self::invalid(text),
+            ContactError::NotFound => Self::not_found(text),
+            ContactError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
+            ContactError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
+            ContactError::Store(StoreError::Failed(_)) => Self::store(text),
+            ContactError::Store(StoreError::Stopped) => Self::stopping(),
+        }
+    }
+}
+
+impl From<mailbox::Stopped> for ApiError {
+    fn from(_: mailbox::Stopped) -> Self {
+        Self::stopping()
     }
 }
 

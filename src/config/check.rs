@@ -2,9 +2,9 @@
 
 use super::{Config, ConfigError, load::shorten};
 use crate::{
-    identity, net,
+    net,
     primitives::{
-        Multiaddr, PeerId,
+        Multiaddr,
         limits::{MAX_ADDR_BYTES, MAX_NAME_BYTES, MAX_RECORD_VALIDITY},
         multiaddr::Protocol,
     },
@@ -20,8 +20,6 @@ const YEAR_S: u64 = 365 * 24 * 3600;
 const MAX_BYTES: u64 = 1 << 60;
 /// Owners for whom one node holds messages: 2 KiB of memory each.
 const MAX_GRANTS: u64 = 100_000;
-/// Addresses in `friend.contacts`.
-const MAX_CONTACTS: usize = 1024;
 
 impl Config {
     /// Checks every range; [`Config::load`] calls it.
@@ -32,7 +30,6 @@ impl Config {
         check_name(&self.node.name).map_err(|problem| ConfigError::Invalid(format!("node.name: {problem}")))?;
         self.check_numbers()?;
         self.check_addrs()?;
-        self.check_contacts()?;
         if let Some(addr) = self.api.tcp.addr()
             && !addr.ip().is_loopback()
         {
@@ -75,6 +72,7 @@ impl Config {
             ("friend.max_bytes", friend.max_bytes, 0, MAX_BYTES),
             ("friend.max_grants", wide(friend.max_grants), 0, MAX_GRANTS),
             ("friend.reserve_bytes", friend.reserve_bytes, 0, MAX_BYTES),
+            ("friend.poll_s", friend.poll_s, 10, 86_400),
         ];
         for (key, value, min, max) in ranges {
             if !(min..=max).contains(&value) {
@@ -82,19 +80,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    fn check_contacts(&self) -> Result<(), ConfigError> {
-        let contacts = &self.friend.contacts;
-        if contacts.len() > MAX_CONTACTS {
-            let text = format!("friend.contacts: {} addresses, at most {MAX_CONTACTS}", contacts.len());
-            return Err(ConfigError::Invalid(text));
-        }
-        let good = |text: &str| text.parse().is_ok_and(|address: PeerId| identity::public_key_of(&address).is_some());
-        match contacts.iter().find(|text| !good(text)) {
-            Some(text) => Err(ConfigError::Invalid(format!("friend.contacts: {} is not an address", shorten(text)))),
-            None => Ok(()),
-        }
     }
 
     fn check_addrs(&self) -> Result<(), ConfigError> {

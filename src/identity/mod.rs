@@ -15,6 +15,7 @@
 mod encryption;
 mod envelope;
 mod keystore;
+mod pair;
 #[cfg(test)]
 mod tests;
 

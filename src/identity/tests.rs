@@ -214,3 +214,31 @@ proptest! {
         prop_assert!(open_envelope(&purpose("a/1"), &bytes).is_err());
     }
 }
+
+#[test]
+fn two_identities_share_one_key_for_each_purpose_and_nobody_else_has_it() {
+    let [a, b, c] = [(); 3].map(|()| Identity::generate());
+    let key = |us: &Identity, other: &Identity, context, info: &[u8]| {
+        us.shared_with(&other.address(), context, info).unwrap().public_key()
+    };
+    let ours = key(&a, &b, "one", b"info");
+    assert_eq!(ours, key(&b, &a, "one", b"info"));
+    for other in [
+        key(&a, &b, "two", b"info"),
+        key(&a, &b, "one", b"other"),
+        key(&a, &c, "one", b"info"),
+        key(&c, &b, "one", b"info"),
+    ] {
+        assert_ne!(ours, other);
+    }
+    // The neutral element is a key that decompresses, and whose product is the same for every secret.
+    let mut neutral = [0; 32];
+    neutral[0] = 1;
+    let neutral = libp2p::identity::ed25519::PublicKey::try_from_bytes(&neutral);
+    if let Ok(key) = neutral {
+        let address = libp2p::identity::PublicKey::from(key).to_peer_id();
+        assert!(a.shared_with(&address, "one", b"info").is_none());
+    }
+    let hash = libp2p::multihash::Multihash::<64>::wrap(0x12, &[1; 32]).unwrap();
+    assert!(a.shared_with(&PeerId::from_multihash(hash).unwrap(), "one", b"").is_none());
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
+    contacts::Contacts,
     desk,
     envelope::{MAX_FILE_NAME, parts_of},
     inbox::MAX_TTL,
@@ -196,6 +197,12 @@ impl Handle {
         &self.mailbox
     }
 
+    /// Who may leave messages with our friends.
+    #[must_use]
+    pub fn contacts(&self) -> &Contacts {
+        &self.shared.contacts
+    }
+
     /// Seals and queues a message; when this returns it is durable and will be tried until it expires. A spool file is removed
     /// in any case. Dropping the future may leave the message queued or not.
     ///
@@ -230,7 +237,9 @@ impl Handle {
         let job = Job { to: draft.to, key, body: draft.body, bytes, file_name, expires_at, place, reply };
         let intake = if parts_of(bytes) == 1 { &self.small } else { &self.large };
         intake.send(job).await.map_err(|_| MessageError::Stopped)?;
-        answer.await.map_err(|_| MessageError::Stopped)?
+        let queued = answer.await.map_err(|_| MessageError::Stopped)??;
+        self.shared.contacts.written_to(queued.to).await;
+        Ok(queued)
     }
 
     /// When the message expires.

@@ -3,12 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use tracing::debug;
 
 use super::{
+    contacts::{Pair, deposit_key},
     envelope::wire_of_stored,
     friend::POLICY_CONTACTS,
     mailbox::{Account, Depositor, Part, Place, Refusal, WORK_BITS},
@@ -27,6 +29,8 @@ const GRANTS: usize = 1024;
 const MOST_WORK: u64 = 26;
 /// How often one request is made again with more work: what is asked for rises while others leave messages, too.
 const ROUNDS: usize = 3;
+/// How long work is done instead of trying our deposit key again after a friend did not know it.
+const STRANGER: Duration = Duration::from_secs(600);
 
 /// The purpose of the signatures that secrets of withdrawals are made of.
 pub(super) fn purpose(network: &NetworkId) -> Purpose {
@@ -43,12 +47,15 @@ fn secret(shared: &Shared, id: &MessageId) -> [u8; 32] {
 pub(super) struct Leaver {
     shared: Arc<Shared>,
     depositor: Depositor,
+    network: NetworkId,
     grants: Arc<Mutex<HashMap<(PeerId, Friend), Granted>>>,
+    /// Owners whose friends did not know our deposit key, and when.
+    strange: Arc<Mutex<HashMap<(PeerId, PeerId), Instant>>>,
 }
 
 impl Leaver {
-    pub(super) fn new(shared: Arc<Shared>, depositor: Depositor) -> Self {
-        Self { shared, depositor, grants: Arc::default() }
+    pub(super) fn new(shared: Arc<Shared>, network: NetworkId, depositor: Depositor) -> Self {
+        Self { shared, depositor, network, grants: Arc::default(), strange: Arc::default() }
     }
 
     /// The friends that a recipient's record lists, the best first.
@@ -79,13 +86,8 @@ impl Leaver {
         let granted = self.granted(owner, friend).await?;
         let now = self.shared.now();
         // The friend would say the same, after the work was done.
-        let no = match granted.policy {
-            _ if now >= granted.not_after => Some(Refusal::GrantExpired),
-            POLICY_CONTACTS => Some(Refusal::BadAuth),
-            _ => None,
-        };
-        if let Some(refusal) = no {
-            return Ok(vec![Err(refusal); items.len()]);
+        if now >= granted.not_after {
+            return Ok(vec![Err(Refusal::GrantExpired); items.len()]);
         }
         let worker = self.shared.clone();
         let read = move || -> Result<Vec<Part>, String> {
@@ -101,11 +103,47 @@ impl Leaver {
         };
         let parts = tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??;
         let place = Place { holder: friend.peer, owner, grant: granted.id };
-        self.deposit(place, parts).await
+        self.deposit(place, granted.policy, parts).await
+    }
+
+    /// Deposits: as a contact, and where we are none with work, if the owner lets strangers in.
+    async fn deposit(&self, place: Place, policy: u32, parts: Vec<Part>) -> Deposited {
+        if policy == POLICY_CONTACTS || !self.is_stranger(place) {
+            let pair = Pair { owner: place.owner, contact: self.shared.local, holder: place.holder };
+            let (us, network) = (self.shared.clone(), self.network.clone());
+            let key = tokio::task::spawn_blocking(move || deposit_key(&us.identity, &network, pair)).await;
+            let key = key.ok().flatten().ok_or("the recipient has no key")?;
+            let answers = self.leave_as(place, &Account::Key(Box::new(key)), &parts).await?;
+            if policy == POLICY_CONTACTS || !answers.contains(&Err(Refusal::BadAuth)) {
+                return Ok(answers);
+            }
+            self.mark_stranger(place);
+        }
+        self.deposit_with_work(place, &parts).await
+    }
+
+    fn is_stranger(&self, place: Place) -> bool {
+        let strange = self.strange.lock().expect("no panic while held");
+        strange.get(&(place.owner, place.holder)).is_some_and(|at| at.elapsed() < STRANGER)
+    }
+
+    fn mark_stranger(&self, place: Place) {
+        let mut strange = self.strange.lock().expect("no panic while held");
+        if strange.len() >= GRANTS {
+            strange.clear();
+        }
+        strange.insert((place.owner, place.holder), Instant::now());
+    }
+
+    async fn leave_as(&self, place: Place, account: &Account, parts: &[Part]) -> Deposited {
+        let bytes: usize = parts.iter().map(|part| Bytes::len(&part.sealed)).sum();
+        self.shared.metrics.bytes_out.inc_by(bytes as u64); // usize fits in u64
+        let (answers, _) = self.depositor.deposit(place, account, parts.to_vec()).await.map_err(|e| e.to_string())?;
+        Ok(answers)
     }
 
     /// Deposits, and does more work where it is asked for.
-    async fn deposit(&self, place: Place, parts: Vec<Part>) -> Deposited {
+    async fn deposit_with_work(&self, place: Place, parts: &[Part]) -> Deposited {
         let mut answers = vec![Err(Refusal::NeedPow(u64::from(WORK_BITS))); parts.len()];
         for _ in 0..ROUNDS {
             let asked = |answer: &Result<_, Refusal>| match answer {
@@ -114,11 +152,8 @@ impl Leaver {
             };
             let open: Vec<usize> = (0..parts.len()).filter(|at| asked(&answers[*at]).is_some()).collect();
             let Some(bits) = open.iter().filter_map(|at| asked(&answers[*at])).max() else { break };
-            let again = open.iter().map(|at| parts[*at].clone()).collect();
-            let bytes: usize = open.iter().map(|at| Bytes::len(&parts[*at].sealed)).sum();
-            self.shared.metrics.bytes_out.inc_by(bytes as u64); // usize fits in u64
-            let answer = self.depositor.deposit(place, &Account::Work(bits.max(WORK_BITS)), again).await;
-            let (new, _) = answer.map_err(|e| e.to_string())?;
+            let again: Vec<_> = open.iter().map(|at| parts[*at].clone()).collect();
+            let new = self.leave_as(place, &Account::Work(bits.max(WORK_BITS)), &again).await?;
             for (at, answer) in open.into_iter().zip(new) {
                 answers[at] = answer;
             }

@@ -25,9 +25,8 @@
 //!   parallel; one that does not answer or has no room pauses, and the next one takes its place. Direct tries go on. Friends take the
 //!   same sealed parts, under the same ids, and what is collected from them comes in by the same door as what peers deliver. Who holds
 //!   a message, and who refused it and why, is stored with it. After a direct delivery friends are told that they need not keep it.
-//! * **Who may leave messages.** Senders prove work for each part, so grants have to allow open deposits; that is the default of an
-//!   offer, within the open share. Deposit keys for contacts are not given out yet; neither are stored receipts kept as evidence.
-//!   A friend that is full is tried again after a pause; its markers do not wake the sender. A recipient that answers but has no room is
+//! * **Who may leave messages.** Contacts ([`contacts`]), with a deposit key that both sides derive; others prove work for each part,
+//!   where the grant lets them in at all. Stored receipts are not kept as evidence yet. A friend that is full is tried again after a pause; its markers do not wake the sender. A recipient that answers but has no room is
 //!   waited for: nothing is left with its friends then.
 //! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form (`envelope.rs`). When the
 //!   recipient has lost the key (NEED_RESEAL) the sender, who keeps each part's symmetric key beside it, seals again with
@@ -47,6 +46,7 @@
 
 mod age;
 mod config;
+pub mod contacts;
 mod desk;
 mod envelope;
 pub mod friend;

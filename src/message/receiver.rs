@@ -90,6 +90,20 @@ enum Done {
     Swept,
 }
 
+/// What came from peers or was collected from friends, whichever is there; of both, neither can shut the other out. Empty when the
+/// node stops.
+async fn arrived(
+    inbound: &mut mpsc::Receiver<Inbound<Deliver>>,
+    collected: &mut mpsc::Receiver<Inbound<Deliver>>,
+) -> Vec<Inbound<Deliver>> {
+    let mut requests = Vec::new();
+    tokio::select! {
+        Some(request) = collected.recv() => requests.push(request),
+        _ = inbound.recv_many(&mut requests, ROUND) => {}
+    }
+    requests
+}
+
 pub(super) struct Receiver {
     shared: Arc<Shared>,
     machine: Inbox,
@@ -114,18 +128,13 @@ impl Receiver {
     ) {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
-            let mut requests = Vec::new();
             tokio::select! {
                 biased;
                 () = stop.wait() => break,
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
                 _ = sweep.tick() => self.sweep(),
-                Some(request) = collected.recv(), if self.opening < OPENING && self.rounds < ROUNDS => {
-                    requests.push(request);
-                    self.open(requests);
-                }
-                n = inbound.recv_many(&mut requests, ROUND), if self.opening < OPENING && self.rounds < ROUNDS => {
-                    if n == 0 {
+                requests = arrived(&mut inbound, &mut collected), if self.opening < OPENING && self.rounds < ROUNDS => {
+                    if requests.is_empty() {
                         break;
                     }
                     self.open(requests);

@@ -8,7 +8,9 @@ use tokio::{
 };
 
 use super::{
-    Config, Event, Handle, Metrics, desk,
+    Config, Event, Handle, Metrics,
+    contacts::Contacts,
+    desk,
     envelope::Envelopes,
     friend,
     inbox::{Inbox, Limits},
@@ -53,14 +55,16 @@ pub struct Deps {
     pub map: map::Handle,
     /// Grants of their friends.
     pub friend: friend::Handle,
+    /// Who may leave messages with our friends.
+    pub contacts: Contacts,
     /// Asks others to take messages.
     pub deliver: rpc::Client<Deliver>,
     /// What others want us to take.
     pub inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
     /// Counters, registered by the node.
     pub metrics: Metrics,
-    /// Mailboxes: configuration, protocols, counters.
-    pub mailbox: (mailbox::Config, mailbox::Ends, mailbox::Metrics),
+    /// Mailboxes: what may be kept, protocols, counters.
+    pub mailbox: (friend::Config, mailbox::Ends, mailbox::Metrics),
 }
 
 /// The same with narrow doors, for tests.
@@ -72,10 +76,11 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) peers: broadcast::Receiver<PeerEvent>,
     pub(super) recipients: Arc<dyn Recipients>,
+    pub(super) contacts: Contacts,
     pub(super) deliver: rpc::Client<Deliver>,
     pub(super) inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
     pub(super) metrics: Metrics,
-    pub(super) mailbox: (mailbox::Config, mailbox::Ends, mailbox::Metrics),
+    pub(super) mailbox: (friend::Config, mailbox::Ends, mailbox::Metrics),
 }
 
 /// Why the service ended before it was asked to: a bug, reported with the log.
@@ -107,15 +112,18 @@ impl Service {
     /// # Errors
     /// The store's error.
     pub fn new(config: Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
-        let Deps { identity, network, clock, store, net, map, friend, deliver, inbound, metrics, mailbox } = deps;
+        let Deps { identity, network, clock, store, net, map, friend, contacts, deliver, inbound, metrics, mailbox } =
+            deps;
         let recipients = Arc::new(Directory { map, friend });
         let peers = net.subscribe();
-        let parts = Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics, mailbox };
+        let parts =
+            Parts { identity, network, clock, store, peers, recipients, contacts, deliver, inbound, metrics, mailbox };
         Self::with(config, parts)
     }
 
     pub(super) fn with(config: Config, parts: Parts) -> Result<(Self, Handle), StoreError> {
-        let Parts { identity, network, clock, store, peers, recipients, deliver, inbound, metrics, mailbox } = parts;
+        let Parts { identity, network, clock, store, peers, recipients, contacts, deliver, inbound, metrics, mailbox } =
+            parts;
         let (mailbox_config, ends, mailbox_metrics) = mailbox;
         let local = identity.address();
         let tables = Tables::new(&store)?;
@@ -147,6 +155,7 @@ impl Service {
             keys,
             envelopes,
             recipients,
+            contacts,
             metrics,
             events,
             counts,
@@ -159,14 +168,14 @@ impl Service {
         let (desk_sender, desk) = mpsc::channel(desk::QUEUE);
         let deps = mailbox::Deps {
             shared: shared.clone(),
-            network,
+            network: network.clone(),
             metrics: mailbox_metrics,
             peers: peers.resubscribe(),
             ends,
             sender: commands.0.clone(),
         };
         let (mailbox, mailbox_handle, collected) = mailbox::Service::load(&mailbox_config, deps)?;
-        let leaver = Leaver::new(shared.clone(), mailbox_handle.depositor().clone());
+        let leaver = Leaver::new(shared.clone(), network.clone(), mailbox_handle.depositor().clone());
         let handle = Handle {
             mailbox: mailbox_handle,
             shared: shared.clone(),

@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{
-    Config, Event, Metrics, Stats, envelope::Envelopes, keys::Keys, recipients::Recipients, store::Tables,
-    stream::Sequence,
+    Config, Event, Metrics, Stats, contacts::Contacts, envelope::Envelopes, keys::Keys, recipients::Recipients,
+    store::Tables, stream::Sequence,
 };
 use crate::{
     identity::{EncryptionKey, Identity, Purpose, SealError, SealSession},
@@ -61,6 +61,7 @@ pub(super) struct Shared {
     pub(super) receipts: Purpose,
     pub(super) withdrawals: Purpose,
     pub(super) recipients: Arc<dyn Recipients>,
+    pub(super) contacts: Contacts,
     pub(super) metrics: Metrics,
     pub(super) events: broadcast::Sender<Event>,
     pub(super) counts: Counts,

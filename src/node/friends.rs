@@ -1,13 +1,15 @@
-//! Brings friendships and mailboxes together: what we hold for others, and who holds mail for us.
+//! Brings friendships, mailboxes and the map together: what we hold for others, who holds mail for us, whose records stay.
 
 use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use tracing::warn;
 
 use crate::{
+    map,
     message::{
+        contacts::Contacts,
         friend::{self, Figure, Held, Hold, Side},
-        mailbox::{self, Grant, GrantError, Phase, Policy, Terms},
+        mailbox::{self, Grant, GrantError},
     },
     primitives::PeerId,
     runtime::Stop,
@@ -21,7 +23,9 @@ pub(super) async fn run(friend: friend::Handle, mailbox: mailbox::Handle, stop: 
     let work = async {
         let mut held = friend.held();
         let mut events = Some(friend.subscribe());
-        let mut known = HashMap::new();
+        // What ended while we were away is not in the list any more. An error means that the node is stopping.
+        let kept = mailbox.held().await.unwrap_or_default().into_iter();
+        let mut known = kept.filter_map(|stats| Some((stats.owner, stats.grant?))).collect();
         let mut look = tokio::time::interval(LOOK);
         let mut open = true;
         loop {
@@ -54,8 +58,8 @@ async fn closed(events: &mut Option<tokio::sync::broadcast::Receiver<friend::Eve
 /// What is in `known` was taken by the mailbox, or never will be; what could not be stored is tried again with the next look.
 async fn grants(mailbox: &mailbox::Handle, list: &[Held], known: &mut HashMap<PeerId, Grant>) {
     let mut now: HashMap<PeerId, Grant> = list.iter().map(|held| (held.owner, grant_of(held))).collect();
-    for (owner, grant) in known.iter().filter(|(_, grant)| grant.phase != Phase::Ended) {
-        now.entry(*owner).or_insert(Grant { phase: Phase::Ended, ..*grant });
+    for (owner, grant) in known.iter().filter(|(_, grant)| grant.phase != Hold::Ended) {
+        now.entry(*owner).or_insert(Grant { phase: Hold::Ended, ..*grant });
     }
     for (owner, grant) in now {
         if known.get(&owner) == Some(&grant) {
@@ -71,35 +75,11 @@ async fn grants(mailbox: &mailbox::Handle, list: &[Held], known: &mut HashMap<Pe
             }
         }
     }
-    known.retain(|owner, grant| grant.phase != Phase::Ended || list.iter().any(|held| held.owner == *owner));
+    known.retain(|owner, grant| grant.phase != Hold::Ended || list.iter().any(|held| held.owner == *owner));
 }
 
 fn grant_of(held: &Held) -> Grant {
-    let t = &held.terms;
-    Grant {
-        id: held.grant_id,
-        epoch: held.epoch,
-        phase: match held.state {
-            Hold::Active => Phase::Active,
-            Hold::Draining { until } => Phase::Draining(until),
-            Hold::Ended => Phase::Ended,
-        },
-        not_after: held.not_after,
-        terms: Terms {
-            quota_bytes: t.quota_bytes,
-            quota_msgs: t.quota_msgs.into(),
-            max_msg_bytes: t.max_msg_bytes.into(),
-            max_ttl: Duration::from_secs(t.max_ttl_s.into()),
-            per_contact_msgs: t.per_contact_msgs.into(),
-            per_contact_bytes_day: t.per_contact_bytes_day,
-            open_share_percent: u8::try_from(t.open_share_percent).unwrap_or(100).min(100),
-            policy: match t.policy {
-                friend::POLICY_CONTACTS_POW => Policy::ContactsOrWork,
-                friend::POLICY_OPEN_POW => Policy::Work,
-                _ => Policy::Contacts,
-            },
-        },
-    }
+    Grant { id: held.grant_id, epoch: held.epoch, phase: held.state, not_after: held.not_after, terms: held.terms }
 }
 
 /// Mail is collected from friends whose grant is in force or draining.
@@ -117,5 +97,20 @@ async fn figures(friend: &friend::Handle, mailbox: &mailbox::Handle) {
     for stats in mailbox.held().await.unwrap_or_default() {
         let figure = Figure { used_bytes: Some(stats.bytes), score: None };
         friend.report(Side::HoldingFor, stats.owner, figure);
+    }
+}
+
+/// Keeps the records of contacts in a map that is too small for all, until stopped.
+pub(super) async fn pin(contacts: Contacts, map: map::Handle, stop: Stop) -> Result<(), Infallible> {
+    let mut book = contacts.watch();
+    book.mark_changed();
+    loop {
+        tokio::select! {
+            () = stop.wait() => return Ok(()),
+            changed = book.changed() => match changed {
+                Ok(()) => book.borrow_and_update().contacts.keys().for_each(|contact| map.pin(*contact)),
+                Err(_) => return Ok(()),
+            },
+        }
     }
 }

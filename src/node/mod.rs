@@ -29,7 +29,7 @@ use crate::{
     config::Config,
     identity::{self, Identity, KeystoreError},
     map,
-    message::{self, friend},
+    message::{self, contacts::Contacts, friend},
     net::{self, pubsub::Topics, rpc::Protocols},
     primitives::{Clock, Multiaddr, NetworkId, PeerId, SystemClock},
     runtime::{Ended, Stop, Supervisor},
@@ -215,16 +215,18 @@ impl Node {
         let (mut network, net, dht) = wiring.network(protocols, topics)?;
         let listen = network.listen().await?;
         let (map_service, map) = wiring.map(map_ends, &net, dht)?;
-        let (friend_service, friend) = wiring.friend(friend_ends, &net, &map)?;
-        let (message_service, message) = wiring.message(message_ends, &net, &map, &friend)?;
+        let contacts = wiring.contacts()?;
+        let (friend_service, friend) = wiring.friend(friend_ends, &net, &map, &contacts)?;
+        let (message_service, message) = wiring.message(message_ends, &net, &map, (&friend, &contacts))?;
         let mut layers = [Layer::new(), Layer::new(), Layer::new()];
         layers[NET].tasks.spawn("rpc", network.take_server());
         layers[NET].tasks.spawn("swarm", |stop| network.run(stop));
         layers[FEATURES].tasks.spawn("map", |stop| map_service.run(stop));
         layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
         layers[FEATURES].tasks.spawn("friend", |stop| friend_service.run(stop));
-        let mail = message.mailbox().clone();
+        let (mail, pins) = (message.mailbox().clone(), map.clone());
         layers[FEATURES].tasks.spawn("mailboxes", |stop| friends::run(friend.clone(), mail, stop));
+        layers[FEATURES].tasks.spawn("contacts", |stop| friends::pin(contacts, pins, stop));
         let handles = Handles { net, map, message, friend };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
         first_record(&handles.map).await;
@@ -381,12 +383,17 @@ impl<'a> Wiring<'a> {
         Ok(map::new(self.config.map.clone(), deps)?)
     }
 
+    fn contacts(&self) -> Result<Contacts, Error> {
+        let (clock, local) = (self.clock.clone(), self.identity.address());
+        Ok(Contacts::open(self.store.clone(), clock, local, self.config.friend.contact_on_send)?)
+    }
+
     fn message(
         &mut self,
         ends: MessageEnds,
         net: &net::Handle,
         map: &map::Handle,
-        friend: &friend::Handle,
+        (friend, contacts): (&friend::Handle, &Contacts),
     ) -> Result<(message::Service, message::Handle), Error> {
         let metrics = message::Metrics::new(&mut self.registry);
         let ((deliver, inbound), mailbox) = ends;
@@ -399,10 +406,11 @@ impl<'a> Wiring<'a> {
             net: net.clone(),
             map: map.clone(),
             friend: friend.clone(),
+            contacts: contacts.clone(),
             deliver,
             inbound,
             metrics,
-            mailbox: (self.config.mailbox.clone(), mailbox, mailbox_metrics),
+            mailbox: (self.config.friend.clone(), mailbox, mailbox_metrics),
         };
         Ok(message::Service::new(self.config.message.clone(), deps)?)
     }
@@ -412,6 +420,7 @@ impl<'a> Wiring<'a> {
         ends: Ends<friend::Protocol>,
         net: &net::Handle,
         map: &map::Handle,
+        contacts: &Contacts,
     ) -> Result<(friend::Service, friend::Handle), Error> {
         let metrics = friend::Metrics::new(&mut self.registry);
         let (client, inbound) = ends;
@@ -422,6 +431,7 @@ impl<'a> Wiring<'a> {
             store: self.store.clone(),
             net: net.clone(),
             map: map.clone(),
+            contacts: contacts.clone(),
             client,
             inbound,
             metrics,

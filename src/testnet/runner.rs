@@ -306,6 +306,8 @@ impl Network {
                 }
             }
         }
+        // What is held here is thrown away in the end: a small disk is enough.
+        command.args(["--set", "friend.reserve_bytes=0"]);
         for setting in node.spec.settings().iter().chain(&how.set) {
             command.args(["--set", setting]);
         }

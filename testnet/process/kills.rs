@@ -52,6 +52,80 @@ fn nothing_acknowledged_is_lost_and_nothing_is_delivered_twice() {
     let _: (Daemon, Daemon) = (at_a, at_b);
 }
 
+/// Rounds of the three: each kills one of sender, friend and recipient.
+const ROUNDS_OF_THREE: u32 = 100;
+
+#[test]
+fn nothing_is_lost_or_doubled_by_way_of_a_friend_whoever_of_the_three_is_killed() {
+    let args = ["--set", "message.retry_max_s=1", "--set", "friend.reserve_bytes=0", "--set", "friend.accept=all"];
+    let [a, b, f] = [(); 3].map(|()| Home::new(&args));
+    let mut at_f = f.start(&[]);
+    let boot = at_f.bootstrap();
+    let mut at_a = a.start(&["--bootstrap", &boot]);
+    let mut at_b = Some(b.start(&["--bootstrap", &boot]));
+    let to = at_b.as_ref().unwrap().address.clone();
+    for home in [&a, &b, &f] {
+        eventually("all records", || (home.json(&["status"])["map"]["records"] == 3).then_some(()));
+    }
+    assert_eq!(b.json(&["friend", "offer", &at_f.address, "--wait"])["state"], "active");
+    b.json(&["contact", "add", &at_a.address]);
+    eventually("the friend lets the sender in", || {
+        (b.json(&["mailbox", "stats"])["held_by"][0]["contacts"] == 1).then_some(())
+    });
+    eventually("the sender reads of the friend", || {
+        (a.json(&["map", "get", &to])["records"][0]["friends"].as_array()?.len() == 1).then_some(())
+    });
+    let mut acknowledged = HashMap::new();
+    for round in 0..ROUNDS_OF_THREE {
+        let moment = STEP * (round / 4 % STEPS);
+        let text = format!("message {round} of the three");
+        if round % 4 == 3 {
+            // Back, and while it collects, it or the friend dies.
+            at_b = Some(b.start(&[]));
+            thread::sleep(moment * 4);
+            if round % 8 == 3 {
+                at_b.take().unwrap().kill();
+                at_b = Some(b.start(&[]));
+            } else {
+                at_f.kill();
+                at_f = f.start(&[]);
+            }
+            continue;
+        }
+        let send = start_send(&a, &to, &text);
+        thread::sleep(moment);
+        match round % 4 {
+            // It stays away; the next two rounds go to the friend.
+            0 => at_b.take().unwrap().kill(),
+            1 => {
+                at_f.kill();
+                at_f = f.start(&[]);
+            }
+            _ => {
+                at_a.kill();
+                at_a = a.start(&[]);
+            }
+        }
+        if let Some(id) = finished(send) {
+            acknowledged.insert(id, text);
+        }
+    }
+    assert!(acknowledged.len() >= ROUNDS_OF_THREE as usize / 2, "only {} sends were acknowledged", acknowledged.len());
+    for id in acknowledged.keys() {
+        eventually(&format!("receipt of {id}"), || {
+            (a.json(&["outbox", "show", id])["state"] == "delivered").then_some(())
+        });
+    }
+    check_inbox(&b, &acknowledged);
+    let held = |id: &String| {
+        let history = a.json(&["outbox", "show", id])["history"].clone();
+        history.as_array().unwrap().iter().any(|step| step["state"] == "stored")
+    };
+    let by_friend = acknowledged.keys().filter(|id| held(id)).count();
+    assert!(by_friend >= 10, "only {by_friend} went by way of the friend");
+    let _: (Daemon, Option<Daemon>, Daemon) = (at_a, at_b, at_f);
+}
+
 fn start_send(home: &Home, to: &str, text: &str) -> std::process::Child {
     let mut command = vos();
     command.arg("--data-dir").arg(home.path()).args(["--json", "send", to, text]);

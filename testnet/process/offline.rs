@@ -18,8 +18,13 @@ struct Story {
 impl Story {
     /// All know each other, and bob's record lists its friends, also where alice reads it.
     fn start(friends: usize) -> Self {
+        Self::with(friends, "contacts", true)
+    }
+
+    /// The same with friends who let in as `policy` says, alice being a contact or not.
+    fn with(friends: usize, policy: &str, contact: bool) -> Self {
         let args = ["--set", "message.retry_max_s=2", "--set", "friend.reserve_bytes=0"];
-        let args = [&args[..], &["--set", "friend.accept=all", "--set", "mailbox.disk_reserve_bytes=0"]].concat();
+        let args = [&args[..], &["--set", "friend.accept=all"]].concat();
         let new = || Home::new(&args);
         let (a, b, friends) = (new(), new(), (0..friends).map(|_| new()).collect::<Vec<_>>());
         let alice = a.start(&[]);
@@ -31,9 +36,18 @@ impl Story {
             eventually("all records", || (home.json(&["status"])["map"]["records"] == nodes).then_some(()));
         }
         for (daemon, priority) in held.iter().flatten().zip(1..) {
-            let offer = ["friend", "offer", &daemon.address, "--priority", &priority.to_string(), "--wait"];
+            let offer =
+                ["friend", "offer", &daemon.address, "--priority", &priority.to_string(), "--policy", policy, "--wait"];
             assert_eq!(b.json(&offer)["state"], "active");
         }
+        if contact {
+            b.json(&["contact", "add", &alice.address]);
+        }
+        eventually("the friends let alice in", || {
+            let stats = b.json(&["mailbox", "stats"]);
+            let known = stats["held_by"].as_array()?.iter().filter(|f| f["contacts"] == usize::from(contact)).count();
+            (known == friends.len()).then_some(())
+        });
         let to = bob.address.clone();
         eventually("alice reads who bob's friends are", || {
             let record = a.json(&["map", "get", &to]);
@@ -117,4 +131,56 @@ fn the_second_friend_has_it_when_the_first_is_dead() {
     // The first one is back with an empty mailbox; nothing comes twice.
     story.held[0] = Some(story.friends[0].start(&["--bootstrap", &boot]));
     story.arrived(&id, "by the other one");
+}
+
+#[test]
+fn a_stranger_pays_with_work_where_it_is_let_in_and_waits_where_it_is_not() {
+    let mut story = Story::with(1, "work", false);
+    story.bob.take().unwrap().terminate();
+    let id = story.store("we have not met");
+    story.back();
+    story.arrived(&id, "we have not met");
+
+    let mut story = Story::with(1, "contacts", false);
+    story.bob.take().unwrap().terminate();
+    let sent = story.a.run(&["send", &story.to, "let me in", "--wait", "stored", "--timeout", "3", "--json"]);
+    assert_eq!(sent.status.code(), Some(6), "{}", shown(&sent));
+    let waiting = &story.a.json(&["outbox", "ls"])["messages"][0];
+    assert_eq!(waiting["state"], "queued", "{waiting}");
+    // Once bob is back it goes out directly.
+    story.back();
+    story.arrived(waiting["id"].as_str().unwrap(), "let me in");
+}
+
+#[test]
+fn whom_we_wrote_to_may_answer_while_we_are_gone_and_who_is_shut_out_may_not() {
+    let mut story = Story::with(1, "contacts", false);
+    let alice = story.alice.as_ref().unwrap().address.clone();
+    let sent = story.b.json(&["send", &alice, "write to me", "--wait", "delivered", "--timeout", "30"]);
+    assert_eq!(sent["state"], "delivered");
+    let contacts = story.b.json(&["contact", "ls"]);
+    assert_eq!(
+        (&contacts["contacts"][0]["address"], &contacts["contacts"][0]["origin"]),
+        (&alice.as_str().into(), &"written".into())
+    );
+    eventually("the friend knows", || {
+        (story.b.json(&["mailbox", "stats"])["held_by"][0]["contacts"] == 1).then_some(())
+    });
+    story.bob.take().unwrap().terminate();
+    let id = story.store("with pleasure");
+    story.back();
+    story.arrived(&id, "with pleasure");
+
+    let rest = story.b.json(&["contact", "rm", &alice]);
+    assert_eq!(rest["contacts"], serde_json::json!([]));
+    let friend = &story.friends[0];
+    eventually("its key is gone at the friend", || {
+        (friend.json(&["mailbox", "stats"])["holding_for"][0]["contacts"] == 0).then_some(())
+    });
+    // Writing to it does not let it in again.
+    story.b.json(&["send", &alice, "do not", "--wait", "delivered", "--timeout", "30"]);
+    assert_eq!(story.b.json(&["contact", "ls"])["contacts"], serde_json::json!([]));
+    story.bob.take().unwrap().terminate();
+    let sent = story.a.run(&["send", &story.to, "but why", "--wait", "stored", "--timeout", "3"]);
+    assert_eq!(sent.status.code(), Some(6), "{}", shown(&sent));
 }

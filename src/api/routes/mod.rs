@@ -1,6 +1,8 @@
 //! All routes, each documented where it is registered.
 
+mod contacts;
 mod friends;
+mod mailbox;
 mod map;
 mod messages;
 mod node;
@@ -55,6 +57,9 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(friends::revoke))
         .routes(routes!(friends::show))
         .routes(routes!(friends::listed))
+        .routes(routes!(mailbox::stats))
+        .routes(routes!(contacts::list, contacts::add))
+        .routes(routes!(contacts::remove))
 }
 
 /// The OpenAPI document of all routes.

@@ -3,8 +3,10 @@
 //! Times are Unix milliseconds named `*_at`, durations `*_ms` or `*_s`, sizes `*bytes`; ids and hashes are lower-case hex,
 //! addresses base58. Strings that came from other nodes are passed on as they are: whoever shows them escapes them.
 
+mod contact;
 mod event;
 mod friend;
+mod mailbox;
 mod message;
 
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-pub use self::{event::Event, friend::*, message::*};
+pub use self::{contact::*, event::Event, friend::*, mailbox::*, message::*};
 use crate::{map, net};
 
 /// A duration in milliseconds, with microseconds as its fraction.

@@ -16,6 +16,7 @@ use crate::{
     api::schema::{
         AcceptFriend, DeclineFriend, Friend as Shown, Friends, ListedFriends, OfferFriend, RevokeFriend, WantedTerms,
     },
+    message::friend::{POLICY_CONTACTS, POLICY_CONTACTS_POW, POLICY_OPEN_POW},
     primitives::{Clock, SystemClock, UnixMillis},
 };
 
@@ -26,6 +27,7 @@ pub enum Friend {
     #[command(after_help = after_help!(
         "vos friend offer bob",
         "vos friend offer 12D3KooW... --quota 16MiB --expires 30d --wait --timeout 3600",
+        "vos friend offer bob --policy work --open-share 10",
     ))]
     Offer {
         /// Whom to ask.
@@ -113,6 +115,39 @@ pub struct Limits {
     /// Longest time that a message is kept, at most 30d [default: 14d, or as offered].
     #[arg(long, value_name = "D", value_parser = duration)]
     ttl: Option<Duration>,
+    /// Messages of one contact [default: 256, or as offered].
+    #[arg(long, value_name = "N")]
+    contact_messages: Option<u32>,
+    /// Bytes that one contact may leave in a day [default: 16MiB, or as offered].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    contact_day: Option<u64>,
+    /// Part of the quota for others than contacts, in percent [default: 5, or as offered].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    open_share: Option<u32>,
+    /// Who may leave messages [default: contacts, or as offered].
+    #[arg(long, value_enum, value_name = "WHO")]
+    policy: Option<Policy>,
+}
+
+/// Who may leave messages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Policy {
+    /// Contacts: `vos contact`.
+    Contacts,
+    /// Contacts, and others who pay with proof of work, within the open share.
+    Work,
+    /// Everybody who pays with proof of work.
+    Open,
+}
+
+impl Policy {
+    fn number(self) -> u32 {
+        match self {
+            Self::Contacts => POLICY_CONTACTS,
+            Self::Work => POLICY_CONTACTS_POW,
+            Self::Open => POLICY_OPEN_POW,
+        }
+    }
 }
 
 impl Limits {
@@ -123,7 +158,10 @@ impl Limits {
             max_msg_bytes: self.max_message,
             // More than 30 days are refused by the daemon, so nothing is lost.
             max_ttl_s: self.ttl.map(|ttl| u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
-            ..WantedTerms::default()
+            per_contact_msgs: self.contact_messages,
+            per_contact_day_bytes: self.contact_day,
+            open_share_percent: self.open_share,
+            policy: self.policy.map(Policy::number),
         }
     }
 }
@@ -286,6 +324,7 @@ fn detail(out: Output, f: &Shown) -> String {
         ("kept for", short(Duration::from_secs(terms.max_ttl_s.into()))),
         ("one contact", format!("{} messages, {} a day", terms.per_contact_msgs, size(terms.per_contact_day_bytes))),
         ("open share", format!("{} %", terms.open_share_percent)),
+        ("let in", policy(terms.policy).to_owned()),
         ("priority", f.priority.to_string()),
         ("epoch", f.epoch.to_string()),
         ("mailbox", f.mailbox.clone().unwrap_or_else(|| "-".into())),
@@ -296,6 +335,14 @@ fn detail(out: Output, f: &Shown) -> String {
     fields.extend(f.drain_until_at.map(|at| ("drains", until(at))));
     fields.extend(f.offered.map(|o| ("waits for", format!("{}, {} messages", size(o.quota_bytes), o.quota_msgs))));
     out.fields(&fields)
+}
+
+fn policy(number: u32) -> &'static str {
+    match number {
+        POLICY_CONTACTS_POW => "contacts, others with work",
+        POLICY_OPEN_POW => "everybody with work",
+        _ => "contacts",
+    }
 }
 
 fn listed_table(out: Output, listed: &ListedFriends) -> String {

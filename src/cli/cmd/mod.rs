@@ -1,11 +1,13 @@
 //! The commands, one file for each group.
 
 mod config;
+mod contact;
 mod daemon;
 mod events;
 mod friend;
 mod generate;
 mod init;
+mod mailbox;
 mod map;
 mod message;
 mod node;
@@ -84,6 +86,12 @@ pub enum Command {
         "vos friend accept 12D3KooW... --quota 16MiB",
     ))]
     Friend(friend::Friend),
+    /// Say who may leave messages with friends of this node while it is offline.
+    #[command(subcommand, after_help = after_help!("vos contact add alice", "vos contact ls", "vos contact rm alice"))]
+    Contact(contact::Contact),
+    /// Look into mailboxes: what is held here for others, and what friends hold for this node.
+    #[command(subcommand, after_help = after_help!("vos mailbox stats", "vos mailbox stats --json"))]
+    Mailbox(mailbox::Mailbox),
     /// Print everything that happens as JSON lines, until Ctrl-C.
     #[command(after_help = after_help!("vos events", "vos events | jq 'select(.event == \"peer_up\")'"))]
     Events,
@@ -126,6 +134,8 @@ impl Command {
             Self::Inbox(args) => block_on(message::inbox(context, args)),
             Self::Outbox(args) => block_on(message::outbox(context, args)),
             Self::Friend(args) => block_on(friend::run(context, args)),
+            Self::Contact(args) => block_on(contact::run(context, args)),
+            Self::Mailbox(args) => block_on(mailbox::run(context, args)),
             Self::Events => block_on(events::run(context)),
             Self::Testnet(args) => testnet::run(context, args),
             Self::Config(args) => config::run(context, args),

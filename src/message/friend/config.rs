@@ -17,18 +17,22 @@ pub enum Accept {
 }
 
 crate::config_section! {
-    /// Holding messages for other nodes as their Friend VOS.
+    /// Friend VOS: holding messages for other nodes, and collecting what they hold for us.
     pub struct Config {
-        /// Offers of other nodes: `ask` (wait for `vos friend accept`), `contacts` (accept from `friend.contacts` and
-        /// from nodes that hold messages for us, decline others), `all` (accept while there is room), `none` (decline).
+        /// Offers of other nodes: `ask` (wait for `vos friend accept`), `contacts` (accept from contacts and from nodes that
+        /// hold messages for us, decline others), `all` (accept while there is room), `none` (decline).
         pub accept: Accept = Accept::Ask,
-        /// Addresses whose offers are accepted with `accept = "contacts"`. At most 1024.
-        pub contacts: Vec<String> = Vec::new(),
-        /// Bytes promised to all owners together. An offer beyond it is accepted with a smaller quota, or not at all.
+        /// Whether a node becomes a contact when we write to it: contacts may leave messages with our friends.
+        pub contact_on_send: bool = true,
+        /// Bytes promised to all owners together. An offer beyond it is accepted with a smaller quota, or not at all. What is
+        /// held never exceeds it either, whatever was promised before it was lowered.
         pub max_bytes: u64 = 4 * 1024 * 1024 * 1024,
         /// Owners for whom messages are held at most. At most 100000.
         pub max_grants: usize = 64,
-        /// Bytes that stay free on the disk when everything promised is used; nothing more is promised beyond it.
+        /// Bytes that stay free on the disk when everything promised is used; nothing more is promised, and no message is
+        /// taken, beyond it.
         pub reserve_bytes: u64 = 1024 * 1024 * 1024,
+        /// How often our friends are asked for mail that nobody told us of, in seconds, spread by up to half of it. 10 to 86400.
+        pub poll_s: u64 = 300,
     }
 }

@@ -537,7 +537,8 @@ fn hash(bytes: &[u8]) -> Result<Hash, GrantError> {
     bytes.try_into().map(Hash).map_err(|_| GrantError::Field("hash"))
 }
 
-fn terms_out(terms: &Terms) -> pb::Terms {
+/// The numbers as they travel and are stored.
+pub(in crate::message) fn terms_out(terms: &Terms) -> pb::Terms {
     pb::Terms {
         quota_bytes: terms.quota_bytes,
         quota_msgs: terms.quota_msgs,
@@ -550,7 +551,8 @@ fn terms_out(terms: &Terms) -> pb::Terms {
     }
 }
 
-fn terms_in(raw: &pb::Terms) -> Terms {
+/// Not checked: see [`Terms::check`].
+pub(in crate::message) fn terms_in(raw: &pb::Terms) -> Terms {
     Terms {
         quota_bytes: raw.quota_bytes,
         quota_msgs: raw.quota_msgs,

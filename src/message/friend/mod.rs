@@ -73,6 +73,7 @@ mod tests;
 
 pub use config::{Accept, Config};
 pub use grant::{Decline, Grant, GrantError, Offer, Party, Reason, Revocation, Verifier};
+pub(super) use grant::{terms_in, terms_out};
 pub use handle::{Event, Figure, FriendError, Friendship, Handle, Held, Target, state_name};
 pub use metrics::Metrics;
 pub use relation::{Hold, Side, State};

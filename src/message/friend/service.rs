@@ -31,6 +31,7 @@ use super::{
 use crate::{
     identity::Identity,
     map::{self, MapError},
+    message::contacts::Contacts,
     net::{
         self, PeerEvent,
         rpc::{self, RequestError},
@@ -62,6 +63,8 @@ pub struct Deps {
     pub net: net::Handle,
     /// Our record, and others'.
     pub map: map::Handle,
+    /// Whose offers are accepted with `friend.accept = "contacts"`.
+    pub contacts: Contacts,
     /// Tells others.
     pub client: rpc::Client<Protocol>,
     /// What others tell us.
@@ -97,7 +100,7 @@ enum Done {
 #[derive(Debug)]
 pub struct Service {
     accept: Accept,
-    contacts: BTreeSet<PeerId>,
+    contacts: Contacts,
     identity: Identity,
     verifier: Verifier,
     clock: Arc<dyn Clock>,
@@ -116,11 +119,20 @@ pub struct Service {
     errands: HashMap<Place, Errand>,
     jobs: JoinSet<Done>,
     /// What subscribers know.
-    shown: HashMap<Place, (State, Option<Hash>)>,
+    shown: HashMap<Place, Shown>,
     /// What our record says, once it says it.
     published: Option<(Vec<Listed>, u64)>,
     publishing: Option<(Vec<Listed>, u64)>,
     publish_at: Instant,
+}
+
+/// What of a friendship is news when it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shown {
+    state: State,
+    grant: Option<Hash>,
+    /// The epoch of the offer that waits for an answer: other terms may be declined while the grant stays as it was.
+    pending: Option<u64>,
 }
 
 impl Service {
@@ -129,7 +141,7 @@ impl Service {
     /// # Errors
     /// The store's error.
     pub fn new(config: &Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
-        let Deps { identity, network, clock, store, net, map, client, inbound, metrics } = deps;
+        let Deps { identity, network, clock, store, net, map, contacts, client, inbound, metrics } = deps;
         let verifier = Verifier::new(&network);
         let mut owner = Owner::new(identity.clone(), verifier.clone());
         let mut holder = Holder::new(identity.clone(), verifier.clone(), config.clone());
@@ -153,7 +165,7 @@ impl Service {
         };
         let mut service = Self {
             accept: config.accept,
-            contacts: config.contacts.iter().filter_map(|c| c.parse().ok()).collect(),
+            contacts,
             identity,
             verifier,
             clock,
@@ -382,7 +394,7 @@ impl Service {
         let mut contacts = BTreeSet::new();
         if self.accept == Accept::Contacts {
             let ours = self.owner.friends().iter().filter(|(_, r)| r.active(now).is_some());
-            contacts = ours.map(|(friend, _)| *friend).chain(self.contacts.iter().copied()).collect();
+            contacts = ours.map(|(friend, _)| *friend).chain(self.contacts.book().contacts.keys().copied()).collect();
         }
         Room { free_bytes: self.store.free_bytes(), contacts }
     }
@@ -428,12 +440,13 @@ impl Service {
         let mut changed = Vec::new();
         for place in self.places() {
             let Some(relation) = self.relation(&place) else { continue };
-            let hash = relation.grant.as_ref().map(Grant::hash);
-            let Some(state) = relation.state(now).filter(|_| relation.offer.is_some() || hash.is_some()) else {
+            let grant = relation.grant.as_ref().map(Grant::hash);
+            let Some(state) = relation.state(now).filter(|_| relation.offer.is_some() || grant.is_some()) else {
                 continue;
             };
-            if self.shown.get(&place) != Some(&(state, hash)) {
-                changed.push((place, (state, hash)));
+            let shown = Shown { state, grant, pending: relation.pending(now).map(|o| o.epoch) };
+            if self.shown.get(&place) != Some(&shown) {
+                changed.push((place, shown));
             }
         }
         for (place, shown) in changed {
@@ -444,7 +457,7 @@ impl Service {
             }
         }
         let count =
-            |side| self.shown.iter().filter(|((s, _), (state, _))| *s == side && *state == State::Active).count();
+            |side| self.shown.iter().filter(|((s, _), shown)| *s == side && shown.state == State::Active).count();
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.held_by.set(number(count(Side::HeldBy)));
         self.metrics.holding_for.set(number(count(Side::HoldingFor)));

@@ -1,4 +1,5 @@
-//! Friendships on disk. Family `friend`: `o` ‖ friend's address → we are the owner; `h` ‖ owner's address → we hold.
+//! Friendships on disk. Family `friend`: `o` ‖ friend's address → we are the owner; `h` ‖ owner's address → we hold. (`c` ‖ address is a
+//! contact, see `message/contacts.rs`.)
 
 use std::ops::Bound;
 
@@ -36,6 +37,10 @@ pub(super) fn load(
     mut each: impl FnMut(Side, PeerId, Relation),
 ) -> Result<(), StoreError> {
     store.for_each(Family::Friend, b"", Bound::Unbounded, |key, value| {
+        // Contacts lie here too.
+        if key.first() == Some(&b'c') {
+            return true;
+        }
         let place = key.split_first().and_then(|(side, address)| {
             let side = match side {
                 b'o' => Side::HeldBy,

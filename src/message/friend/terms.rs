@@ -32,7 +32,7 @@ pub struct Terms {
 
 impl Default for Terms {
     /// The starting numbers of the design. A message of 256 KiB is a little longer when it is sealed, so that is the
-    /// limit: 257 KiB. Others than contacts may leave messages within the open share: contacts get no deposit keys yet.
+    /// limit: 257 KiB. Only contacts may leave messages.
     fn default() -> Self {
         Self {
             quota_bytes: 64 << 20,
@@ -42,7 +42,7 @@ impl Default for Terms {
             per_contact_msgs: 256,
             per_contact_bytes_day: 16 << 20,
             open_share_percent: 5,
-            policy: POLICY_CONTACTS_POW,
+            policy: POLICY_CONTACTS,
         }
     }
 }

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use super::{
     Metrics,
-    collector::{Collector, Delivered, Fate, Output},
+    collector::{Collector, Delivered, Fate, Keys, Output},
     courier,
     machine::{Marker, Who},
     refusal::Refusal,
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     message::{
+        contacts::deposit_keys,
         envelope::part_id,
         receipt,
         sender::next,
@@ -39,7 +40,7 @@ use crate::{
         wire::{self as deliver, BATCH_BYTES, BATCH_PARTS, Code, Deliver},
     },
     net::{PeerEvent, rpc},
-    primitives::{MessageId, PeerId, UnixMillis},
+    primitives::{MessageId, NetworkId, PeerId, UnixMillis},
     runtime::Stop,
 };
 
@@ -72,6 +73,8 @@ pub struct FriendStats {
     pub head: u64,
     /// What it refused because something was full.
     pub refused: Vec<Refused>,
+    /// Contacts of ours whose deposit keys it knows.
+    pub contacts: usize,
 }
 
 /// What the actor is asked.
@@ -86,12 +89,14 @@ enum Done {
     Pulled(PeerId, Result<Page, String>),
     Delivered(PeerId, Delivered),
     Acked(PeerId, Vec<MessageId>, bool),
+    Registered(Keys, bool),
 }
 
 /// What collecting needs.
 #[derive(Debug)]
 pub(super) struct Deps {
     pub(super) shared: Arc<Shared>,
+    pub(super) network: NetworkId,
     pub(super) metrics: Metrics,
     pub(super) pull: rpc::Client<Pull>,
     pub(super) desk: rpc::Client<Desk>,
@@ -128,6 +133,8 @@ impl Collect {
         stop: Stop,
     ) {
         let mut peers = Some(peers);
+        let mut contacts = self.deps.shared.contacts.watch();
+        contacts.mark_changed();
         loop {
             self.carry_out();
             let wait = self.machine.next_due().map_or(LOOK, |at| at.saturating_sub(self.now()).min(LOOK));
@@ -136,6 +143,11 @@ impl Collect {
                 () = stop.wait() => return,
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
                 Some(command) = commands.recv() => self.command(command),
+                Ok(()) = contacts.changed() => {
+                    let book = contacts.borrow_and_update().clone();
+                    let (now, removed) = (self.now(), book.removed.keys().copied().collect());
+                    self.machine.set_contacts(now, book.contacts.keys().copied().collect(), removed);
+                }
                 Some(hint) = hints.recv() => {
                     self.machine.hinted(self.now(), hint.peer);
                     hint.respond(wire::taken());
@@ -161,8 +173,11 @@ impl Collect {
                 self.machine.set_friends(self.now(), &friends);
             }
             Command::Stats(reply) => {
+                let stats = |(friend, contacts): (PeerId, usize)| {
+                    (friend, FriendStats { contacts, ..self.stats.get(&friend).cloned().unwrap_or_default() })
+                };
                 // Who asked may have gone away.
-                let _ = reply.send(self.stats.iter().map(|(friend, stats)| (*friend, stats.clone())).collect());
+                let _ = reply.send(self.machine.friends().map(stats).collect());
             }
         }
     }
@@ -190,6 +205,7 @@ impl Collect {
                 self.machine.pulled(now, friend, None);
             }
             Ok(Done::Delivered(friend, delivered)) => self.machine.pulled(now, friend, Some(delivered)),
+            Ok(Done::Registered(keys, ok)) => self.machine.registered(now, &keys, ok),
             Ok(Done::Acked(friend, ids, ok)) => self.machine.acked(now, friend, &ids, ok),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
@@ -202,6 +218,12 @@ impl Collect {
             match output {
                 Output::Pull { friend, after } => {
                     self.tasks.spawn(async move { Done::Pulled(friend, pull(&deps, friend, after).await) });
+                }
+                Output::Register(keys) => {
+                    self.tasks.spawn(async move {
+                        let ok = register(&deps, &keys).await;
+                        Done::Registered(keys, ok)
+                    });
                 }
                 Output::Ack { friend, ids } => {
                     self.tasks.spawn(async move {
@@ -221,6 +243,28 @@ impl Collect {
     }
 }
 
+/// Tells a friend whose messages it may take. Whether it knows now, or need not be asked again.
+async fn register(deps: &Arc<Deps>, keys: &Keys) -> bool {
+    let (us, network, keys) = (deps.shared.identity.clone(), deps.network.clone(), keys.clone());
+    let friend = keys.friend;
+    let derive = move || [&keys.add, &keys.revoke].map(|who| deposit_keys(&us, &network, friend, who));
+    let Ok([add, revoked]) = tokio::task::spawn_blocking(derive).await else { return false };
+    // The grant's limits for one contact hold; we have no others.
+    let contacts = add.into_iter().map(|key| (key, u32::MAX, u64::MAX)).collect();
+    let work = DeskWork { contacts, revoked, ..DeskWork::default() };
+    match deps.desk.request(friend, wire::desk(&work)).await.map(|answer| wire::read_desk_answer(&answer)) {
+        Ok(Ok(())) => true,
+        Ok(Err(refusal)) => {
+            warn!(%friend, %refusal, "a friend does not take the deposit keys of our contacts");
+            true
+        }
+        Err(error) => {
+            debug!(%friend, %error, "cannot register deposit keys");
+            false
+        }
+    }
+}
+
 async fn pull(deps: &Deps, friend: PeerId, after: u64) -> Result<Page, String> {
     let answer = deps.pull.request(friend, wire::pull(after)).await.map_err(|e| e.to_string())?;
     wire::read_pulled(answer, after).ok_or_else(|| {
@@ -231,6 +275,7 @@ async fn pull(deps: &Deps, friend: PeerId, after: u64) -> Result<Page, String> {
 
 /// Puts a page into the inbox. `known`: which items were durable before.
 async fn bring(deps: &Deps, friend: PeerId, page: Page, known: Vec<bool>) -> Delivered {
+    let bytes = page.items.iter().map(|item| item.part.len() as u64).sum(); // usize fits in u64
     let mut fates = Vec::with_capacity(page.items.len());
     let mut batches: Vec<Vec<(usize, Bytes)>> = Vec::new();
     let mut room = 0;
@@ -262,7 +307,7 @@ async fn bring(deps: &Deps, friend: PeerId, page: Page, known: Vec<bool>) -> Del
         warn!(%friend, bad, "a friend served parts that cannot be used");
     }
     let items = page.items.iter().zip(fates).map(|(item, fate)| (item.seq, item.id, fate)).collect();
-    Delivered { items, head: page.head, more: page.more }
+    Delivered { items, head: page.head, more: page.more, bytes }
 }
 
 /// One request to our own receiver; what it delivers is receipted before it counts as done.
@@ -308,6 +353,7 @@ fn fate(code: Code) -> Fate {
         // Sealed to a key that is gone, or to none: kept, it would only fill the mailbox. Its sender has it until it is receipted
         // and seals it again when it is told so directly.
         Code::Bad | Code::Expired | Code::TooLarge | Code::NeedReseal => Fate::Bad,
-        Code::InboxFull | Code::DiskFull | Code::Busy => Fate::Later,
+        Code::Busy => Fate::Busy,
+        Code::InboxFull | Code::DiskFull => Fate::Later,
     }
 }

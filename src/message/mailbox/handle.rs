@@ -12,23 +12,12 @@ use super::{
     holder::{self, OwnerStats},
     machine::GrantError,
     refusal::Refusal,
-    wire::{self, DESK_ITEMS, Desk, DeskWork},
+    wire::{self, Desk, DeskWork},
 };
 use crate::{
     net::rpc::{self, RequestError},
     primitives::PeerId,
 };
-
-/// A contact's deposit key as its owner registers it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ContactKey {
-    /// Ed25519 public key; the contact has the private one.
-    pub key: [u8; 32],
-    /// Sealed parts held at one time; the grant's limit holds as well.
-    pub msgs: u32,
-    /// Bytes in one day; the grant's limit holds as well.
-    pub bytes_day: u64,
-}
 
 /// The part of the service that was asked has stopped: the node is stopping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -86,37 +75,17 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
-    /// Registers contacts' deposit keys with a friend, at most 256 at a time, or sets their limits; and takes keys back.
-    ///
-    /// # Errors
-    /// [`RequestError`] when the friend was not reached; the [`Refusal`] inside when it did not: `QuotaOwner` when there are too
-    /// many keys.
-    pub async fn set_contacts(
-        &self,
-        friend: PeerId,
-        register: &[ContactKey],
-        revoke: &[[u8; 32]],
-    ) -> Result<Result<(), Refusal>, RequestError> {
-        let contacts = register.iter().take(DESK_ITEMS).map(|c| (c.key, c.msgs, c.bytes_day)).collect();
-        let revoked = revoke.iter().take(DESK_ITEMS).copied().collect();
-        self.ask(friend, DeskWork { contacts, revoked, ..DeskWork::default() }).await
-    }
-
     /// Tells a friend that we know what it had to refuse, as [`Handle::friends`] showed it.
     ///
     /// # Errors
-    /// As [`Handle::set_contacts`].
+    /// [`RequestError`] when the friend was not reached; the [`Refusal`] inside when it did not.
     pub async fn saw_refused(
         &self,
         friend: PeerId,
         refused: &[collect::Refused],
     ) -> Result<Result<(), Refusal>, RequestError> {
         let seen = refused.iter().take(super::machine::MARKERS).map(|r| ((r.who, r.why.code()), r.marker)).collect();
-        self.ask(friend, DeskWork { seen, ..DeskWork::default() }).await
-    }
-
-    async fn ask(&self, friend: PeerId, work: DeskWork) -> Result<Result<(), Refusal>, RequestError> {
-        let answer = self.desk.request(friend, wire::desk(&work)).await?;
+        let answer = self.desk.request(friend, wire::desk(&DeskWork { seen, ..DeskWork::default() })).await?;
         Ok(wire::read_desk_answer(&answer))
     }
 

@@ -24,7 +24,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Config, Metrics,
+    Metrics,
     grant::Grant,
     machine::{GrantError, Limits, Machine, Offer, Proof, Stored},
     metrics::Reason,
@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     identity::{self, Identity, Purpose},
-    message::envelope::part_id,
+    message::{envelope::part_id, friend::Config},
     net::{PeerEvent, rpc},
     primitives::{Clock, GrantId, NetworkId, PeerId, UnixMillis},
     runtime::Stop,
@@ -69,6 +69,8 @@ pub(super) const QUEUE: usize = 64;
 pub struct OwnerStats {
     /// The owner.
     pub owner: PeerId,
+    /// The newest grant that it was given.
+    pub grant: Option<Grant>,
     /// Sealed parts held.
     pub messages: u64,
     /// What they cost against the quota.
@@ -287,6 +289,7 @@ impl Holder {
             Command::Stats(reply) => {
                 let view = |(owner, q): (&PeerId, &super::machine::Queue)| OwnerStats {
                     owner: *owner,
+                    grant: q.grants.values().max_by_key(|g| g.epoch).copied(),
                     messages: q.count,
                     bytes: q.bytes,
                     head: q.durable,

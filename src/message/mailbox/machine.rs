@@ -14,15 +14,21 @@
 //!
 //! A queue belongs to an owner, not to a grant: a renewed grant goes on with it, and its numbers have no gap.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use super::{
-    grant::{DRAIN, Grant, Phase, Policy},
+    grant::{DRAIN, Grant},
     refusal::Refusal,
 };
-use crate::primitives::{GrantId, Hash, MessageId, PeerId, UnixMillis};
+use crate::{
+    message::friend::{Hold, POLICY_CONTACTS, POLICY_CONTACTS_POW, POLICY_OPEN_POW},
+    primitives::{GrantId, Hash, MessageId, PeerId, UnixMillis},
+};
 
 /// What a held part costs beside its bytes: header, indexes, and its tombstone later.
 pub const MESSAGE_COST: u64 = 512;
@@ -205,9 +211,9 @@ impl Queue {
     /// Bytes that open deposits may fill.
     fn open_limit(grant: &Grant) -> u64 {
         let percent = match grant.terms.policy {
-            Policy::Contacts => 0,
-            Policy::ContactsOrWork => u64::from(grant.terms.open_share_percent.min(100)),
-            Policy::Work => 100,
+            POLICY_CONTACTS_POW => u64::from(grant.terms.open_share_percent.min(100)),
+            POLICY_OPEN_POW => 100,
+            _ => 0,
         };
         grant.terms.quota_bytes / 100 * percent + grant.terms.quota_bytes % 100 * percent / 100
     }
@@ -366,7 +372,7 @@ impl Machine {
             grant: grant.id,
             len,
             stored_at: now,
-            expires_at: now.plus(std::time::Duration::from_secs(u64::from(offer.ttl_s))),
+            expires_at: now.plus(Duration::from_secs(u64::from(offer.ttl_s))),
             withdraw: offer.withdraw,
             who,
         };
@@ -404,8 +410,8 @@ impl Machine {
             None if queue.tombstones >= TOMBSTONES => return None,
             // Never had: one that is on its way to us may not live longer than this.
             None => {
-                let ttl = queue.grants.values().map(|g| g.terms.max_ttl).max().unwrap_or_default();
-                now.plus(ttl).plus(DRAIN)
+                let ttl = queue.grants.values().map(|g| g.terms.max_ttl_s).max().unwrap_or_default();
+                now.plus(Duration::from_secs(ttl.into())).plus(DRAIN)
             }
         };
         queue.tombstones += 1;
@@ -538,24 +544,25 @@ impl Machine {
 fn admit(now: UnixMillis, queue: &Queue, grant: &GrantId, offer: &Offer) -> Result<Who, Refusal> {
     let grant = queue.grants.get(grant).ok_or(Refusal::NotFriend)?;
     match grant.phase {
-        Phase::Ended => return Err(Refusal::Revoked),
-        Phase::Draining(_) => return Err(Refusal::Draining),
-        Phase::Active if now >= grant.not_after => return Err(Refusal::GrantExpired),
-        Phase::Active => {}
+        Hold::Ended => return Err(Refusal::Revoked),
+        Hold::Draining { .. } => return Err(Refusal::Draining),
+        Hold::Active if now >= grant.not_after => return Err(Refusal::GrantExpired),
+        Hold::Active => {}
     }
     if !offer.matches {
         return Err(Refusal::IdMismatch);
     }
-    let overhead = (super::super::envelope::PART_HEADER + crate::identity::SEALED_OVERHEAD) as u64; // usize fits in u64
-    if offer.part.len() as u64 > grant.terms.max_msg_bytes + overhead {
-        return Err(Refusal::TooLarge(grant.terms.max_msg_bytes));
+    let (max_bytes, max_ttl_s) = (u64::from(grant.terms.max_msg_bytes), grant.terms.max_ttl_s);
+    // usize fits in u64
+    if offer.part.len() as u64 > max_bytes {
+        return Err(Refusal::TooLarge(max_bytes));
     }
-    if u64::from(offer.ttl_s) > grant.terms.max_ttl.as_secs() {
-        return Err(Refusal::TtlTooLong(grant.terms.max_ttl.as_secs()));
+    if offer.ttl_s > max_ttl_s {
+        return Err(Refusal::TtlTooLong(max_ttl_s.into()));
     }
     match (offer.proof, grant.terms.policy) {
         (Proof::Key(key, true), _) if queue.contacts.contains_key(&key) => Ok(Who::Contact(key)),
-        (Proof::Key(..), _) | (_, Policy::Contacts) => Err(Refusal::BadAuth),
+        (Proof::Key(..), _) | (_, POLICY_CONTACTS) => Err(Refusal::BadAuth),
         (Proof::Work(bits), _) if bits >= WORK_BITS => Ok(Who::Open),
         (Proof::Work(_) | Proof::None, _) => Err(Refusal::NeedPow(u64::from(queue.work(grant)))),
     }
@@ -564,7 +571,7 @@ fn admit(now: UnixMillis, queue: &Queue, grant: &GrantId, offer: &Offer) -> Resu
 /// Whether there is room for it within the owner's quotas.
 fn fits(now: UnixMillis, queue: &Queue, grant: &Grant, who: Who, offer: &Offer, cost: u64) -> Result<(), Refusal> {
     let terms = &grant.terms;
-    if queue.count >= terms.quota_msgs || queue.bytes + cost > terms.quota_bytes {
+    if queue.count >= u64::from(terms.quota_msgs) || queue.bytes + cost > terms.quota_bytes {
         return Err(Refusal::QuotaOwner);
     }
     match who {
@@ -579,7 +586,7 @@ fn fits(now: UnixMillis, queue: &Queue, grant: &Grant, who: Who, offer: &Offer, 
         }
         Who::Contact(key) => {
             let contact = queue.contacts.get(&key).copied().unwrap_or_default();
-            let msgs = terms.per_contact_msgs.min(u64::from(contact.msgs));
+            let msgs = u64::from(terms.per_contact_msgs.min(contact.msgs));
             let bytes = terms.per_contact_bytes_day.min(contact.bytes_day);
             let used = contact.used(now.0 / DAY_MS) + offer.part.len() as u64; // usize fits in u64
             if contact.held >= msgs || used > bytes {

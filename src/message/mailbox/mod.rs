@@ -34,7 +34,7 @@
 //! * Not here yet: several devices of one owner, and acknowledging per device; sending receipts through the sender's own friends.
 //!
 //! # Limits
-//! By the grant: parts, bytes, size, time, each contact's parts and bytes a day, the open share. Over all owners: `mailbox.max_bytes`
+//! By the grant: parts, bytes, size, time, each contact's parts and bytes a day, the open share. Over all owners: `friend.max_bytes`
 //! and the disk's reserve. One peer: 32 MiB a second, charged before anything is verified. Memory: counts only, nothing for each message.
 //! Constants stand beside their use.
 //!
@@ -45,7 +45,6 @@
 
 mod collect;
 mod collector;
-mod config;
 mod courier;
 mod depositor;
 mod grant;
@@ -66,10 +65,9 @@ mod wire;
 mod tests;
 
 pub use collect::{FriendStats, Refused};
-pub use config::Config;
 pub use depositor::{Account, DepositError, Deposited, Depositor, Part, Place};
-pub use grant::{DRAIN, Grant, Phase, Policy, Terms};
-pub use handle::{ContactKey, Handle, Stopped};
+pub use grant::{DRAIN, Grant};
+pub use handle::{Handle, Stopped};
 pub use holder::OwnerStats;
 pub use machine::{GrantError, MESSAGE_COST, Marker, WORK_BITS, Who};
 pub use metrics::Metrics;

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    Config, Handle, Metrics,
+    Handle, Metrics,
     collect::{self, Collect},
     courier::{self, Courier},
     depositor::Depositor,
@@ -17,7 +17,7 @@ use super::{
     wire::{Deposit, Desk, Hint, Pull, Receipts},
 };
 use crate::{
-    message::{sender, shared::Shared, wire::Deliver},
+    message::{friend::Config, sender, shared::Shared, wire::Deliver},
     net::{
         PeerEvent,
         rpc::{Client, Inbound, Protocols, Wire},
@@ -131,7 +131,7 @@ impl Service {
             desk: desk.clone(),
             depositor: Depositor::new(&network, deposit.0, desk.clone()),
         };
-        let deps = collect::Deps { shared, metrics, pull, desk, door, courier: owed };
+        let deps = collect::Deps { shared, network, metrics, pull, desk, door, courier: owed };
         let collect = Collect::new(Duration::from_secs(config.poll_s), deps);
         let (hints, receipts) = (hint.1, receipts.1);
         Ok((Self { holder, collect, courier, commands, hints, receipts, owe, peers }, handle, collected))

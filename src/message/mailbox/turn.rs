@@ -56,7 +56,7 @@ impl Holder {
             self.desk(now, inbound, &mut batch, &mut turn);
         }
         let free = self.tables.store.free_bytes();
-        let room = free.is_none_or(|free| free >= self.config.disk_reserve_bytes);
+        let room = free.is_none_or(|free| free >= self.config.reserve_bytes);
         for deposit in std::mem::take(&mut self.checked) {
             self.deposit(now, room, deposit, &mut batch, &mut turn);
         }

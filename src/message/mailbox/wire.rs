@@ -9,7 +9,7 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::Message as _;
 
 use super::{
-    grant::{Grant, Phase, Policy, Terms},
+    grant::Grant,
     machine::{Marker, MarkerKey, Who},
     proof::{self, ENTRY, SignedReceipts, StoredReceipt},
     refusal::Refusal,
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     message::{
         envelope::MAX_PART,
+        friend::{Hold, terms_in, terms_out},
         receipt::{self, Receipt},
         wire::BATCH_PARTS,
     },
@@ -498,9 +499,9 @@ pub(super) fn decode_markers(bytes: &[u8]) -> Option<BTreeMap<MarkerKey, Marker>
 pub(super) fn encode_grants(grants: &[Grant]) -> Vec<u8> {
     let grants = grants.iter().map(|g| {
         let (state, until) = match g.phase {
-            Phase::Active => (1, UnixMillis(0)),
-            Phase::Draining(until) => (2, until),
-            Phase::Ended => (3, UnixMillis(0)),
+            Hold::Active => (1, UnixMillis(0)),
+            Hold::Draining { until } => (2, until),
+            Hold::Ended => (3, UnixMillis(0)),
         };
         proto::StoredGrant {
             grant_id: Bytes::copy_from_slice(&g.id.0),
@@ -508,18 +509,7 @@ pub(super) fn encode_grants(grants: &[Grant]) -> Vec<u8> {
             state,
             drain_until: until.0,
             not_after: g.not_after.0,
-            quota_bytes: g.terms.quota_bytes,
-            quota_msgs: g.terms.quota_msgs,
-            max_msg_bytes: g.terms.max_msg_bytes,
-            max_ttl_s: g.terms.max_ttl.as_secs(),
-            per_contact_msgs: g.terms.per_contact_msgs,
-            per_contact_bytes_day: g.terms.per_contact_bytes_day,
-            open_share_percent: u32::from(g.terms.open_share_percent),
-            policy: match g.terms.policy {
-                Policy::Contacts => 1,
-                Policy::ContactsOrWork => 2,
-                Policy::Work => 3,
-            },
+            terms: Some(terms_out(&g.terms)),
         }
     });
     proto::StoredGrants { grants: grants.collect() }.encode_to_vec()
@@ -533,25 +523,12 @@ pub(super) fn decode_grants(bytes: &[u8]) -> Option<Vec<Grant>> {
             id: GrantId::from_slice(&g.grant_id)?,
             epoch: g.epoch,
             phase: match g.state {
-                1 => Phase::Active,
-                2 => Phase::Draining(UnixMillis(g.drain_until)),
-                _ => Phase::Ended,
+                1 => Hold::Active,
+                2 => Hold::Draining { until: UnixMillis(g.drain_until) },
+                _ => Hold::Ended,
             },
             not_after: UnixMillis(g.not_after),
-            terms: Terms {
-                quota_bytes: g.quota_bytes,
-                quota_msgs: g.quota_msgs,
-                max_msg_bytes: g.max_msg_bytes,
-                max_ttl: Duration::from_secs(g.max_ttl_s),
-                per_contact_msgs: g.per_contact_msgs,
-                per_contact_bytes_day: g.per_contact_bytes_day,
-                open_share_percent: u8::try_from(g.open_share_percent).unwrap_or(0).min(100),
-                policy: match g.policy {
-                    2 => Policy::ContactsOrWork,
-                    3 => Policy::Work,
-                    _ => Policy::Contacts,
-                },
-            },
+            terms: terms_in(&g.terms?),
         })
     });
     grants.collect()

@@ -26,8 +26,12 @@ pub(super) const COPIES: usize = 2;
 const FRIENDS: usize = 8;
 /// Requests to friends under way at once, 1 MiB each at most.
 const FLIGHTS: usize = 16;
-/// Parts in one request: each one costs work, a tenth of a second or more, and the first messages should not wait for the last.
-const FLIGHT_PARTS: usize = 8;
+/// Parts in one request. Where each costs work, a tenth of a second or more, the first messages should not wait for the last; where
+/// answers come quickly, requests grow.
+const FLIGHT_PARTS: std::ops::RangeInclusive<usize> = 8..=64;
+/// An answer within this is quick, and beyond that slow.
+const QUICK: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_secs(1);
 /// How old a list of friends may get before it is asked for again with the next failed try.
 const LIST_AGE: Duration = Duration::from_secs(600);
 /// The same for an empty list, or when nobody could tell.
@@ -49,6 +53,7 @@ pub(in crate::message) type Deposited = Result<Vec<Result<StoredReceipt, Refusal
 pub(super) struct Flight {
     owner: PeerId,
     friend: Friend,
+    sent_at: Duration,
     /// With the sealing each part was of.
     items: Vec<(Item, MessageId)>,
 }
@@ -72,6 +77,8 @@ impl Leaving {
 struct Place {
     friend: Friend,
     flying: bool,
+    /// Parts in the next request.
+    width: usize,
     backoff: Backoff,
     /// `Duration::MAX`: not under this grant.
     next_try: Duration,
@@ -102,9 +109,9 @@ fn is_about_message(refusal: Refusal) -> bool {
     matches!(refusal, Refusal::TooLarge(_) | Refusal::TtlTooLong(_) | Refusal::IdMismatch | Refusal::AlreadyDelivered)
 }
 
-/// Whether nothing can be left under this grant ever again.
+/// Whether nothing can be left under this grant ever again. Who is no contact now may be one later.
 fn is_about_grant(refusal: Refusal) -> bool {
-    matches!(refusal, Refusal::GrantExpired | Refusal::Revoked | Refusal::Draining | Refusal::BadAuth)
+    matches!(refusal, Refusal::GrantExpired | Refusal::Revoked | Refusal::Draining)
 }
 
 impl Outbox {
@@ -150,6 +157,7 @@ impl Outbox {
                 other => Place {
                     friend,
                     flying: other.is_some_and(|p| p.flying),
+                    width: *FLIGHT_PARTS.start(),
                     backoff: Backoff::new(FIRST_RETRY, self.retry_max),
                     next_try: Duration::ZERO,
                 },
@@ -180,7 +188,8 @@ impl Outbox {
 
     /// The answer to [`Output::Leave`].
     pub(in crate::message) fn deposited(&mut self, now: Now, flight: u64, answer: Deposited) {
-        let Some(Flight { owner, friend, items }) = self.deposits.remove(&flight) else { return };
+        let Some(Flight { owner, friend, sent_at, items }) = self.deposits.remove(&flight) else { return };
+        let took = now.mono.saturating_sub(sent_at);
         for ((seq, _), _) in &items {
             if let Some(entry) = self.entries.get_mut(seq) {
                 entry.leaving.flying.retain(|p| *p != friend.peer);
@@ -215,7 +224,7 @@ impl Outbox {
                 Some(None)
             }
         };
-        self.place_answered(now, owner, friend, trouble);
+        self.place_answered(now, owner, friend, (took, trouble));
         self.leave(now, owner);
         while self.deposits.len() < FLIGHTS
             && let Some(recipient) = self.crowded.pop_first()
@@ -225,13 +234,24 @@ impl Outbox {
     }
 
     /// `trouble`: what it refused, or that it was not reached.
-    fn place_answered(&mut self, now: Now, owner: PeerId, friend: Friend, trouble: Option<Option<Refusal>>) {
+    fn place_answered(
+        &mut self,
+        now: Now,
+        owner: PeerId,
+        friend: Friend,
+        (took, trouble): (Duration, Option<Option<Refusal>>),
+    ) {
         let (random, retry_max) = (self.random(), self.retry_max);
         let Some(away) = self.away.get_mut(&owner) else { return };
         let Some(place) = away.places.iter_mut().find(|p| p.friend.peer == friend.peer) else { return };
         place.flying = false;
         if place.friend != friend {
             return;
+        }
+        if trouble.is_some() || took > SLOW {
+            place.width = *FLIGHT_PARTS.start();
+        } else if took < QUICK {
+            place.width = (place.width * 2).min(*FLIGHT_PARTS.end());
         }
         place.next_try = match trouble {
             None => {
@@ -334,7 +354,7 @@ impl Outbox {
                 self.crowded.insert(recipient);
                 return;
             }
-            let friend = place.friend;
+            let (friend, width) = (place.friend, place.width);
             let (mut items, mut enough, mut bytes) = (Vec::new(), Vec::new(), 0);
             'fill: for seq in &away.wanting {
                 let Some(entry) = self.entries.get_mut(seq) else {
@@ -354,7 +374,7 @@ impl Outbox {
                 }
                 for index in first..entry.header.parts {
                     bytes += entry.header.part_len(index);
-                    if items.len() == FLIGHT_PARTS || (bytes > BATCH_BYTES && !items.is_empty()) {
+                    if items.len() == width || (bytes > BATCH_BYTES && !items.is_empty()) {
                         break 'fill;
                     }
                     items.push(((*seq, index), entry.header.sealing()));
@@ -373,7 +393,7 @@ impl Outbox {
             let flight = self.next_flight;
             self.next_flight += 1;
             let wanted = items.iter().map(|(item, _)| *item).collect();
-            self.deposits.insert(flight, Flight { owner: recipient, friend, items });
+            self.deposits.insert(flight, Flight { owner: recipient, friend, sent_at: now.mono, items });
             self.outputs.push_back(Output::Leave { flight, owner: recipient, friend, items: wanted });
         }
     }

@@ -6,22 +6,23 @@ use std::time::Duration;
 use super::{
     super::{
         Handle, SendState,
+        contacts::{Pair, deposit_key},
         envelope::wire_of_stored,
-        mailbox::{Account, ContactKey, DRAIN, Grant, Part, Phase, Place, Policy, Refusal, Terms, Who},
+        friend::{Hold, POLICY_CONTACTS, POLICY_OPEN_POW, Terms},
+        mailbox::{Account, DRAIN, Grant, Part, Place, Refusal, Who},
     },
     net::{Net, Node, START, soon},
 };
 use crate::{
-    identity::Identity,
-    primitives::{GrantId, Hash, MessageId},
+    primitives::{GrantId, Hash, MessageId, NetworkId},
     store::Family,
 };
 
 const WORK: Account = Account::Work(18);
 
 fn grant() -> Grant {
-    let terms = Terms { policy: Policy::Work, ..Terms::default() };
-    Grant { id: GrantId([1; 16]), epoch: 1, phase: Phase::Active, not_after: START.plus(DRAIN * 10), terms }
+    let terms = Terms { policy: POLICY_OPEN_POW, ..Terms::default() };
+    Grant { id: GrantId([1; 16]), epoch: 1, phase: Hold::Active, not_after: START.plus(DRAIN * 10), terms }
 }
 
 /// The sealed parts of a message that `from` has queued.
@@ -150,15 +151,16 @@ async fn an_owner_lets_contacts_in_by_key_and_learns_what_was_refused() {
     let net = Net::new();
     let (a, b, friends) = apart(&net, 1).await;
     let friend = &friends[0];
-    let terms = Terms { policy: Policy::Contacts, ..Terms::default() };
+    let terms = Terms { policy: POLICY_CONTACTS, per_contact_msgs: 1, ..Terms::default() };
     let contacts_only = Grant { terms, epoch: 2, ..grant() };
     friend.handle.mailbox().grant(b.address(), contacts_only).await.unwrap();
     let b = b.restart(|_| {}).await;
-    let key = Identity::generate();
-    let contact = ContactKey { key: key.public_key(), msgs: 1, bytes_day: 1 << 20 };
-    let contacts = [contact];
-    let set = b.handle.mailbox().set_contacts(friend.address(), &contacts, &[]);
-    soon("registered", set).await.unwrap().unwrap();
+    b.handle.contacts().add(a.address()).await.unwrap();
+    collect_from(&b, &friends).await;
+    let pair = Pair { owner: b.address(), contact: a.address(), holder: friend.address() };
+    let key = deposit_key(&a.identity, &NetworkId::default(), pair).unwrap();
+    until("registered", async || known_contacts(&b, friend).await == 1).await;
+    b.handle.mailbox().set_friends(Vec::new()).await.unwrap();
     let first = a.handle.send(a.draft(b.address(), "one")).await.unwrap().id;
     let second = a.handle.send(a.draft(b.address(), "two")).await.unwrap().id;
     let place = Place { holder: friend.address(), owner: b.address(), grant: grant().id };
@@ -183,4 +185,10 @@ async fn an_owner_lets_contacts_in_by_key_and_learns_what_was_refused() {
     net.peers.send(crate::net::PeerEvent::Up(friend.address())).unwrap();
     until("the other one arrives", async || b.handle.inbox(10).await.unwrap().len() == 2).await;
     assert!(b.handle.mailbox().friends().await.unwrap()[&friend.address()].refused.is_empty());
+}
+
+/// Contacts of `owner` whose deposit keys a friend knows.
+async fn known_contacts(owner: &Node, friend: &Node) -> usize {
+    let stats = owner.handle.mailbox().friends().await.unwrap();
+    stats.get(&friend.address()).map_or(0, |stats| stats.contacts)
 }

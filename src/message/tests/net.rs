@@ -14,7 +14,9 @@ use tokio::{
 };
 
 use super::super::{
-    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError, mailbox,
+    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError,
+    contacts::Contacts,
+    friend, mailbox,
     recipients::{Granted, Recipients},
     service::Parts,
 };
@@ -208,10 +210,11 @@ impl Node {
             store: store.clone(),
             peers: net.peers.subscribe(),
             recipients: Arc::new(Table { net: net.clone(), local }),
+            contacts: Contacts::open(store.clone(), net.clock.clone(), local, true).unwrap(),
             deliver,
             inbound,
             metrics: metrics.clone(),
-            mailbox: (mailbox::Config::default(), net.mail.join(local), mail_metrics.clone()),
+            mailbox: (friend::Config::default(), net.mail.join(local), mail_metrics.clone()),
         };
         let (service, handle) = Service::with(config.clone(), parts).unwrap();
         let stop = Stop::new();

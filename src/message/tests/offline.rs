@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{
     super::{
+        friend::{Hold, POLICY_CONTACTS_POW, Terms},
         handle::{SendState, Step},
-        mailbox::{self, Policy, Refusal, StoredReceipt, Terms},
+        mailbox::{self, Refusal, StoredReceipt},
         outbox::{Deposited, Friend, Header, Item, Left, Now, Outbox, Output},
         recipients::Granted,
         wire::Code,
@@ -210,10 +211,10 @@ async fn befriend(net: &Net, owner: &Node, friends: &[&Node]) {
     for (friend, n) in friends.iter().zip(1..) {
         let (id, hash) = (GrantId([n; 16]), [n; 32]);
         let not_after = START.plus(90 * DAY);
-        let terms = Terms { policy: Policy::ContactsOrWork, ..Terms::default() };
-        let grant = mailbox::Grant { id, epoch: 1, phase: mailbox::Phase::Active, not_after, terms };
+        let terms = Terms { policy: POLICY_CONTACTS_POW, ..Terms::default() };
+        let grant = mailbox::Grant { id, epoch: 1, phase: Hold::Active, not_after, terms };
         friend.handle.mailbox().grant(owner.address(), grant).await.unwrap();
-        let granted = Granted { id, not_after, max_ttl_s: 86_400, policy: super::super::friend::POLICY_CONTACTS_POW };
+        let granted = Granted { id, not_after, max_ttl_s: 86_400, policy: POLICY_CONTACTS_POW };
         net.grants.lock().unwrap().insert((owner.address(), friend.address(), Hash(hash)), granted);
         let (address, priority) = (friend.address(), u32::from(n));
         listed.push(map::Friend { address, addrs: Vec::new(), grant_hash: Some(hash), priority });

@@ -25,16 +25,7 @@ pub(super) async fn file(network: &mut Network, deadline: Deadline) -> Outcome {
     let recipient = to.address();
     let body: Bytes = (0..FILE_BYTES / 8).flat_map(|_| rand::random::<u64>().to_le_bytes()).collect();
     let hash = Hash::of(&body);
-    let path =
-        format!("/v1/messages?to={recipient}&file_name=testnet.bin&wait=delivered&timeout_ms={}", WAIT.as_millis());
-    let sent = from.client.upload::<Value>(&path, body.into(), WAIT);
-    let sent = tokio::time::timeout(WAIT + Duration::from_secs(5), sent).await;
-    let sent = sent.map_err(|_| format!("{}: POST messages: no answer", from.name))?;
-    let sent = sent.map_err(|e| format!("{}: {e}", from.name))?;
-    let id = sent["id"].as_str().ok_or_else(|| format!("{} gave no id: {sent}", from.name))?.to_owned();
-    if sent["state"] != "delivered" {
-        return Err(format!("the message is {} after {} s", sent["state"], WAIT.as_secs()));
-    }
+    let id = send(from, &format!("to={recipient}&file_name=testnet.bin"), body, "delivered").await?;
     deadline.until("the inbox", async || received(to, &id, &from.address(), hash).await).await?;
     deadline
         .until("the receipt", async || {
@@ -51,8 +42,27 @@ pub(super) async fn file(network: &mut Network, deadline: Deadline) -> Outcome {
     Ok(format!("{FILE_BYTES} bytes from {} to {}, blake3 {}, receipt of {}", from.name, to.name, short(hash), to.name))
 }
 
+/// Sends `body` and waits until it is `state`; its id.
+pub(super) async fn send(from: &Node, query: &str, body: Bytes, state: &str) -> Result<String, String> {
+    // A message is queued when it was accepted: nothing to wait for.
+    let wait = match state {
+        "queued" => String::new(),
+        state => format!("&wait={state}&timeout_ms={}", WAIT.as_millis()),
+    };
+    let path = format!("/v1/messages?{query}{wait}");
+    let sent = from.client.upload::<Value>(&path, body.into(), WAIT);
+    let sent = tokio::time::timeout(WAIT + Duration::from_secs(5), sent).await;
+    let sent = sent.map_err(|_| format!("{}: POST messages: no answer", from.name))?;
+    let sent = sent.map_err(|e| format!("{}: {e}", from.name))?;
+    if sent["state"] != *state {
+        return Err(format!("the message is {} instead of {state} after {} s", sent["state"], WAIT.as_secs()));
+    }
+    let id = sent["id"].as_str().ok_or_else(|| format!("{} gave no id: {sent}", from.name))?;
+    Ok(id.to_owned())
+}
+
 /// Exactly one message of this id, from whom it should be, and with every byte.
-async fn received(node: &Node, id: &str, from: &str, hash: Hash) -> Result<(), String> {
+pub(super) async fn received(node: &Node, id: &str, from: &str, hash: Hash) -> Result<(), String> {
     let inbox = ask(node, "inbox").await?;
     let messages = inbox["messages"].as_array().map_or(&[][..], Vec::as_slice);
     let copies: Vec<_> = messages.iter().filter(|m| m["id"] == *id).collect();

@@ -6,6 +6,7 @@
 mod failure;
 mod maps;
 mod messages;
+mod offline;
 mod partition;
 
 use std::{
@@ -39,6 +40,10 @@ pub(super) async fn run(network: &mut Network, screen: &Screen, report: &mut Rep
     steps.play(network, "name resolved through Kademlia", 4, 60, maps::resolved_by_kademlia).await;
     steps.play(network, "online true and false", 2, 30, maps::online).await;
     steps.play(network, "file delivered and receipted", 2, 60, messages::file).await;
+    steps.play(network, "friends agreed", 4, 60, offline::agreed).await;
+    steps.play(network, "left with both friends", 4, 60, offline::by_both).await;
+    steps.play(network, "left with the second friend", 4, 60, offline::by_the_second).await;
+    steps.play(network, "waits for a friend", 4, 60, offline::by_none).await;
     steps.play(network, "killed node noticed", 2, 60, failure::killed).await;
     steps.play(network, "restarted on another port", 2, 60, failure::restarted).await;
     steps.play(network, "rejoined without bootstrap", 3, 60, failure::without_bootstrap).await;

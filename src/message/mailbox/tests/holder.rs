@@ -9,8 +9,8 @@ use tokio::{
 
 use super::{
     super::{
-        Account, Config, DepositError, Depositor, Metrics, Part, Place, Refusal, StoredReceipt,
-        grant::{DRAIN, Grant, Phase, Policy, Terms},
+        Account, DepositError, Depositor, Metrics, Part, Place, Refusal, StoredReceipt,
+        grant::{DRAIN, Grant},
         holder::{self, Command, Holder, OwnerStats},
         machine::{GrantError, Limits, Machine, Offer, Proof, Verdict, Who},
         proof,
@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     identity::Identity,
-    message::envelope::part_id,
+    message::{
+        envelope::part_id,
+        friend::{Config, Hold, POLICY_CONTACTS, POLICY_CONTACTS_POW, Terms},
+    },
     net::{PeerEvent, rpc},
     primitives::{GrantId, Hash, ManualClock, MessageId, NetworkId, PeerId},
     runtime::Stop,
@@ -56,7 +59,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(Config { disk_reserve_bytes: 0, ..Config::default() })
+        Self::with(Config { reserve_bytes: 0, ..Config::default() })
     }
 
     fn with(config: Config) -> Self {
@@ -227,14 +230,14 @@ async fn what_is_left_is_pulled_by_its_owner_until_it_is_acknowledged_and_never_
 async fn every_refusal_has_its_own_code() {
     let (f, owner, stranger) = (Fixture::new(), owner(), owner());
     let mut grant = open_grant(1);
-    grant.terms = Terms { max_msg_bytes: 8 + 150, max_ttl: HOUR, quota_msgs: 3, ..grant.terms };
+    grant.terms = Terms { max_msg_bytes: 8 + 150 + 65, max_ttl_s: 3600, quota_msgs: 3, ..grant.terms };
     assert_eq!(f.grant(PeerId::random(), grant).await, Err(GrantError::BadOwner));
     f.grant(owner, grant).await.unwrap();
     let one = async |part: Part, account: &Account| f.deposit(owner, 1, account, vec![part]).await.remove(0);
     assert_eq!(f.one(stranger, &WORK, 1).await, Err(Refusal::NotFriend));
     assert_eq!(f.deposit(owner, 2, &WORK, vec![part(1)]).await, [Err(Refusal::NotFriend)]);
     let large = Part { sealed: sealed(1, 151), ..part(1) };
-    assert_eq!(one(large, &WORK).await, Err(Refusal::TooLarge(158)));
+    assert_eq!(one(large, &WORK).await, Err(Refusal::TooLarge(223)));
     assert!(one(Part { sealed: sealed(1, 150), ..part(1) }, &WORK).await.is_ok());
     assert_eq!(one(Part { ttl_s: 3601, ..part(1) }, &WORK).await, Err(Refusal::TtlTooLong(3600)));
     assert_eq!(f.one(owner, &Account::Work(0), 1).await, Err(Refusal::NeedPow(18)));
@@ -256,11 +259,11 @@ async fn every_refusal_has_its_own_code() {
     let client = f.boards.deposit.join(stranger).0;
     let answer = soon("answer", client.request(f.address(), wire::deposit(&raw))).await.unwrap();
     assert_eq!(answer.codes, [Refusal::IdMismatch.to_wire().0]);
-    for phase in [Phase::Draining(START.plus(DAY)), Phase::Ended] {
+    for phase in [Hold::Draining { until: START.plus(DAY) }, Hold::Ended] {
         f.grant(owner, Grant { phase, ..grant }).await.unwrap();
-        let why = if phase == Phase::Ended { Refusal::Revoked } else { Refusal::Draining };
+        let why = if phase == Hold::Ended { Refusal::Revoked } else { Refusal::Draining };
         assert_eq!(f.one(owner, &WORK, 7).await, Err(why));
-        assert_eq!(f.pull(owner, 0).await.is_ok(), phase != Phase::Ended);
+        assert_eq!(f.pull(owner, 0).await.is_ok(), phase != Hold::Ended);
     }
     assert_eq!(f.grant(owner, grant).await, Err(GrantError::Stale), "it does not come back");
     let mut late = open_grant(3);
@@ -277,7 +280,7 @@ async fn every_refusal_has_its_own_code() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contacts_have_their_own_share_and_can_be_shut_out_alone() {
     let (mut f, owner) = (Fixture::new(), owner());
-    let terms = Terms { policy: Policy::Contacts, per_contact_msgs: 2, ..Terms::default() };
+    let terms = Terms { policy: POLICY_CONTACTS, per_contact_msgs: 2, ..Terms::default() };
     f.grant(owner, Grant { terms, ..open_grant(1) }).await.unwrap();
     let (ann, bob) = (Identity::generate(), Identity::generate());
     let (a, b) = (Account::Key(Box::new(ann.clone())), Account::Key(Box::new(bob.clone())));
@@ -337,8 +340,7 @@ async fn contacts_have_their_own_share_and_can_be_shut_out_alone() {
 async fn open_deposits_fill_their_share_only_and_cost_more_the_fuller_it_is() {
     let (f, owner) = (Fixture::new(), owner());
     // Ten parts of 173 + 512 bytes.
-    let terms =
-        Terms { policy: Policy::ContactsOrWork, quota_bytes: 137_000, open_share_percent: 5, ..Terms::default() };
+    let terms = Terms { policy: POLICY_CONTACTS_POW, quota_bytes: 137_000, open_share_percent: 5, ..Terms::default() };
     f.grant(owner, Grant { terms, ..open_grant(1) }).await.unwrap();
     let (mut bits, mut asked) = (18, Vec::new());
     for n in 0..6 {
@@ -406,7 +408,7 @@ async fn time_ends_messages_and_grants_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_and_a_full_node_refuse_and_lose_nothing() {
-    let config = Config { max_bytes: 2 * (173 + 512), disk_reserve_bytes: 0, ..Config::default() };
+    let config = Config { max_bytes: 2 * (173 + 512), reserve_bytes: 0, ..Config::default() };
     let (mut f, owner) = (Fixture::with(config), owner());
     f.grant(owner, open_grant(1)).await.unwrap();
     f.one(owner, &WORK, 1).await.unwrap();
@@ -415,7 +417,7 @@ async fn a_full_disk_and_a_full_node_refuse_and_lose_nothing() {
     f.store.pretend_full(false);
     assert_eq!(f.one(owner, &WORK, 2).await.unwrap().queue_seq, 2, "no gap");
     assert_eq!(f.one(owner, &WORK, 3).await, Err(Refusal::DiskFull), "over all owners");
-    f.config.disk_reserve_bytes = u64::MAX;
+    f.config.reserve_bytes = u64::MAX;
     f.restart().await;
     f.ack(owner, &[id(1)]).await.unwrap();
     assert_eq!(f.one(owner, &WORK, 3).await, Err(Refusal::DiskFull), "the reserve");
@@ -486,7 +488,7 @@ async fn many_deposits_at_once_share_few_syncs_and_large_ones_go_in_pages() {
     const EACH: u64 = 20;
     const FLIGHT: u64 = 48;
     let (f, owner) = (Fixture::new(), owner());
-    let terms = Terms { policy: Policy::Contacts, per_contact_msgs: 4096, ..Terms::default() };
+    let terms = Terms { policy: POLICY_CONTACTS, per_contact_msgs: 4096, ..Terms::default() };
     f.grant(owner, Grant { terms, ..open_grant(1) }).await.unwrap();
     let key = Identity::generate();
     let contacts = vec![(key.public_key(), u32::MAX, u64::MAX)];

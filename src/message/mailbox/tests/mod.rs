@@ -1,6 +1,7 @@
 //! Tests of mailboxes without the message service: machines, store, and the holder's actor over a loopback. Collecting into an inbox
 //! is tested with it, in `message/tests/mail.rs`.
 
+mod collector;
 mod holder;
 mod prop;
 mod sim;
@@ -10,11 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    grant::{Grant, Phase, Policy, Terms},
+    grant::Grant,
     machine::{Offer, Proof},
 };
 use crate::{
-    message::envelope::{PART_HEADER, id_of},
+    message::{
+        envelope::{PART_HEADER, id_of},
+        friend::{Hold, POLICY_OPEN_POW, Terms},
+    },
     primitives::{GrantId, Hash, UnixMillis},
 };
 
@@ -24,8 +28,8 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A grant that anybody may use who did the work.
 pub(super) fn open_grant(id: u8) -> Grant {
-    let terms = Terms { policy: Policy::Work, ..Terms::default() };
-    Grant { id: GrantId([id; 16]), epoch: 1, phase: Phase::Active, not_after: START.plus(DAY * 90), terms }
+    let terms = Terms { policy: POLICY_OPEN_POW, ..Terms::default() };
+    Grant { id: GrantId([id; 16]), epoch: 1, phase: Hold::Active, not_after: START.plus(DAY * 90), terms }
 }
 
 /// Something of the form of a sealed part, `extra` bytes longer than the shortest.

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        grant::Terms,
         machine::{Known, Limits, MESSAGE_COST, Machine, Proof, Stored, Verdict, Who},
         proof,
         refusal::Refusal,
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::{
     identity::Identity,
+    message::friend::Terms,
     primitives::{GrantId, Hash, MessageId, NetworkId, PeerId},
     wire::proto::mailbox as proto,
 };

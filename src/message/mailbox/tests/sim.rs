@@ -10,13 +10,16 @@ use std::{
 use super::{
     super::{
         collector::{Collector, Delivered, Fate, Output},
-        grant::{Grant, Terms},
+        grant::Grant,
         machine::{Known, Limits, MESSAGE_COST, Machine, Queue, Stored, Verdict},
         refusal::Refusal,
     },
     START, offer, open_grant,
 };
-use crate::primitives::{MessageId, PeerId, UnixMillis};
+use crate::{
+    message::friend::Terms,
+    primitives::{MessageId, PeerId, UnixMillis},
+};
 
 const HOLDERS: usize = 3;
 const MESSAGES: u64 = 60;
@@ -24,7 +27,7 @@ const MESSAGES: u64 = 60;
 const QUIET: u64 = 120_000;
 const END: u64 = 2 * 3_600_000;
 const PAGE: usize = 7;
-const QUOTA: u64 = 6;
+const QUOTA: u32 = 6;
 
 struct Random(u64);
 
@@ -296,7 +299,7 @@ impl World {
             Verdict::Refuse(why) => Err(why),
         };
         let queue = holder.machine.queue(&owner).unwrap();
-        assert!(queue.count <= QUOTA, "quota");
+        assert!(queue.count <= QUOTA.into(), "quota");
         holder.replies.push(Reply::Deposited(n, offer.id, result));
         self.begin(at);
     }
@@ -386,14 +389,14 @@ impl World {
             let fate = if self.collector.is_recent(&stored.id) || self.inbox.contains(&stored.id) {
                 Fate::Done
             } else if self.fault(20) {
-                [Fate::Later, Fate::Part][self.random.below(2) as usize]
+                [Fate::Later, Fate::Part, Fate::Busy][self.random.below(3) as usize]
             } else {
                 ids.push(stored.id);
                 Fate::Done
             };
             fates.push((stored.seq, stored.id, fate));
         }
-        let delivered = Delivered { items: fates, head, more };
+        let delivered = Delivered { bytes: fates.len() as u64 * 1024, items: fates, head, more };
         self.later(50, Event::Brought { owner: self.epoch, holder: at, delivered, ids });
     }
 
@@ -410,6 +413,7 @@ impl World {
                         self.later(100, Event::PullArrives { owner, holder, after });
                     }
                 }
+                Output::Register(keys) => panic!("there are no contacts: {keys:?}"),
                 Output::Ack { friend, ids } => {
                     let holder = at(self, friend);
                     assert!(ids.iter().all(|id| self.inbox.contains(id)), "acknowledged before it is durable");
