@@ -1,5 +1,6 @@
 //! Tests of messages: fixed inputs, properties, a simulation of both machines, and real services over a loopback.
 
+mod early;
 mod mail;
 mod net;
 mod offline;
