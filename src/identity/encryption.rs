@@ -231,16 +231,21 @@ impl SealSession {
     /// [`SealError`] as [`SealSession::new`], when the session is renewed.
     pub fn seal(&mut self, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let mut sealed = Vec::with_capacity(SEALED_OVERHEAD + plain.len());
-        self.seal_into(aad, plain, &mut sealed)?;
+        self.seal_into(aad, &mut sealed, |out| out.extend_from_slice(plain))?;
         Ok(sealed)
     }
 
-    /// Seals as [`SealSession::seal`], appending to `out`, and returns the message's own key: with it the sender can open
-    /// what it sealed ([`MessageKey::open`]), to seal it again when the recipient has lost its key.
+    /// Seals what `write` appends to `out`, in place, and puts in front what [`SealSession::seal`] does. Returns the message's own
+    /// key: with it the sender can open what it sealed ([`MessageKey::open`]), to seal it again when the recipient has lost its key.
     ///
     /// # Errors
     /// [`SealError`] as [`SealSession::new`], when the session is renewed; `out` is then as before.
-    pub fn seal_into(&mut self, aad: &[u8], plain: &[u8], out: &mut Vec<u8>) -> Result<MessageKey, SealError> {
+    pub fn seal_into(
+        &mut self,
+        aad: &[u8],
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<MessageKey, SealError> {
         if self.counter == SESSION_MESSAGES {
             (self.encapsulated, self.context) = agree(&self.key, &self.info)?;
             self.counter = 0;
@@ -249,10 +254,9 @@ impl SealSession {
         self.counter += 1;
         let key = message_key(counter, |label, out| self.context.export(label, out).is_ok()).ok_or(SealError)?;
         let start = out.len();
-        out.reserve(SEALED_OVERHEAD + plain.len());
         out.extend_from_slice(&self.encapsulated);
         out.extend_from_slice(&counter.to_be_bytes());
-        out.extend_from_slice(plain);
+        write(out);
         let text = &mut out[start + HEADER..];
         match key.cipher().and_then(|c| c.seal_in_place_separate_tag(nonce(), Aad::from(aad), text)) {
             Ok(tag) => out.extend_from_slice(tag.as_ref()),

@@ -188,8 +188,8 @@ fn the_sender_opens_its_own_message_with_its_key_and_no_other() {
     let (owner, ring) = (PeerId::random(), ring());
     let mut session = SealSession::new(CONTEXT, &owner, ring.current().unwrap()).unwrap();
     let (mut first, mut second) = (Vec::new(), Vec::new());
-    let key = session.seal_into(b"aad", b"one", &mut first).unwrap();
-    session.seal_into(b"aad", b"two", &mut second).unwrap();
+    let key = session.seal_into(b"aad", &mut first, |out| out.extend_from_slice(b"one")).unwrap();
+    session.seal_into(b"aad", &mut second, |out| out.extend_from_slice(b"two")).unwrap();
     let key = MessageKey::from_bytes(*key.expose());
     assert_eq!(key.open(b"aad", &first).unwrap(), b"one");
     assert_eq!(key.open(b"aad", &second), Err(OpenError::Damaged));

@@ -13,9 +13,10 @@
 //! The signature covers the BLAKE3 hash of `inner`: Ed25519 reads its message twice, and SHA-512 over 256 KiB twice would be
 //! what a large message costs. `inner` names the recipient, so nobody can seal it again for a third party.
 //!
-//! A body of more than [`PART_BYTES`] travels in parts. Every part's `inner` commits to the total bytes, from which the number of
-//! parts and each part's length follow, and to [`body_hash`] over the parts, so parts of different bodies cannot be mixed.
-//! Parts are hashed one by one, so that the recipient can do it in any order. **The id of a message is the id of its part 0.**
+//! A body of more than [`PART_BYTES`] travels in parts. Every part's `inner` names the total bytes, from which the number of
+//! parts and each part's length follow, the part's index, and a random [`BodyId`] that its sender drew for this body. All of it is
+//! under the sender's signature, so nobody but the sender can put parts of different bodies together, and a sender that did would
+//! only have sent another body. So a body is read once, part by part. **The id of a message is the id of its part 0.**
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -25,7 +26,7 @@ use crate::{
     identity::{
         self, Identity, KeyId, MessageKey, OpenError, Opener, Purpose, SEALED_OVERHEAD, SealError, SealSession,
     },
-    primitives::{Hash, MessageId, NetworkId, PeerId, StreamId, UnixMillis},
+    primitives::{MessageId, NetworkId, PeerId, StreamId, UnixMillis},
 };
 
 /// The version of everything in this file.
@@ -76,17 +77,24 @@ pub(super) struct Inner {
     pub(super) index: u32,
     /// Bytes of the whole body.
     pub(super) total: u64,
-    /// [`body_hash`] of the whole body; all zeros when there is only one part (its signature covers the body).
-    pub(super) body_hash: Hash,
+    /// All zeros when there is only one part.
+    pub(super) body_id: BodyId,
 }
 
-/// The hash of a body in parts: BLAKE3 over the BLAKE3 hashes of its parts' bytes, in order.
-pub(super) fn body_hash(parts: impl IntoIterator<Item = Hash>) -> Hash {
-    let mut hasher = blake3::Hasher::new();
-    for part in parts {
-        hasher.update(&part.0);
+/// What the parts of one body have in common, drawn by its sender.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct BodyId(pub(super) [u8; 32]);
+
+impl BodyId {
+    /// For a body in `parts` parts.
+    pub(super) fn draw(parts: u32) -> Self {
+        if parts > 1 { Self(rand::random()) } else { Self::default() }
     }
-    Hash(*hasher.finalize().as_bytes())
+
+    /// From raw bytes; `None` when the length is wrong.
+    pub(super) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
 }
 
 impl Inner {
@@ -139,31 +147,37 @@ impl Envelopes {
 
     /// Signs, pads and seals one part to the session's key, whose id must be `inner.key_id`.
     pub(super) fn seal(&self, session: &mut SealSession, inner: &Inner) -> Result<Part, SealError> {
-        let plain = self.plain(inner);
-        let mut stored = Vec::with_capacity(32 + PART_HEADER + SEALED_OVERHEAD + plain.len());
+        let inner_proto = wire::inner_to_proto(inner);
+        let bucket = bucket(inner_proto.encoded_len());
+        let mut stored = Vec::with_capacity(32 + PART_HEADER + SEALED_OVERHEAD + bucket);
         stored.extend_from_slice(&[0; 32]);
         stored.push(VERSION);
         stored.extend_from_slice(&inner.key_id);
-        let key = session.seal_into(&aad(&inner.recipient, &inner.key_id), &plain, &mut stored)?;
+        let key = session.seal_into(&aad(&inner.recipient, &inner.key_id), &mut stored, |out| {
+            self.write(&inner_proto, bucket, out);
+        })?;
         stored[..32].copy_from_slice(key.expose());
         let id = id_of(&stored[32..]);
         Ok(Part { id, stored: stored.into() })
     }
 
-    /// Signature, length, inner, zeros.
+    /// Appends a plain part of `bucket` bytes: signature, length, inner, zeros.
+    fn write(&self, inner: &impl prost::Message, bucket: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.resize(start + PLAIN_HEADER, 0);
+        inner.encode(out).expect("a Vec grows");
+        let (head, body) = out[start..].split_at_mut(PLAIN_HEADER);
+        head[..SIGNATURE].copy_from_slice(&self.identity.sign(&self.purpose, blake3::hash(body).as_bytes()));
+        let length = u32::try_from(body.len()).expect("at most 256 KiB");
+        head[SIGNATURE..].copy_from_slice(&length.to_be_bytes());
+        out.resize(start + bucket, 0);
+    }
+
+    /// The plain part of `inner`.
+    #[cfg(test)]
     pub(super) fn plain(&self, inner: &Inner) -> Vec<u8> {
-        let body = wire::inner_to_proto(inner);
-        let length = body.encoded_len();
-        let bucket = BUCKETS.into_iter().find(|b| PLAIN_HEADER + length <= *b);
-        let bucket = bucket.expect("parts and file names are capped before, see PART_BYTES");
-        let mut plain = Vec::with_capacity(bucket);
-        plain.resize(PLAIN_HEADER, 0);
-        body.encode(&mut plain).expect("a Vec grows");
-        let signature = self.identity.sign(&self.purpose, blake3::hash(&plain[PLAIN_HEADER..]).as_bytes());
-        plain[..SIGNATURE].copy_from_slice(&signature);
-        let length = u32::try_from(length).expect("at most 256 KiB");
-        plain[SIGNATURE..PLAIN_HEADER].copy_from_slice(&length.to_be_bytes());
-        plain.resize(bucket, 0);
+        let (inner, mut plain) = (wire::inner_to_proto(inner), Vec::new());
+        self.write(&inner, bucket(inner.encoded_len()), &mut plain);
         plain
     }
 
@@ -214,6 +228,12 @@ impl Envelopes {
         let plain = MessageKey::from_bytes(*key).open(&aad(recipient, key_id), sealed).map_err(|_| Code::Bad)?;
         self.check(&plain.into(), key_id)
     }
+}
+
+/// The padded size of a plain part whose inner has so many bytes.
+fn bucket(inner: usize) -> usize {
+    let bucket = BUCKETS.into_iter().find(|b| PLAIN_HEADER + inner <= *b);
+    bucket.expect("parts and file names are capped before, see PART_BYTES")
 }
 
 /// The id of a part on the wire; `None` when it is too short to be one.

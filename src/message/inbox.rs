@@ -6,7 +6,7 @@
 //!                       ├─ again (receipt once more)          delivered before
 //!                       ├─ whole: header, body, seen marks    one commit ─▶ receipt
 //!                       └─ part:  assembly header, body part  written ─▶ stored ─▶ last one: complete
-//!                                                             hash, flush, header, seen marks: one commit ─▶ receipt
+//!                                                             flush, header, seen marks: one commit ─▶ receipt
 //! ```
 //! `stored` is no promise: parts of a large body are written past the log and lost when the node is killed before the last one
 //! came. Only the receipt is, and a sender that has all its parts stored and no receipt offers them again.
@@ -16,19 +16,21 @@
 //!
 //! # Limits
 //! Incomplete messages: their whole size is reserved when their first part comes. Per sender [`PER_SENDER`] of them and four times
-//! `message.max_bytes`; together [`ALL`] and half the inbox. Beyond that new ones are refused (`busy`); accepted ones are
-//! never evicted for newer ones, they end with their expiry or after [`IDLE`] without a new part.
+//! `message.max_bytes`; together [`ALL`] and half the inbox. Beyond that new ones are refused (`busy`). They end with their expiry or
+//! after [`IDLE`] without a new part. They are not evicted for those of others; but one that got nothing for [`GIVES_WAY`] gives
+//! way to another one of the same sender: senders that crash while they seal leave parts that nobody completes. When it goes on
+//! after all, it is offered again from its start.
 
 use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
-    envelope::{Inner, parts_of},
+    envelope::{BodyId, Inner, parts_of},
     handle::Received,
     wire::{Code, StoredMessage},
 };
-use crate::primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis, limits::CLOCK_SKEW};
+use crate::primitives::{MessageId, PeerId, StreamId, UnixMillis, limits::CLOCK_SKEW};
 
 /// Incomplete messages of one sender.
 pub(super) const PER_SENDER: usize = 16;
@@ -36,6 +38,8 @@ pub(super) const PER_SENDER: usize = 16;
 pub(super) const ALL: usize = 256;
 /// An incomplete message without a new part for this long is dropped.
 pub(super) const IDLE: Duration = Duration::from_secs(24 * 3600);
+/// An incomplete message without a new part for this long gives way to another one of its sender.
+pub(super) const GIVES_WAY: Duration = Duration::from_secs(600);
 /// Longest time to live.
 pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a message is remembered after it was received, in running time of the node: its longest life and 7 days.
@@ -68,8 +72,7 @@ impl Key {
 enum Have {
     Missing,
     Committing,
-    /// With the hash of its bytes; `None` when it was found in the store at the start.
-    Stored(Option<Hash>),
+    Stored,
 }
 
 /// A message that has not all its parts yet.
@@ -79,7 +82,7 @@ pub(super) struct Assembly {
     /// Its place in the body family.
     pub(super) slot: u64,
     pub(super) total: u64,
-    pub(super) body_hash: Hash,
+    pub(super) body_id: BodyId,
     pub(super) sent_at: UnixMillis,
     pub(super) expires_at: UnixMillis,
     pub(super) file_name: String,
@@ -93,12 +96,12 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(key: Key, slot: u64, total: u64, body_hash: Hash) -> Self {
+    pub(super) fn new(key: Key, slot: u64, total: u64, body_id: BodyId) -> Self {
         Self {
             key,
             slot,
             total,
-            body_hash,
+            body_id,
             sent_at: UnixMillis(0),
             expires_at: UnixMillis(0),
             file_name: String::new(),
@@ -117,22 +120,21 @@ impl Assembly {
     /// A part is in the store (when loading).
     pub(super) fn found(&mut self, index: u32) {
         if let Some(have) = self.have.get_mut(index as usize) {
-            *have = Have::Stored(None);
+            *have = Have::Stored;
         }
     }
 
     fn is_whole(&self) -> bool {
-        self.id.is_some() && self.have.iter().all(|h| matches!(h, Have::Stored(_)))
+        self.id.is_some() && self.have.iter().all(|h| *h == Have::Stored)
+    }
+
+    /// Whether something of it is being written.
+    fn is_busy(&self) -> bool {
+        self.completing || self.have.contains(&Have::Committing)
     }
 
     fn cost(&self) -> u64 {
         self.total + MESSAGE_COST
-    }
-
-    /// The hashes of the parts as far as they are known.
-    pub(super) fn hashes(&self) -> Vec<Option<Hash>> {
-        let hash = |have: &Have| if let Have::Stored(hash) = have { *hash } else { None };
-        self.have.iter().map(hash).collect()
     }
 
     /// The message as it will be in the inbox, once whole.
@@ -150,6 +152,17 @@ impl Assembly {
     }
 }
 
+/// How far a message is after a part of it was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Progress {
+    /// Parts are missing, or this one could not be stored.
+    More,
+    /// One part is missing.
+    Nearly,
+    /// Complete it now.
+    Whole,
+}
+
 /// What to do with one part.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -159,8 +172,16 @@ pub(super) enum Verdict {
     Again(MessageId, UnixMillis),
     /// A message of one part: store it with its marks, then [`Inbox::committed_whole`].
     Whole { key: Key, message: Box<StoredMessage>, body: Bytes },
-    /// Store this part, after the assembly's header when that is given; then [`Inbox::committed_part`].
-    Part { key: Key, slot: u64, index: u32, parts: u32, body: Bytes, header: Option<Box<Assembly>> },
+    /// Clear what is `gone`, and store this part, after the assembly's header when that is given; then [`Inbox::committed_part`].
+    Part {
+        key: Key,
+        slot: u64,
+        index: u32,
+        parts: u32,
+        body: Bytes,
+        header: Option<Box<Assembly>>,
+        gone: Option<Box<Assembly>>,
+    },
     /// All parts are stored: complete it.
     Complete(Key),
 }
@@ -286,11 +307,14 @@ impl Inbox {
 
     fn plan_part(&mut self, now: UnixMillis, held: u64, id: MessageId, inner: Inner) -> Verdict {
         let key = Key::of(&inner);
+        let mut gone = None;
         if !self.assemblies.contains_key(&key) {
-            if let Err(code) = self.may_begin(held, &inner) {
-                return Verdict::Answer(code);
+            if let Err(code) = self.may_begin(held, &inner, None) {
+                let idle = self.idle(now, &key.sender).filter(|a| self.may_begin(held, &inner, Some(a)).is_ok());
+                let Some(idle) = idle.map(|a| a.key) else { return Verdict::Answer(code) };
+                gone = self.drop_assembly(&idle).map(Box::new);
             }
-            let mut assembly = Assembly::new(key, self.slot(), inner.total, inner.body_hash);
+            let mut assembly = Assembly::new(key, self.slot(), inner.total, inner.body_id);
             assembly.sent_at = inner.sent_at;
             assembly.expires_at = inner.expires_at;
             assembly.file_name.clone_from(&inner.file_name);
@@ -299,7 +323,7 @@ impl Inbox {
         }
         let assembly = self.assemblies.get_mut(&key).expect("looked up or made above");
         let same = assembly.total == inner.total
-            && assembly.body_hash == inner.body_hash
+            && assembly.body_id == inner.body_id
             && assembly.sent_at == inner.sent_at
             && assembly.expires_at == inner.expires_at
             && assembly.file_name == inner.file_name;
@@ -310,14 +334,14 @@ impl Inbox {
         match assembly.have[at] {
             Have::Committing => return Verdict::Answer(Code::Busy),
             // Commits may overtake each other: a header without the id was stored last, and then came a restart.
-            Have::Stored(_) if inner.index == 0 && assembly.id.is_none() => assembly.have[at] = Have::Committing,
+            Have::Stored if inner.index == 0 && assembly.id.is_none() => assembly.have[at] = Have::Committing,
             // All there, but a crash came before completing it.
-            Have::Stored(_) if assembly.is_whole() && !assembly.completing => {
+            Have::Stored if assembly.is_whole() && !assembly.completing => {
                 assembly.completing = true;
                 return Verdict::Complete(key);
             }
-            Have::Stored(_) if assembly.completing => return Verdict::Answer(Code::Busy),
-            Have::Stored(_) => return Verdict::Answer(Code::Stored),
+            Have::Stored if assembly.completing => return Verdict::Answer(Code::Busy),
+            Have::Stored => return Verdict::Answer(Code::Stored),
             Have::Missing => assembly.have[at] = Have::Committing,
         }
         assembly.touched_at = now;
@@ -328,20 +352,31 @@ impl Inbox {
         // part 0, which brings the id.
         let header = (!assembly.saved || inner.index == 0).then(|| Box::new(assembly.clone()));
         let (slot, index, parts) = (assembly.slot, inner.index, assembly.parts());
-        Verdict::Part { key, slot, index, parts, body: inner.body, header }
+        Verdict::Part { key, slot, index, parts, body: inner.body, header, gone }
     }
 
-    fn may_begin(&self, held: u64, inner: &Inner) -> Result<(), Code> {
+    /// The incomplete message of a sender that has got nothing for the longest time.
+    fn idle(&self, now: UnixMillis, sender: &PeerId) -> Option<&Assembly> {
+        let of_sender = self.assemblies.values().filter(|a| a.key.sender == *sender && !a.is_busy());
+        of_sender.filter(|a| now.since(a.touched_at) > GIVES_WAY).min_by_key(|a| (a.touched_at, a.slot))
+    }
+
+    /// Whether there is room for another incomplete message, when `gone` goes.
+    fn may_begin(&self, held: u64, inner: &Inner, gone: Option<&Assembly>) -> Result<(), Code> {
+        // What goes is of this sender, and counted.
+        let freed = gone.map_or(Share::default(), |gone| Share { count: 1, bytes: gone.cost() });
+        let without = |share: Share| Share { count: share.count - freed.count, bytes: share.bytes - freed.bytes };
         let cost = inner.total + MESSAGE_COST;
-        let share = self.senders.get(&inner.sender).copied().unwrap_or_default();
+        let share = without(self.senders.get(&inner.sender).copied().unwrap_or_default());
+        let all = without(self.all);
         let sender_bytes = (self.limits.max_bytes + MESSAGE_COST).saturating_mul(4);
-        if !self.has_room(held, cost) {
+        if !self.has_room(held, cost.saturating_sub(freed.bytes)) {
             return Err(Code::InboxFull);
         }
         let crowded = share.count >= PER_SENDER
             || share.bytes + cost > sender_bytes
-            || self.all.count >= ALL
-            || (self.all.count > 0 && self.all.bytes + cost > self.limits.inbox_max_bytes / 2);
+            || all.count >= ALL
+            || (all.count > 0 && all.bytes + cost > self.limits.inbox_max_bytes / 2);
         if crowded { Err(Code::Busy) } else { Ok(()) }
     }
 
@@ -352,27 +387,31 @@ impl Inbox {
         }
     }
 
-    /// A part with this hash is stored (or not). `true`: it was the last one, complete the message now.
-    pub(super) fn committed_part(&mut self, key: &Key, index: u32, hash: Hash, ok: bool) -> bool {
-        let Some(assembly) = self.assemblies.get_mut(key) else { return false };
-        let Some(have) = assembly.have.get_mut(index as usize) else { return false };
+    /// A part is stored (or not).
+    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> Progress {
+        let Some(assembly) = self.assemblies.get_mut(key) else { return Progress::More };
+        let Some(have) = assembly.have.get_mut(index as usize) else { return Progress::More };
         if !ok {
             *have = Have::Missing;
             if assembly.have.iter().all(|h| *h == Have::Missing) {
                 self.drop_assembly(key);
             }
-            return false;
+            return Progress::More;
         }
-        *have = Have::Stored(Some(hash));
+        *have = Have::Stored;
         assembly.saved = true;
         let whole = assembly.is_whole() && !assembly.completing;
         assembly.completing |= whole;
-        whole
+        match assembly.have.iter().filter(|h| **h != Have::Stored).count() {
+            _ if whole => Progress::Whole,
+            1 => Progress::Nearly,
+            _ => Progress::More,
+        }
     }
 
-    /// Completing ended: the message is in the inbox, or it must go (`gone`), or it is tried again when a part comes.
-    pub(super) fn completed(&mut self, key: &Key, gone: bool) {
-        if gone {
+    /// Completing ended: the message is in the inbox, or it is tried again when a part comes.
+    pub(super) fn completed(&mut self, key: &Key, ok: bool) {
+        if ok {
             self.drop_assembly(key);
         } else if let Some(assembly) = self.assemblies.get_mut(key) {
             assembly.completing = false;
@@ -381,10 +420,8 @@ impl Inbox {
 
     /// Removes incomplete messages whose time is over; their places in the store are to be cleared.
     pub(super) fn sweep(&mut self, now: UnixMillis) -> Vec<Assembly> {
-        let over = |a: &Assembly| {
-            let busy = a.completing || a.have.contains(&Have::Committing);
-            !busy && (a.expires_at.plus(CLOCK_SKEW) < now || now.since(a.touched_at) > IDLE)
-        };
+        let over =
+            |a: &Assembly| !a.is_busy() && (a.expires_at.plus(CLOCK_SKEW) < now || now.since(a.touched_at) > IDLE);
         let keys: Vec<_> = self.assemblies.values().filter(|a| over(a)).map(|a| a.key).collect();
         keys.iter().filter_map(|key| self.drop_assembly(key)).collect()
     }

@@ -3,11 +3,12 @@
 //! Messages that wait together are sealed in one blocking job and made durable with one batch; while one batch is being
 //! synced the next is sealed. A large body ([`PAST_LOG`] parts and more) is read, sealed and written past the log part by part, one
 //! thread sealing while another writes, so that only a few parts of it are in memory; they are flushed to the disk before its
-//! header is committed.
+//! header is committed. What is written is offered to the sender at once: all parts but the last may go before the message is
+//! durable (`outbox/early.rs`).
 
 use std::{
     fs::File,
-    io::{Read, Seek},
+    io::Read,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -19,7 +20,7 @@ use tokio::{
 
 use super::{
     Body, MessageError, Outgoing, SendState, Step,
-    envelope::{Inner, PART_BYTES, Part, body_hash, parts_of},
+    envelope::{BodyId, Inner, Part, part_len, parts_of},
     outbox::Header,
     sender::Command,
     shared::{Shared, subtract},
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::{
     identity::EncryptionKey,
-    primitives::{Hash, PeerId, UnixMillis},
+    primitives::{PeerId, UnixMillis},
     runtime::Stop,
     store::{Batch, StoreError},
 };
@@ -173,8 +174,8 @@ struct Sealed {
 }
 
 async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::Sender<Command>) {
-    let worker = shared.clone();
-    let sealing = tokio::task::spawn_blocking(move || seal_all(&worker, first, jobs));
+    let (worker, early) = (shared.clone(), sender.clone());
+    let sealing = tokio::task::spawn_blocking(move || seal_all(&worker, first, jobs, &early));
     let Ok((batch, sealed)) = sealing.await else { return };
     if let Err(error) = shared.tables.store.commit(batch).await {
         for Sealed { job, header, .. } in sealed {
@@ -183,6 +184,7 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
                 Tables::drop_staged(&mut batch, header.seq, header.parts);
                 // What stays is removed at the next start.
                 let _ = shared.tables.store.write_unsynced(batch);
+                let _ = sender.send(Command::Abandoned(header.seq)).await;
             }
             finish(job, Err(store_error(&error)));
         }
@@ -199,18 +201,20 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
 }
 
 /// Seals drafts numbered from `first`; the batch makes all of them durable.
-fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>) -> (Batch, Vec<Sealed>) {
+fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>, sender: &mpsc::Sender<Command>) -> (Batch, Vec<Sealed>) {
     let (mut batch, mut all) = (Batch::new(), Vec::with_capacity(jobs.len()));
     for (mut job, seq) in jobs.into_iter().zip(first..) {
         let parts = parts_of(job.bytes);
         let result = if parts < PAST_LOG {
             seal_small(shared, seq, &mut job, &mut batch)
         } else {
-            let result = seal_large(shared, seq, &mut job, &mut batch);
+            let result = seal_large(shared, seq, &mut job, &mut batch, sender);
             if result.is_err() {
                 let mut undo = Batch::new();
                 Tables::drop_staged(&mut undo, seq, parts);
                 let _ = shared.tables.store.write_unsynced(undo);
+                // When the sender is gone already, nothing of it will be sent.
+                let _ = sender.blocking_send(Command::Abandoned(seq));
             }
             result
         };
@@ -240,7 +244,7 @@ fn inner_of(shared: &Shared, seq: u64, job: &Job, sent_at: UnixMillis) -> Inner 
         body: Bytes::new(),
         index: 0,
         total: job.bytes,
-        body_hash: Hash::default(),
+        body_id: BodyId::draw(parts_of(job.bytes)),
     }
 }
 
@@ -278,18 +282,9 @@ fn seal_small(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Ac
     let mut inner = inner_of(shared, seq, job, now);
     let mut header = header_of(shared, seq, job, now);
     let mut source = Source::open(&mut job.body)?;
-    let mut bodies = Vec::new();
-    for _ in 0..header.parts {
-        bodies.push(source.next()?);
-    }
-    let end = source.next()?.len() + bodies.iter().map(Bytes::len).sum::<usize>();
-    check_length(end as u64, job.bytes)?; // usize fits in u64
-    if header.parts > 1 {
-        inner.body_hash = body_hash(bodies.iter().map(|body| Hash::of(body)));
-    }
-    let (mut wire, mut sealed) = (None, Vec::with_capacity(bodies.len()));
-    for (index, body) in (0..).zip(bodies) {
-        (inner.index, inner.body) = (index, body);
+    let (mut wire, mut sealed) = (None, Vec::new());
+    for index in 0..header.parts {
+        (inner.index, inner.body) = (index, source.part(job.bytes, index)?);
         let part = seal(shared, job, &inner)?;
         header.add(index, &part);
         wire = (header.parts == 1).then(|| part.wire());
@@ -302,33 +297,43 @@ fn seal_small(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Ac
     Ok((header, wire))
 }
 
+/// A sealed part on its way to the store; the first one with the header, for the sender.
+type Written = (u32, Part, Option<Box<Header>>);
+
 /// Seals and writes part by part; the flush at the end makes them durable before the header that `batch` holds.
-fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Accepted {
+fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch, sender: &mpsc::Sender<Command>) -> Accepted {
     let now = shared.now();
     let tables = &shared.tables;
     let mut inner = inner_of(shared, seq, job, now);
     let mut header = header_of(shared, seq, job, now);
+    let last = header.parts - 1;
+    // Asked before the recipient gets parts of what then finds no room.
+    tables.store.check_room(job.bytes).map_err(|e| store_error(&e))?;
     let mut source = Source::open(&mut job.body)?;
-    inner.body_hash = source.hash(job.bytes)?;
     let mut staging = Batch::new();
     Tables::put_staging(&mut staging, seq, header.parts);
     // Logged before the parts, so that what a crash leaves of them is found and removed.
     tables.store.write_unsynced(staging).map_err(|e| store_error(&e))?;
-    let (ready, sealed) = std::sync::mpsc::sync_channel::<(u32, Part)>(PIPE);
+    let (ready, sealed) = std::sync::mpsc::sync_channel::<Written>(PIPE);
     let write = move || -> Result<(), StoreError> {
-        for (index, part) in sealed {
+        for (index, part, header) in sealed {
             tables.put_out_part_unlogged(seq, index, part.stored())?;
+            if index < last {
+                // An actor that has much to do sends it later.
+                let _ = sender.try_send(Command::Sealed(header, (seq, index), part.wire()));
+            }
         }
         tables.flush_out()
     };
     std::thread::scope(|scope| {
         let writing = scope.spawn(write);
         let mut seal_all = || -> Result<(), MessageError> {
-            for index in 0..header.parts {
-                (inner.index, inner.body) = (index, source.next()?);
+            for index in 0..=last {
+                (inner.index, inner.body) = (index, source.part(job.bytes, index)?);
                 let part = seal(shared, job, &inner)?;
                 header.add(index, &part);
-                if ready.send((index, part)).is_err() {
+                let first = (index == 0).then(|| Box::new(header.clone()));
+                if ready.send((index, part, first)).is_err() {
                     break; // the store failed: the writer says how
                 }
             }
@@ -354,14 +359,12 @@ fn unreadable(error: &std::io::Error) -> MessageError {
     MessageError::Invalid(format!("the body cannot be read: {error}"))
 }
 
-fn check_length(got: u64, expected: u64) -> Result<(), MessageError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(MessageError::Invalid(format!("the body has {got} bytes instead of {expected}: it changed while it was read")))
+/// What was read is not what was promised.
+fn changed(expected: u64) -> MessageError {
+    MessageError::Invalid(format!("the body does not have {expected} bytes: it changed while it was read"))
 }
 
-/// A body, read part by part; a large one twice, first for its hash.
+/// A body, read once, part by part.
 enum Source {
     Bytes(Bytes),
     File(File),
@@ -375,40 +378,24 @@ impl Source {
         })
     }
 
-    /// Reads all of it, and is at the start again.
-    fn hash(&mut self, expected: u64) -> Result<Hash, MessageError> {
-        let parts = match self {
-            Self::Bytes(bytes) => {
-                check_length(bytes.len() as u64, expected)?; // usize fits in u64
-                bytes.chunks(PART_BYTES).map(Hash::of).collect()
-            }
-            Self::File(file) => {
-                let (mut parts, mut got, mut part) = (Vec::new(), 0, Vec::with_capacity(PART_BYTES));
-                loop {
-                    part.clear();
-                    let limit = PART_BYTES as u64; // usize fits in u64
-                    file.take(limit).read_to_end(&mut part).map_err(|e| unreadable(&e))?;
-                    got += part.len() as u64; // usize fits in u64
-                    if part.is_empty() || got > expected {
-                        break;
-                    }
-                    parts.push(Hash::of(&part));
-                }
-                check_length(got, expected)?;
-                file.rewind().map_err(|e| unreadable(&e))?;
-                parts
-            }
-        };
-        Ok(body_hash(parts))
+    /// Part `index` of a body of `total` bytes; the parts are asked for in order. Nothing comes after the last one.
+    fn part(&mut self, total: u64, index: u32) -> Result<Bytes, MessageError> {
+        let length = part_len(total, index).ok_or_else(|| changed(total))?;
+        let part = self.read(length)?;
+        let is_last = index + 1 == parts_of(total);
+        if part.len() != length || (is_last && !self.read(1)?.is_empty()) {
+            return Err(changed(total));
+        }
+        Ok(part)
     }
 
-    /// The next part; empty at the end.
-    fn next(&mut self) -> Result<Bytes, MessageError> {
+    /// The next `most` bytes; fewer at the end.
+    fn read(&mut self, most: usize) -> Result<Bytes, MessageError> {
         match self {
-            Self::Bytes(bytes) => Ok(bytes.split_to(PART_BYTES.min(bytes.len()))),
+            Self::Bytes(bytes) => Ok(bytes.split_to(most.min(bytes.len()))),
             Self::File(file) => {
-                let mut part = Vec::with_capacity(PART_BYTES);
-                let limit = PART_BYTES as u64; // usize fits in u64
+                let mut part = Vec::with_capacity(most);
+                let limit = most as u64; // usize fits in u64
                 file.take(limit).read_to_end(&mut part).map_err(|e| unreadable(&e))?;
                 Ok(part.into())
             }

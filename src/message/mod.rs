@@ -16,6 +16,9 @@
 //!   net, map     └────────────────────────────────▶ its friends ──────┘ commit, then sign
 //! ```
 //!
+//! * **A head start.** All parts of a large message but the last go to a recipient that is there while later ones are still being
+//!   sealed and written; the last one goes when the message is durable (`outbox/early.rs`). What a crash before that leaves at the
+//!   recipient is incomplete for ever, is never shown, and ends as any incomplete message does.
 //! * **Promises.** When `send` returns, the message is synced to disk. `Delivered` is only shown on the recipient's signature
 //!   over the message's id, and the recipient signs only what it has synced. A message is in the inbox once, whatever is
 //!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.

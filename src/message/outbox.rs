@@ -11,6 +11,7 @@
 //! makes the next batch. Trouble with a *peer* pauses that peer; trouble with a *message* pauses that message, others go on.
 
 mod deposits;
+mod early;
 mod header;
 
 use std::{
@@ -92,6 +93,8 @@ struct Entry {
     header: Header,
     parts: Vec<PartState>,
     acked: u32,
+    /// Not yet: only a head start, see `early`.
+    durable: bool,
     /// Counts sealings, so that answers to an older one are told apart.
     sealing: u32,
     resealing: bool,
@@ -167,8 +170,11 @@ impl Outbox {
     /// Takes over a message that is durable. `fresh`: just queued, try now; else it is from an earlier run.
     pub(super) fn add(&mut self, now: Now, header: Header, fresh: bool) {
         let (seq, to) = (header.seq, header.to);
-        if is_end(header.state) || self.entries.contains_key(&seq) {
+        if is_end(header.state) {
             return;
+        }
+        if self.entries.contains_key(&seq) {
+            return self.durable(now, header);
         }
         let spread = START_SPREAD.mul_f64(self.random());
         let retry_max = self.retry_max;
@@ -180,11 +186,7 @@ impl Outbox {
             self.due.insert((peer.next_try, Due::Peer(to)));
         }
         self.expiring.insert((header.expires_at, seq));
-        let parts = vec![PartState::Waiting; header.parts as usize]; // u32 fits in usize
-        let backoff = Backoff::new(FIRST_RETRY, retry_max);
-        let leaving = Leaving::default();
-        let entry = Entry { header, parts, acked: 0, sealing: 0, resealing: false, held: false, backoff, leaving };
-        self.entries.insert(seq, entry);
+        self.entries.insert(seq, Entry::new(header, PartState::Waiting, retry_max));
         self.pump(now, to);
         self.wants_friends(now, to, seq);
     }
@@ -284,6 +286,7 @@ impl Outbox {
         let Some(entry) = self.entries.get_mut(&seq) else { return false };
         let to = entry.header.to;
         match code {
+            _ if !entry.durable && code != Code::Stored => self.keep_back(item),
             Code::Delivered if entry.header.ids.iter().any(|id| times.contains_key(id)) => {
                 entry.header.enter(SendState::Sent, now.wall, self.local);
                 self.take_back(seq);
@@ -322,6 +325,9 @@ impl Outbox {
             entry.acked += 1;
         }
         entry.backoff.reset();
+        if !entry.durable {
+            return; // nobody knows of it yet
+        }
         if entry.acked < entry.header.parts {
             self.outputs.push_back(Output::Changed { seq, durable: false });
             return;
@@ -364,14 +370,14 @@ impl Outbox {
     /// The recipient's receipt for a message came on its own, not with an answer.
     pub(super) fn receipted(&mut self, now: Now, seq: u64, recipient: PeerId) {
         let local = self.local;
-        let Some(entry) = self.entries.get_mut(&seq).filter(|e| e.header.to == recipient) else { return };
+        let Some(entry) = self.entries.get_mut(&seq).filter(|e| e.durable && e.header.to == recipient) else { return };
         entry.header.enter(SendState::Sent, now.wall, local);
         self.end(now, seq, SendState::Delivered, recipient);
     }
 
     /// Ends a pending message by the user's wish; `None`: it is not pending.
     pub(super) fn cancel(&mut self, now: Now, seq: u64) -> Option<()> {
-        self.entries.contains_key(&seq).then(|| {
+        self.get(seq).is_some().then(|| {
             let local = self.local;
             self.take_back(seq);
             self.end(now, seq, SendState::Cancelled, local);
@@ -380,7 +386,7 @@ impl Outbox {
 
     /// A pending message and how many of its parts are at the recipient.
     pub(super) fn get(&self, seq: u64) -> Option<(&Header, u32)> {
-        self.entries.get(&seq).map(|e| (&e.header, e.acked))
+        self.entries.get(&seq).filter(|e| e.durable).map(|e| (&e.header, e.acked))
     }
 
     /// Pending messages.
@@ -408,6 +414,9 @@ impl Outbox {
 
     fn put_back(&mut self, (seq, index): Item) {
         let Some(entry) = self.entries.get_mut(&seq) else { return };
+        if !entry.durable {
+            return self.keep_back((seq, index));
+        }
         let part = &mut entry.parts[index as usize]; // in range: it is one of the entry's parts
         if *part != PartState::Flying {
             return;
@@ -458,7 +467,7 @@ impl Outbox {
     fn release(&mut self, now: Now, seq: u64) {
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         entry.held = false;
-        if entry.resealing {
+        if entry.resealing || !entry.durable {
             return;
         }
         let to = entry.header.to;
@@ -482,20 +491,25 @@ impl Outbox {
             entry.header.last_error.clear();
         }
         self.expiring.remove(&(entry.header.expires_at, seq));
-        if let Some(peer) = self.peers.get_mut(&to) {
-            for index in 0..entry.header.parts {
-                peer.waiting.remove(&(seq, index));
-            }
-            peer.held.remove(&seq);
-            if peer.tidy() {
-                self.peers.remove(&to);
-                self.away.remove(&to);
-            }
-        }
+        self.forget(&entry);
         if let Some(away) = self.away.get_mut(&to) {
             away.wanting.remove(&seq);
         }
         self.outputs.push_back(Output::Ended(Box::new(entry.header)));
+    }
+
+    /// Takes what was an entry out of its recipient's queue.
+    fn forget(&mut self, entry: &Entry) {
+        let Header { seq, to, parts, .. } = entry.header;
+        let Some(peer) = self.peers.get_mut(&to) else { return };
+        for index in 0..parts {
+            peer.waiting.remove(&(seq, index));
+        }
+        peer.held.remove(&seq);
+        if peer.tidy() {
+            self.peers.remove(&to);
+            self.away.remove(&to);
+        }
     }
 
     /// Sends what may be sent to a peer now.
@@ -538,6 +552,15 @@ impl Outbox {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         // 32 bits fit in a float exactly.
         f64::from((z >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+impl Entry {
+    fn new(header: Header, part: PartState, retry_max: Duration) -> Self {
+        let parts = vec![part; header.parts as usize]; // u32 fits in usize
+        let (backoff, leaving) = (Backoff::new(FIRST_RETRY, retry_max), Leaving::default());
+        let (acked, sealing, durable, resealing, held) = (0, 0, true, false, false);
+        Self { header, parts, acked, durable, sealing, resealing, held, backoff, leaving }
     }
 }
 

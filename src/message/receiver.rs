@@ -4,8 +4,9 @@
 //!  Inbound ─▶ open: ids, seen?, decrypt, verify   (blocking, 2 rounds at once)
 //!          ─▶ plan: one store batch for the round (here, in memory)
 //!          ─▶ commit                              (up to 8 rounds at once; the store merges them into one sync);
-//!                                                 parts of large bodies then go past the log
-//!          ─▶ complete messages whose last part came: compare hashes, flush large bodies, second commit
+//!                                                 parts of large bodies then go past the log, and are
+//!                                                 flushed when one is missing
+//!          ─▶ complete messages whose last part came: flush large bodies, second commit
 //!          ─▶ sign one receipt a request, answer
 //! ```
 //! A round is what waits at one time: several requests share one commit.
@@ -21,8 +22,8 @@ use tracing::{debug, error, warn};
 
 use super::{
     Event,
-    envelope::{Inner, body_hash, part_id},
-    inbox::{Inbox, Key, Verdict},
+    envelope::{Inner, part_id},
+    inbox::{Inbox, Key, Progress, Verdict},
     receipt,
     sender::Command,
     shared::Shared,
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     net::rpc::Inbound,
-    primitives::{Hash, MessageId, PeerId, UnixMillis},
+    primitives::{MessageId, PeerId, UnixMillis},
     runtime::Stop,
     store::{Batch, StoreError},
     wire::Status,
@@ -49,10 +50,10 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// A part as far as it got.
 #[derive(Debug)]
 enum Item {
-    /// Opened, and to be planned; with the hash of its body when it is one of several parts.
-    Open(MessageId, Box<Inner>, Hash),
+    /// Opened, and to be planned.
+    Open(MessageId, Box<Inner>),
     /// Being stored.
-    Part(Key, u32, Hash),
+    Part(Key, u32),
     /// Being stored, the only part of its message.
     Whole(Key, Box<StoredMessage>),
     /// Its message is being completed.
@@ -73,21 +74,15 @@ impl Round {
     }
 }
 
-/// How completing a message ended.
-enum Completion {
-    /// In the inbox.
-    Ok(Box<StoredMessage>),
-    /// Its body is not what its parts committed to.
-    Mixed,
-    /// The store failed; try again when a part comes again.
-    Failed(StoreError),
-}
+/// How completing a message ended: in the inbox, or to be tried again when a part comes again.
+type Completion = Result<Box<StoredMessage>, StoreError>;
 
 enum Done {
     Opened(Round),
     Committed(Round, Result<(), StoreError>),
     Completed(Round, Vec<(Key, Completion)>),
-    Swept,
+    /// Work that nobody waits for.
+    Nothing,
 }
 
 /// What came from peers or was collected from friends, whichever is there; of both, neither can shut the other out. Empty when the
@@ -165,7 +160,7 @@ impl Receiver {
             }
             Ok(Done::Committed(round, result)) => self.committed(round, &result),
             Ok(Done::Completed(round, completions)) => self.completed(round, completions),
-            Ok(Done::Swept) => {}
+            Ok(Done::Nothing) => {}
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
         }
@@ -180,7 +175,7 @@ impl Receiver {
             if !matches!(item, Item::Open(..)) {
                 continue;
             }
-            let Item::Open(id, inner, hash) = std::mem::replace(item, Item::Done(Code::Busy, None)) else { continue };
+            let Item::Open(id, inner) = std::mem::replace(item, Item::Done(Code::Busy, None)) else { continue };
             let key = Key::of(&inner);
             let seen = if self.machine.knows(&key) { Ok(None) } else { self.shared.tables.seen(&key) };
             let seen = match seen {
@@ -207,7 +202,10 @@ impl Receiver {
                     self.shared.tables.put_delivered(&mut batch, message.slot, &key, &message);
                     Item::Whole(key, message)
                 }
-                Verdict::Part { key, slot, index, parts, body, header } => {
+                Verdict::Part { key, slot, index, parts, body, header, gone } => {
+                    if let Some(gone) = gone {
+                        Tables::drop_assembly(&mut batch, &gone);
+                    }
                     if let Some(header) = header {
                         Tables::put_assembly(&mut batch, &header);
                     }
@@ -216,7 +214,7 @@ impl Receiver {
                     } else {
                         bodies.push((slot, index, body));
                     }
-                    Item::Part(key, index, hash)
+                    Item::Part(key, index)
                 }
                 Verdict::Complete(key) => {
                     completions.push(key);
@@ -246,18 +244,20 @@ impl Receiver {
         if let Err(error) = result {
             warn!(%error, "cannot store received messages; their senders try again");
         }
-        let mut completions = Vec::new();
-        let mut delivered = Vec::new();
+        let (mut completions, mut delivered, mut flush) = (Vec::new(), Vec::new(), false);
         for item in round.items() {
             match item {
-                Item::Part(key, index, hash) => {
+                Item::Part(key, index) => {
                     let key = *key;
-                    *item = if self.machine.committed_part(&key, *index, *hash, result.is_ok()) {
+                    let progress = self.machine.committed_part(&key, *index, result.is_ok());
+                    *item = if progress == Progress::Whole {
                         completions.push(key);
                         Item::Completing(key)
                     } else {
                         Item::Done(failure.unwrap_or(Code::Stored), None)
                     };
+                    flush |= progress == Progress::Nearly
+                        && self.machine.assembly(&key).is_some_and(|a| a.parts() >= PAST_LOG);
                 }
                 Item::Whole(key, message) => {
                     self.machine.committed_whole(key);
@@ -274,8 +274,21 @@ impl Receiver {
                 Item::Open(..) | Item::Done(..) => {}
             }
         }
+        if flush {
+            self.flush();
+        }
         delivered.into_iter().for_each(|message| self.delivered(&message));
         self.complete(round, completions);
+    }
+
+    /// Brings a large body to the disk while its last part is on its way: that comes when the message is durable at its sender.
+    fn flush(&mut self) {
+        let tables = self.shared.tables.clone();
+        self.tasks.spawn(async move {
+            // When it fails or panics, completing the message does it again, and tells.
+            let _ = tokio::task::spawn_blocking(move || tables.flush_in()).await;
+            Done::Nothing
+        });
     }
 
     /// Completes messages whose parts are all stored, then answers the round.
@@ -288,17 +301,15 @@ impl Receiver {
         let jobs: Vec<_> = keys
             .into_iter()
             .filter_map(|key| {
-                let assembly = self.machine.assembly(&key)?;
-                let (hash, hashes) = (assembly.body_hash, assembly.hashes());
-                let job = Job { key, hash, hashes, message: assembly.message(now)? };
-                Some((job, self.machine.slot()))
+                let message = self.machine.assembly(&key)?.message(now)?;
+                Some((key, message, self.machine.slot()))
             })
             .collect();
-        let shared = self.shared.clone();
+        let tables = self.shared.tables.clone();
         self.tasks.spawn(async move {
             let mut completions = Vec::new();
-            for (job, arrival) in jobs {
-                completions.push((job.key, job.run(&shared, arrival).await));
+            for (key, message, arrival) in jobs {
+                completions.push((key, complete(&tables, &key, message, arrival).await));
             }
             Done::Completed(round, completions)
         });
@@ -307,16 +318,12 @@ impl Receiver {
     fn completed(&mut self, mut round: Round, completions: Vec<(Key, Completion)>) {
         for (key, completion) in completions {
             let (code, receipt) = match completion {
-                Completion::Ok(message) => {
+                Ok(message) => {
                     self.machine.completed(&key, true);
                     self.delivered(&message);
                     (Code::Delivered, Some((message.received.id, message.received.received_at)))
                 }
-                Completion::Mixed => {
-                    self.machine.completed(&key, true);
-                    (Code::Bad, None)
-                }
-                Completion::Failed(error) => {
+                Err(error) => {
                     warn!(%error, "cannot complete a received message; its sender tries again");
                     self.machine.completed(&key, false);
                     (later(&error), None)
@@ -382,7 +389,7 @@ impl Receiver {
             if let Err(error) = store.commit(batch).await {
                 warn!(%error, "cannot clear incomplete messages");
             }
-            Done::Swept
+            Done::Nothing
         });
     }
 }
@@ -420,10 +427,7 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
                 }
             }
             match shared.envelopes.open(&opener, part) {
-                Ok(inner) => {
-                    let hash = if inner.parts() > 1 { Hash::of(&inner.body) } else { Hash::default() };
-                    Item::Open(id, Box::new(inner), hash)
-                }
+                Ok(inner) => Item::Open(id, Box::new(inner)),
                 Err(code) => Item::Done(code, None),
             }
         };
@@ -433,51 +437,15 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
     round
 }
 
-/// Completing one message.
-struct Job {
-    key: Key,
-    /// What the parts commit to.
-    hash: Hash,
-    /// What came; `None`: before the last start.
-    hashes: Vec<Option<Hash>>,
-    message: StoredMessage,
-}
-
-impl Job {
-    async fn run(self, shared: &Arc<Shared>, arrival: u64) -> Completion {
-        let Self { key, hash, hashes, message } = self;
-        let slot = message.slot;
-        let tables = shared.tables.clone();
-        let check = tokio::task::spawn_blocking(move || -> Result<bool, StoreError> {
-            let large = hashes.len() >= PAST_LOG as usize; // u32 fits in usize
-            let mut parts = Vec::with_capacity(hashes.len());
-            for (known, index) in hashes.into_iter().zip(0..) {
-                let stored = || tables.in_part(slot, index).map(|body| body.map(|body| Hash::of(&body)));
-                let Some(part) = known.map_or_else(stored, |known| Ok(Some(known)))? else { return Ok(false) };
-                parts.push(part);
-            }
-            let same = body_hash(parts) == hash;
-            if same && large {
-                tables.flush_in()?;
-            }
-            Ok(same)
-        });
-        let mut batch = Batch::new();
-        Tables::end_assembly(&mut batch, slot);
-        let same = match check.await {
-            Ok(Ok(same)) => same,
-            Ok(Err(error)) => return Completion::Failed(error),
-            Err(_) => return Completion::Failed(StoreError::Stopped),
-        };
-        if same {
-            shared.tables.put_delivered(&mut batch, arrival, &key, &message);
-        } else {
-            Tables::remove_received(&mut batch, arrival, &message);
-        }
-        match shared.tables.store.commit(batch).await {
-            Ok(()) if same => Completion::Ok(Box::new(message)),
-            Ok(()) => Completion::Mixed,
-            Err(error) => Completion::Failed(error),
-        }
+/// Puts a message whose parts are all stored into the inbox.
+async fn complete(tables: &Tables, key: &Key, message: StoredMessage, arrival: u64) -> Completion {
+    if message.parts >= PAST_LOG {
+        let tables = tables.clone();
+        tokio::task::spawn_blocking(move || tables.flush_in()).await.unwrap_or(Err(StoreError::Stopped))?;
     }
+    let mut batch = Batch::new();
+    Tables::end_assembly(&mut batch, message.slot);
+    tables.put_delivered(&mut batch, arrival, key, &message);
+    tables.store.commit(batch).await?;
+    Ok(Box::new(message))
 }

@@ -5,6 +5,9 @@
 //! and receipted again. Three things are synced, since others rely on them: a cancellation, that friends hold a message, and
 //! what was ended by a receipt that its recipient then forgets. Who waits for a state is told when it is stored.
 
+mod cache;
+mod request;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -19,17 +22,18 @@ use tokio::{
 };
 use tracing::{debug, error};
 
+use self::{
+    cache::Cache,
+    request::{deliver, reseal},
+};
 use super::{
     Event, MessageError, Outgoing, SendState,
-    envelope::wire_of_stored,
     intake::{cost, store_error},
     leaving::Leaver,
     outbox::{Answer, Deposited, Friend, Header, Item, Now, Outbox, Output, is_end},
-    receipt,
-    recipients::choose,
     shared::{Shared, subtract},
     store::Tables,
-    wire::{self, BATCH_PARTS, Code, Deliver},
+    wire::Deliver,
 };
 use crate::{
     map,
@@ -41,24 +45,22 @@ use crate::{
 
 /// Commands waiting for the actor; senders wait beyond it.
 pub(super) const QUEUE: usize = 1024;
-/// Wire forms of small messages kept until they are sent.
-const CACHE_BYTES: usize = 8 * 1024 * 1024;
-/// Larger parts are read from the store when they are sent.
-const CACHE_PART: usize = 20 * 1024;
 /// The actor looks around at least this often: wall time may jump.
 const LOOK: Duration = Duration::from_secs(30);
 /// Withdrawals under way at once.
 const WITHDRAWING: usize = 8;
 /// Withdrawals that wait; beyond it friends keep what they hold until its time is over.
 const WITHDRAWALS: usize = 4096;
-/// Sealings of one message that are remembered, the first one always.
-const IDS: usize = 16;
 
 type Reply<T> = oneshot::Sender<Result<T, MessageError>>;
 
 /// What the actor is asked.
 #[derive(Debug)]
 pub(super) enum Command {
+    /// A part of a message that is being sealed can be read from the store; the first part brings the header.
+    Sealed(Option<Box<Header>>, Item, Bytes),
+    /// A message of which parts were sealed will never be durable.
+    Abandoned(u64),
     /// A message is durable; its wire form when it has one part.
     Queued(Box<Header>, Option<Bytes>),
     Wait(MessageId, SendState, Reply<Outgoing>),
@@ -95,8 +97,7 @@ pub(super) struct Sender {
     started: Instant,
     tasks: JoinSet<Done>,
     seqs: HashMap<MessageId, u64>,
-    cache: HashMap<u64, Bytes>,
-    cached: usize,
+    cache: Cache,
     waiters: HashMap<u64, Vec<Waiter>>,
     cancels: HashMap<u64, Vec<Reply<Outgoing>>>,
     /// Changed headers not stored yet; the last change counts.
@@ -124,8 +125,7 @@ impl Sender {
             started: Instant::now(),
             tasks: JoinSet::new(),
             seqs: HashMap::new(),
-            cache: HashMap::new(),
-            cached: 0,
+            cache: Cache::default(),
             waiters: HashMap::new(),
             cancels: HashMap::new(),
             dirty: Vec::new(),
@@ -197,10 +197,21 @@ impl Sender {
     fn command(&mut self, command: Command) {
         let now = self.now();
         match command {
+            Command::Sealed(header, item, wire) => {
+                if let Some(header) = header {
+                    self.machine.begin(*header);
+                }
+                if self.machine.sealed(now, item) {
+                    self.cache.put_early(item, wire);
+                }
+            }
+            Command::Abandoned(seq) => {
+                self.machine.abandon(seq);
+                self.cache.forget(seq);
+            }
             Command::Queued(header, wire) => {
-                if let Some(wire) = wire.filter(|w| w.len() <= CACHE_PART && self.cached + w.len() <= CACHE_BYTES) {
-                    self.cached += wire.len();
-                    self.cache.insert(header.seq, wire);
+                if let Some(wire) = wire {
+                    self.cache.put(header.seq, wire);
                 }
                 self.seqs.insert(header.id(), header.seq);
                 self.shared.tell(|| Event::Outgoing(header.view(0)));
@@ -292,6 +303,7 @@ impl Sender {
             Ok(Done::Answered(flight, answer)) => {
                 if answer.is_err() {
                     self.shared.metrics.retries.inc();
+                    self.cache.forget_early();
                 }
                 self.machine.answered(now, flight, answer);
             }
@@ -303,9 +315,7 @@ impl Sender {
                         self.seqs.extend(header.ids.iter().map(|id| (*id, seq)));
                     }
                 }
-                if let Some(wire) = self.cache.remove(&seq) {
-                    self.cached -= wire.len();
-                }
+                self.cache.forget(seq);
                 if let Some(header) = self.ending.get(&seq) {
                     self.dirty.push(header.clone());
                 }
@@ -349,9 +359,7 @@ impl Sender {
                 }
                 Output::Ended(header) => {
                     let seq = header.seq;
-                    if let Some(wire) = self.cache.remove(&seq) {
-                        self.cached -= wire.len();
-                    }
+                    self.cache.forget(seq);
                     if !self.resealing.contains(&seq) {
                         self.dirty.push((*header).clone());
                     }
@@ -395,7 +403,7 @@ impl Sender {
     }
 
     fn send(&mut self, flight: u64, peer: PeerId, items: Vec<Item>) {
-        let cached: Vec<_> = items.iter().map(|(seq, _)| self.cache.get(seq).cloned()).collect();
+        let cached: Vec<_> = items.iter().map(|item| self.cache.get(item)).collect();
         let (shared, client) = (self.shared.clone(), self.client.clone());
         self.tasks.spawn(async move { Done::Answered(flight, deliver(shared, client, peer, items, cached).await) });
     }
@@ -512,76 +520,4 @@ pub(super) async fn next<T: Clone>(events: &mut Option<broadcast::Receiver<T>>) 
         }
     }
     std::future::pending().await
-}
-
-/// One request: reads what is not at hand, asks, checks the receipt.
-async fn deliver(
-    shared: Arc<Shared>,
-    client: rpc::Client<Deliver>,
-    peer: PeerId,
-    items: Vec<Item>,
-    cached: Vec<Option<Bytes>>,
-) -> Answer {
-    let parts = if cached.iter().all(Option::is_some) {
-        cached.into_iter().flatten().collect()
-    } else {
-        let tables = shared.tables.clone();
-        let read = move || -> Result<Vec<Bytes>, String> {
-            let both = items.into_iter().zip(cached);
-            let parts = both.map(|((seq, index), cached)| {
-                if let Some(wire) = cached {
-                    return Ok(wire);
-                }
-                let stored = tables.out_part(seq, index).map_err(|e| e.to_string())?;
-                stored.as_ref().and_then(wire_of_stored).ok_or_else(|| "a part is missing in the store".to_owned())
-            });
-            parts.collect()
-        };
-        tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??
-    };
-    let asked = parts.len();
-    let bytes: usize = parts.iter().map(Bytes::len).sum();
-    shared.metrics.batches_out.inc();
-    shared.metrics.bytes_out.inc_by(bytes as u64); // usize fits in u64
-    let answer = client.request(peer, wire::request(&parts)).await.map_err(|e| e.to_string())?;
-    let (codes, receipt) = wire::answered(answer, asked).ok_or("the recipient's answer is malformed")?;
-    let entries = receipt.and_then(|r| receipt::verify(&peer, &shared.receipts, &r, BATCH_PARTS));
-    Ok((codes, entries.unwrap_or_default()))
-}
-
-/// Seals all parts of a message again for the key that the recipient offers now; durable when this returns.
-async fn reseal(shared: &Arc<Shared>, mut header: Header) -> Result<Header, String> {
-    let keys = shared.recipients.keys(header.to).await.map_err(|e| e.to_string())?;
-    let key = choose(&keys, shared.now()).filter(|k| k.id != header.key_id);
-    let key = key.ok_or_else(|| Code::NeedReseal.text().to_owned())?;
-    let worker = shared.clone();
-    let seal = move || -> Result<(Header, Batch), String> {
-        let mut batch = Batch::new();
-        let session = worker.sessions.get(worker.envelopes.context(), header.to, key).map_err(|e| e.to_string())?;
-        let mut session = session.lock().expect("no panic while held");
-        header.sealed_bytes = 0;
-        for index in 0..header.parts {
-            let stored = worker.tables.out_part(header.seq, index).map_err(|e| e.to_string())?;
-            let stored = stored.ok_or("a part is missing in the store")?;
-            let opened = worker.envelopes.reopen(&header.to, &stored);
-            let mut inner = opened.map_err(|_| "a part is damaged in the store".to_owned())?;
-            inner.key_id = key.id;
-            let part = worker.envelopes.seal(&mut session, &inner).map_err(|e| e.to_string())?;
-            header.sealed_bytes += part.wire().len() as u64; // usize fits in u64
-            if index == 0 {
-                header.ids.push(part.id);
-            }
-            Tables::put_out_part(&mut batch, header.seq, index, part.stored());
-        }
-        if header.ids.len() > IDS {
-            header.ids.remove(1);
-        }
-        header.key_id = key.id;
-        Tables::put_header(&mut batch, &header);
-        Ok((header, batch))
-    };
-    let sealed = tokio::task::spawn_blocking(seal).await.map_err(|_| "the node is stopping".to_owned())?;
-    let (header, batch) = sealed?;
-    shared.tables.store.commit(batch).await.map_err(|e| e.to_string())?;
-    Ok(header)
 }

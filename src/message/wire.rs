@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message as _;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint},
+};
 
 use super::{
-    envelope::{Inner, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
+    envelope::{BodyId, Inner, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
     handle::{Received, SendState, Step},
     inbox::{Assembly, Key},
     outbox::{Header, Left},
@@ -110,15 +113,37 @@ impl Code {
     }
 }
 
-/// A request of these parts.
+/// Parts from this size up are not copied into a request.
+const PIECE: usize = 16 * 1024;
+
+/// A request of these parts, for this node itself.
 pub(super) fn request(parts: &[Bytes]) -> proto::Deliver {
-    let mut bytes = Vec::with_capacity(parts.iter().map(|p| p.len() + 4).sum());
+    let mut bytes = BytesMut::with_capacity(parts.iter().map(|p| p.len() + 4).sum());
     for part in parts {
-        let length = u32::try_from(part.len()).expect("parts are capped");
-        bytes.extend_from_slice(&length.to_be_bytes());
-        bytes.extend_from_slice(part);
+        bytes.put_u32(u32::try_from(part.len()).expect("parts are capped"));
+        bytes.put_slice(part);
     }
-    proto::Deliver { parts: bytes.into() }
+    proto::Deliver { parts: bytes.freeze() }
+}
+
+/// The same for another node: encoded, in pieces that follow each other.
+pub(super) fn pieces(parts: &[Bytes]) -> Vec<Bytes> {
+    let length: usize = parts.iter().map(|p| p.len() + 4).sum();
+    let small: usize = parts.iter().map(|p| 4 + if p.len() < PIECE { p.len() } else { 0 }).sum();
+    let (mut pieces, mut rest) = (Vec::new(), BytesMut::with_capacity(small + 16));
+    // The one field of `Deliver`.
+    encode_key(1, WireType::LengthDelimited, &mut rest);
+    encode_varint(u64::try_from(length).expect("parts are capped"), &mut rest);
+    for part in parts {
+        rest.put_u32(u32::try_from(part.len()).expect("parts are capped"));
+        if part.len() < PIECE {
+            rest.put_slice(part);
+        } else {
+            pieces.extend([rest.split().freeze(), part.clone()]);
+        }
+    }
+    pieces.push(rest.freeze());
+    pieces
 }
 
 /// The parts of a request; `None` when it is malformed, empty, or has too many. A part may still be anything.
@@ -173,7 +198,7 @@ pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
         part_index: inner.index,
         part_count: parts,
         total_bytes: inner.total,
-        body_hash: if parts > 1 { Bytes::copy_from_slice(&inner.body_hash.0) } else { Bytes::new() },
+        body_id: if parts > 1 { Bytes::copy_from_slice(&inner.body_id.0) } else { Bytes::new() },
     }
 }
 
@@ -186,10 +211,10 @@ pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
     if part_len(inner.total_bytes, inner.part_index).is_none() {
         return Err(Code::Bad);
     }
-    let body_hash = match parts {
-        1 if inner.body_hash.is_empty() => Hash::default(),
+    let body_id = match parts {
+        1 if inner.body_id.is_empty() => BodyId::default(),
         1 => return Err(Code::Bad),
-        _ => Hash(inner.body_hash.as_ref().try_into().map_err(|_| Code::Bad)?),
+        _ => BodyId::from_slice(&inner.body_id).ok_or(Code::Bad)?,
     };
     Ok(Inner {
         sender: PeerId::from_bytes(&inner.sender).map_err(|_| Code::Bad)?,
@@ -203,7 +228,7 @@ pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
         body: inner.body,
         index: inner.part_index,
         total: inner.total_bytes,
-        body_hash,
+        body_id,
     })
 }
 
@@ -342,7 +367,7 @@ pub(super) fn encode_assembly(assembly: &Assembly) -> Vec<u8> {
         file_name: assembly.file_name.clone(),
         parts: assembly.parts(),
         bytes: assembly.total,
-        body_hash: Bytes::copy_from_slice(&assembly.body_hash.0),
+        body_id: Bytes::copy_from_slice(&assembly.body_id.0),
         id: assembly.id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
         started_at: assembly.touched_at.0,
     }
@@ -357,7 +382,7 @@ pub(super) fn decode_assembly(slot: u64, bytes: &[u8]) -> Option<Assembly> {
         stream: StreamId::from_slice(&stored.stream_id)?,
         seq: stored.seq,
     };
-    let mut assembly = Assembly::new(key, slot, stored.bytes, Hash(stored.body_hash.as_ref().try_into().ok()?));
+    let mut assembly = Assembly::new(key, slot, stored.bytes, BodyId::from_slice(&stored.body_id)?);
     assembly.sent_at = UnixMillis(stored.sent_at);
     assembly.expires_at = UnixMillis(stored.expires_at);
     assembly.file_name = stored.file_name;

@@ -268,6 +268,14 @@ impl Store {
         Ok(self.inner.db.flush_cf(&handle(&self.inner.db, family))?)
     }
 
+    /// Whether there is room for `bytes` more, above the reserve. One system call of about a microsecond.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`] when there is not.
+    pub fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+        self.inner.space.check(usize::try_from(bytes).unwrap_or(usize::MAX))
+    }
+
     /// What the writer has done: how many commits shared how many syncs.
     #[must_use]
     pub fn writer_stats(&self) -> WriterStats {

@@ -37,6 +37,8 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// All write buffers together.
 const WRITE_BUFFERS_BYTES: usize = 16 * 1024 * 1024;
+/// What is larger goes to its file without another copy: parts of bodies do.
+const FILE_BUFFER_BYTES: u64 = 64 * 1024;
 /// Values from this size up go to blob files in body families.
 const BLOB_BYTES: u64 = 4 * 1024;
 
@@ -104,6 +106,7 @@ fn database_options() -> Options {
     options.set_max_log_file_size(1024 * 1024);
     options.set_stats_dump_period_sec(0);
     options.set_bytes_per_sync(1024 * 1024);
+    options.set_writable_file_max_buffer_size(FILE_BUFFER_BYTES);
     options
 }
 

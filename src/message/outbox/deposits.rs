@@ -119,7 +119,9 @@ impl Outbox {
     pub(super) fn not_reached(&mut self, now: Now, recipient: PeerId) {
         let away = self.away.entry(recipient).or_default();
         if let Some(peer) = self.peers.get(&recipient) {
-            away.wanting.extend(peer.waiting.iter().map(|(seq, _)| *seq));
+            // Friends get what is durable here: with all parts its recipient has it.
+            let durable = |seq: &u64| self.entries.get(seq).is_some_and(|e| e.durable);
+            away.wanting.extend(peer.waiting.iter().map(|(seq, _)| *seq).filter(durable));
         }
         let most = if away.places.is_empty() { EMPTY_AGE } else { LIST_AGE };
         let old = away.asked_at.is_none_or(|at| now.mono >= at + most);
@@ -165,7 +167,9 @@ impl Outbox {
             away.places.push(place);
         }
         if let Some(peer) = self.peers.get(&recipient) {
-            away.wanting.extend(peer.waiting.iter().map(|(seq, _)| *seq));
+            // Friends get what is durable here: with all parts its recipient has it.
+            let durable = |seq: &u64| self.entries.get(seq).is_some_and(|e| e.durable);
+            away.wanting.extend(peer.waiting.iter().map(|(seq, _)| *seq).filter(durable));
         }
         self.leave(now, recipient);
     }

@@ -1,6 +1,7 @@
 //! Tests of messages: fixed inputs, properties, a simulation of both machines, and real services over a loopback.
 
 mod contacts;
+mod early;
 mod mail;
 mod net;
 mod offline;

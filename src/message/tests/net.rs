@@ -171,10 +171,10 @@ pub(super) struct Node {
     pub(super) handle: Handle,
     pub(super) metrics: Metrics,
     pub(super) mail_metrics: mailbox::Metrics,
-    config: Config,
+    pub(super) config: Config,
     stop: Stop,
     tasks: JoinSet<Result<(), ServiceError>>,
-    _dir: Arc<tempfile::TempDir>,
+    pub(super) dir: Arc<tempfile::TempDir>,
 }
 
 impl Node {
@@ -188,7 +188,13 @@ impl Node {
         Self::run(net, config, Identity::generate(), store, dir).await
     }
 
-    async fn run(net: &Net, config: Config, identity: Identity, store: Store, dir: Arc<tempfile::TempDir>) -> Self {
+    pub(super) async fn run(
+        net: &Net,
+        config: Config,
+        identity: Identity,
+        store: Store,
+        dir: Arc<tempfile::TempDir>,
+    ) -> Self {
         let (deliver, inbound) = net.board.join(identity.address());
         Self::over(net, config, (identity, store, dir), deliver, inbound).await
     }
@@ -226,7 +232,7 @@ impl Node {
             }
         };
         soon("keys are published", published).await;
-        Self { net: net.clone(), identity, store, handle, metrics, mail_metrics, config, stop, tasks, _dir: dir }
+        Self { net: net.clone(), identity, store, handle, metrics, mail_metrics, config, stop, tasks, dir }
     }
 
     pub(super) fn address(&self) -> PeerId {
@@ -237,8 +243,8 @@ impl Node {
     pub(super) async fn restart(mut self, between: impl FnOnce(&Store)) -> Self {
         self.halt().await;
         between(&self.store);
-        let Self { net, identity, store, config, _dir, .. } = self;
-        Self::run(&net, config, identity, store, _dir).await
+        let Self { net, identity, store, config, dir, .. } = self;
+        Self::run(&net, config, identity, store, dir).await
     }
 
     /// Stops the service; its store stays.

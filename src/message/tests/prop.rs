@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::super::{
-    envelope::{Envelopes, Inner, part_id},
+    envelope::{BodyId, Envelopes, Inner, part_id},
     handle::{SendState, Step},
-    inbox::{Inbox, Limits, Verdict},
+    inbox::{Inbox, Limits, Progress, Verdict},
     mailbox::{Refusal, StoredReceipt},
     outbox::{Friend, Header, Now, Outbox, Output, is_end},
     receipt,
@@ -45,9 +46,11 @@ proptest! {
     }
 
     #[test]
-    fn requests_are_read_as_they_were_written(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 1..=64)) {
-        let parts: Vec<Bytes> = parts.into_iter().map(Bytes::from).collect();
-        prop_assert_eq!(wire::parts(&wire::request(&parts)).unwrap(), parts);
+    fn requests_are_read_as_they_were_written(parts in proptest::collection::vec((any::<u8>(), prop_oneof![0_usize..50, 16_380_usize..16_390]), 1..=64)) {
+        let parts: Vec<Bytes> = parts.into_iter().map(|(byte, n)| vec![byte; n].into()).collect();
+        let request = crate::wire::proto::message::Deliver::decode(&*wire::pieces(&parts).concat()).unwrap();
+        prop_assert_eq!(&request, &wire::request(&parts));
+        prop_assert_eq!(wire::parts(&request).unwrap(), parts);
     }
 
     #[test]
@@ -69,14 +72,14 @@ proptest! {
             let inner = Inner {
                 sender, recipient, stream: StreamId([0; 16]), seq: 1, sent_at: START,
                 expires_at: START.plus(Duration::from_secs(60)), key_id: [0; 8], file_name: String::new(),
-                body: Bytes::copy_from_slice(&index.to_be_bytes()), index, total, body_hash: Hash::default(),
+                body: Bytes::copy_from_slice(&index.to_be_bytes()), index, total, body_id: BodyId::default(),
             };
             let id = MessageId([index as u8; 32]);
             // What comes last is sure to be stored.
             let ok = !failures.next().unwrap_or(false) || step >= last;
             let complete = match inbox.plan(START, 0, (id, inner), seen) {
                 Verdict::Part { key, index, .. } => {
-                    inbox.committed_part(&key, index, Hash::default(), ok).then_some(key)
+                    (inbox.committed_part(&key, index, ok) == Progress::Whole).then_some(key)
                 },
                 Verdict::Whole { key, .. } => {
                     inbox.committed_whole(&key);
@@ -100,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn outgoing_states_only_go_forward_and_end_once(steps in proptest::collection::vec((0_u8..8, any::<prop::sample::Index>(), 0_u32..11), 1..120)) {
+    fn outgoing_states_only_go_forward_and_end_once(steps in proptest::collection::vec((0_u8..12, any::<prop::sample::Index>(), 0_u32..11), 1..120)) {
         let (me, to) = (PeerId::random(), PeerId::random());
         let friends = [PeerId::random(), PeerId::random(), PeerId::random()];
         let mut outbox = Outbox::new(me, Duration::from_secs(60), 1);
@@ -108,6 +111,8 @@ proptest! {
         let mut flights: Vec<(u64, Vec<(u64, u32)>)> = Vec::new();
         let (mut states, mut ended) = (std::collections::HashMap::new(), std::collections::HashSet::new());
         let mut next = 0;
+        // Being sealed, with the number of sealed parts.
+        let mut sealing = std::collections::BTreeMap::<u64, u32>::new();
         for (step, pick, code) in steps {
             let seq = if next == 0 { 0 } else { pick.index(next as usize) as u64 };
             match step {
@@ -124,12 +129,35 @@ proptest! {
                 }
                 5 => { now.mono += Duration::from_secs(u64::from(code)); now.wall = now.wall.plus(Duration::from_secs(u64::from(code))); outbox.tick(now); }
                 6 => outbox.appeared(now, to),
+                8 => {
+                    outbox.begin(header(next, to, me, 6));
+                    sealing.insert(next, 0);
+                    next += 1;
+                }
+                9 | 10 if !sealing.is_empty() => {
+                    let seq = *sealing.keys().nth(pick.index(sealing.len())).unwrap();
+                    let sealed = sealing.get_mut(&seq).unwrap();
+                    *sealed += 1;
+                    outbox.sealed(now, (seq, *sealed - 1));
+                    if *sealed == 6 {
+                        sealing.remove(&seq);
+                        outbox.add(now, header(seq, to, me, 6), true);
+                    }
+                }
+                11 if !sealing.is_empty() => {
+                    let seq = *sealing.keys().nth(pick.index(sealing.len())).unwrap();
+                    sealing.remove(&seq);
+                    outbox.abandon(seq);
+                    ended.insert(seq);
+                }
                 _ => drop(outbox.cancel(now, seq)),
             }
             while let Some(output) = outbox.output() {
                 match output {
                     Output::Send { flight, items, .. } => {
                         prop_assert!(items.iter().all(|(seq, _)| !ended.contains(seq)), "nothing ended is sent");
+                        let early = |(seq, index): &(u64, u32)| sealing.get(seq).is_none_or(|n| index < n && *index < 5);
+                        prop_assert!(items.iter().all(early), "only what is sealed, and never the last part");
                         flights.push((flight, items));
                         prop_assert!(flights.len() <= 4);
                     }
@@ -137,11 +165,13 @@ proptest! {
                         let result = outbox.get(seq).map(|(h, _)| h.clone()).ok_or_else(String::new);
                         outbox.resealed(now, seq, result);
                     }
+                    Output::Changed { seq, .. } if sealing.contains_key(&seq) => prop_assert!(false, "it has no state yet"),
                     Output::Changed { seq, .. } => if let Some((h, _)) = outbox.get(seq) {
                         let before = states.insert(seq, h.state);
                         prop_assert!(before.is_none_or(|b| b <= h.state));
                     },
                     Output::Ended(h) => {
+                        prop_assert!(!sealing.contains_key(&h.seq), "it has no state yet");
                         prop_assert!(is_end(h.state) && ended.insert(h.seq));
                         let forward = |w: &[Step]| w[0].state < w[1].state || w[0].state == SendState::Stored;
                         prop_assert!(h.history.windows(2).all(|w| forward(w) && w[0].state <= w[1].state));
@@ -152,6 +182,7 @@ proptest! {
                         outbox.friends(now, recipient, Ok((0..friends.len()).map(friend).collect()));
                     }
                     Output::Leave { flight, items, .. } => {
+                        prop_assert!(items.iter().all(|(seq, _)| !sealing.contains_key(seq)), "only what is durable");
                         let answer = |(seq, _): &(u64, u32)| match code {
                             0..3 => Ok(StoredReceipt {
                                 id: id(*seq),
@@ -171,6 +202,9 @@ proptest! {
                     Output::Withdraw { .. } | Output::NoReceipt(_) => {}
                 }
             }
+        }
+        for (at, (seq, _)) in sealing.into_iter().enumerate() {
+            if at % 2 == 0 { outbox.add(now, header(seq, to, me, 6), true) } else { outbox.abandon(seq) }
         }
         // Whatever happened: a recipient that answers well gets everything that has not ended.
         for _ in 0..200 {

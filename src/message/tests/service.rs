@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use super::{
     super::{
         Body, Config, Deliver, Draft, Event, MessageError, SendState,
-        envelope::{Envelopes, Inner, PART_BYTES},
+        envelope::{BodyId, Envelopes, Inner, PART_BYTES},
         receipt,
         wire::{self, Code},
     },
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     identity::{Identity, SealSession},
     net::rpc,
-    primitives::{Hash, MessageId, NetworkId, PeerId, StreamId},
+    primitives::{MessageId, NetworkId, PeerId, StreamId},
     store::{Batch, Family},
 };
 
@@ -195,7 +195,7 @@ pub(super) async fn push(
     parts: &[bytes::Bytes],
 ) -> (Vec<Code>, Option<receipt::Receipt>) {
     let (client, _inbound) = net.board.join(from);
-    let answer = soon("answer", client.request(to, wire::request(parts))).await.unwrap();
+    let answer = soon("answer", client.request_encoded(to, &wire::pieces(parts))).await.unwrap();
     wire::answered(answer, parts.len()).unwrap()
 }
 
@@ -215,7 +215,7 @@ pub(super) fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inne
         body: bytes::Bytes::from_static(b"body"),
         index: 0,
         total: 4,
-        body_hash: Hash::default(),
+        body_id: BodyId::default(),
     };
     change(&mut inner);
     let mut session = SealSession::new(envelopes.context(), &node.address(), key).unwrap();
@@ -287,27 +287,6 @@ async fn every_bad_part_has_its_own_answer_and_good_ones_beside_it_are_delivered
             }),
             Code::TooLarge,
         ),
-        (
-            make(&|i| {
-                i.seq = 8;
-                (i.total, i.body) = (280_000, vec![0; PART_BYTES].into());
-            }),
-            Code::Stored,
-        ),
-        (
-            make(&|i| {
-                i.seq = 8;
-                (i.total, i.body, i.index) = (280_001, vec![0; 280_001 - PART_BYTES].into(), 1);
-            }),
-            Code::Bad,
-        ),
-        (
-            make(&|i| {
-                i.seq = 8;
-                (i.total, i.body, i.index) = (280_000, vec![0; 280_000 - PART_BYTES].into(), 1);
-            }),
-            Code::Bad,
-        ),
         (make(&|i| i.seq = 101), Code::Delivered),
     ];
     for (at, (part, code)) in cases.into_iter().enumerate() {
@@ -315,7 +294,7 @@ async fn every_bad_part_has_its_own_answer_and_good_ones_beside_it_are_delivered
         assert_eq!(codes, [code], "case {at}");
     }
     assert_eq!(b.handle.stats().inbox, 2);
-    assert!(b.store.scan(Family::InboxBody, b"", None, 10).unwrap().len() == 2, "what was mixed is cleared");
+    assert_eq!(b.store.scan(Family::InboxBody, b"", None, 10).unwrap().len(), 2);
     let mixed = [make(&|i| i.sender = other.address()), make(&|i| i.seq = 102), bytes::Bytes::new()];
     let (codes, _) = push(&net, author.address(), b.address(), &mixed).await;
     assert_eq!(codes, [Code::Bad, Code::Delivered, Code::Bad], "one bad part stops nothing");
@@ -325,6 +304,36 @@ async fn every_bad_part_has_its_own_answer_and_good_ones_beside_it_are_delivered
         let error = client.request(b.address(), request).await.unwrap_err();
         assert_eq!(error, rpc::RequestError::Status(crate::wire::Status::Invalid));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_that_do_not_belong_together_are_refused_and_harm_nothing() {
+    let net = Net::new();
+    let b = Node::start(&net).await;
+    let (author, hour) = (Identity::generate(), Duration::from_secs(3600));
+    let total = 280_000;
+    let first = part(&b, &author, |i| (i.total, i.body) = (total, vec![1; PART_BYTES].into()));
+    let second = |change: &dyn Fn(&mut Inner)| {
+        part(&b, &author, |i| {
+            (i.total, i.body, i.index) = (total, vec![2; total as usize - PART_BYTES].into(), 1);
+            change(i);
+        })
+    };
+    let cases = [
+        (first, Code::Stored),
+        (second(&|i| (i.total, i.body) = (total + 1, vec![2; total as usize + 1 - PART_BYTES].into())), Code::Bad),
+        (second(&|i| i.body_id = BodyId([1; 32])), Code::Bad),
+        (second(&|i| i.file_name = "other".into()), Code::Bad),
+        (second(&|i| i.sent_at = START.minus(hour)), Code::Bad),
+        (second(&|i| i.expires_at = START.plus(hour * 2)), Code::Bad),
+        (second(&|_| {}), Code::Delivered),
+    ];
+    for (at, (part, code)) in cases.into_iter().enumerate() {
+        let (codes, _) = push(&net, author.address(), b.address(), &[part]).await;
+        assert_eq!(codes, [code], "case {at}");
+    }
+    let body = [vec![1; PART_BYTES], vec![2; total as usize - PART_BYTES]].concat();
+    assert!(bodies(&b).await == [body]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -481,7 +490,7 @@ fn the_largest_request_fits_its_limit() {
     use prost::Message as _;
     use rpc::Wire as _;
     let parts = vec![bytes::Bytes::from(vec![0; super::super::envelope::MAX_PART]); 4];
-    assert!(wire::request(&parts).encoded_len() <= Deliver::MAX_REQUEST);
+    assert!(wire::pieces(&parts).concat().len() <= Deliver::MAX_REQUEST);
     let purpose = receipt::purpose(&NetworkId::default());
     let entries = vec![(MessageId([1; 32]), START); wire::BATCH_PARTS];
     let receipt = receipt::sign(&Identity::generate(), &purpose, &entries);

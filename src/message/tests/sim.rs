@@ -1,5 +1,8 @@
 //! Many nodes, lost and repeated and late requests, crashes at any point, lost keys: in the end everything accepted is in its
-//! recipient's inbox once. `SEED=n` replays a run.
+//! recipient's inbox once, and nothing that was not. `SEED=n` replays a run.
+
+mod early;
+mod mail;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,14 +12,13 @@ use std::{
 use bytes::Bytes;
 
 use super::super::{
-    envelope::{Inner, PART_BYTES},
+    envelope::{BodyId, Inner, PART_BYTES},
     handle::{SendState, Step},
-    inbox::{Assembly, Inbox, Key, Limits, Verdict},
-    mailbox::{Refusal, StoredReceipt},
-    outbox::{Answer, Deposited, Friend, Header, Item, Now, Outbox, Output, is_end},
+    inbox::{Assembly, Inbox, Key, Limits, Progress, Verdict},
+    outbox::{Answer, Deposited, Header, Item, Now, Outbox, Output, is_end},
     wire::Code,
 };
-use crate::primitives::{GrantId, Hash, MessageId, PeerId, StreamId, UnixMillis};
+use crate::primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis};
 
 const START: UnixMillis = UnixMillis(1_700_000_000_000);
 const NODES: usize = 12;
@@ -47,6 +49,7 @@ struct Part(MessageId, Inner, u64);
 
 enum Event {
     Queue { from: usize, to: usize, parts: u32 },
+    Sealed { node: (usize, u32), seq: u64, index: u32 },
     Request { from: (usize, u32), to: usize, flight: u64, parts: Vec<Part> },
     Commit { node: (usize, u32), reply: ((usize, u32), u64), items: Vec<Planned>, writes: Vec<Write> },
     Answer { node: (usize, u32), flight: u64, answer: Answer },
@@ -72,6 +75,7 @@ enum Planned {
 
 enum Write {
     Part(Key, Option<Box<Assembly>>, u32),
+    Gone(Key),
     Delivered(Key, MessageId),
 }
 
@@ -91,6 +95,8 @@ struct Disk {
 struct Node {
     id: PeerId,
     outbox: Outbox,
+    /// Messages being sealed, lost in a crash.
+    sealing: BTreeMap<u64, Header>,
     inbox: Inbox,
     epoch: u32,
     keys: u64,
@@ -109,6 +115,10 @@ struct World {
     stored: u64,
     collected: u64,
     withdrawn: u64,
+    /// Parts stored at recipients before their message was durable at its sender; messages that never were.
+    early: u64,
+    abandoned: u64,
+    forgotten: u64,
 }
 
 fn stream(node: usize) -> StreamId {
@@ -132,6 +142,7 @@ impl World {
             Node {
                 id,
                 outbox: Outbox::new(id, Duration::from_secs(30), random.below(u64::MAX)),
+                sealing: BTreeMap::new(),
                 inbox: inbox(),
                 epoch: 0,
                 keys: 0,
@@ -151,6 +162,9 @@ impl World {
             stored: 0,
             collected: 0,
             withdrawn: 0,
+            early: 0,
+            abandoned: 0,
+            forgotten: 0,
         };
         for _ in 0..MESSAGES * NODES as u64 {
             let (from, to) = (world.node(), world.node());
@@ -212,6 +226,7 @@ impl World {
         let alive = |world: &Self, (node, epoch): (usize, u32)| world.nodes[node].epoch == epoch;
         match event {
             Event::Queue { from, to, parts } => self.queue(from, to, parts),
+            Event::Sealed { node, seq, index } if alive(self, node) => self.sealed(node, seq, index),
             Event::Request { from, to, flight, parts } => self.request(from, to, flight, parts),
             Event::Commit { node, reply, items, writes } if alive(self, node) => {
                 self.commit(node.0, reply, items, writes);
@@ -270,13 +285,19 @@ impl World {
             last_error: String::new(),
             left: Vec::new(),
         };
+        if parts > 1 && self.random.below(3) > 0 {
+            return self.seal(from, header);
+        }
+        let node = &mut self.nodes[from];
         node.disk.outbox.insert(seq, header.clone());
         node.outbox.add(now, header, true);
         self.carry_out(from);
     }
 
     fn part(&self, from: usize, (seq, index): Item) -> Part {
-        let header = &self.nodes[from].disk.outbox[&seq];
+        let node = &self.nodes[from];
+        let header = node.sealing.get(&seq).unwrap_or_else(|| &node.disk.outbox[&seq]);
+        assert!(index + 1 < header.parts || !node.sealing.contains_key(&seq), "the last part stays");
         let inner = Inner {
             sender: self.nodes[from].id,
             recipient: header.to,
@@ -289,7 +310,7 @@ impl World {
             body: Bytes::new(),
             index,
             total: header.bytes,
-            body_hash: Hash([1; 32]),
+            body_id: BodyId([1; 32]),
         };
         Part(part_id(from, seq, header.ids.len() - 1, index), inner, u64::from_be_bytes(header.key_id))
     }
@@ -316,6 +337,7 @@ impl World {
                 }
                 Output::Reseal(seq) => self.later(200, Event::Resealed { node: (node, epoch), seq }),
                 Output::Ended(header) => {
+                    assert!(!self.nodes[node].sealing.contains_key(&header.seq), "it has no state yet");
                     assert_eq!(header.state, SendState::Delivered, "nothing is lost: {}", header.last_error);
                     let key = Key { sender: self.nodes[node].id, stream: stream(node), seq: header.seq };
                     let to = self.nodes.iter().find(|n| n.id == header.to).unwrap();
@@ -331,6 +353,8 @@ impl World {
                 Output::Leave { flight, owner, friend, items } => {
                     let place = |peer| self.nodes.iter().position(|n| n.id == peer).unwrap();
                     let (owner, holder) = (place(owner), place(friend.peer));
+                    let sealing = &self.nodes[node].sealing;
+                    assert!(items.iter().all(|(seq, _)| !sealing.contains_key(seq)), "only what is durable");
                     let parts: Vec<_> = items.into_iter().map(|item| self.part(node, item)).collect();
                     if self.offline(holder) || self.offline(node) || self.fault(20) {
                         let answer = Err("lost".into());
@@ -357,6 +381,7 @@ impl World {
 
     /// A header is stored: it never tells less than before, and who is named has what it signed for.
     fn changed(&mut self, node: usize, header: &Header) {
+        assert!(!self.nodes[node].sealing.contains_key(&header.seq), "it has no state yet");
         let old = self.nodes[node].disk.outbox.insert(header.seq, header.clone());
         assert!(old.is_none_or(|old| old.state <= header.state), "never backward");
         let to = self.nodes.iter().position(|n| n.id == header.to).unwrap();
@@ -373,61 +398,6 @@ impl World {
                 assert!(there, "a friend has what it signed for");
             }
         }
-    }
-
-    fn friends(&mut self, node: usize, recipient: PeerId) {
-        let (now, owner) = (self.clock(), self.nodes.iter().position(|n| n.id == recipient).unwrap());
-        let friend = |n: usize| Friend { peer: self.nodes[(owner + n) % NODES].id, grant: Hash([owner as u8; 32]) };
-        let all: Vec<_> = (1..=FRIENDS).map(friend).collect();
-        let found = if self.fault(20) { Err("nobody knows".into()) } else { Ok(all) };
-        self.nodes[node].outbox.friends(now, recipient, found);
-        self.carry_out(node);
-    }
-
-    fn deposit(&mut self, from: (usize, u32), flight: u64, owner: usize, holder: usize, parts: Vec<Part>) {
-        let now = self.clock().wall;
-        let mut answers = Vec::new();
-        for part in parts {
-            let id = part.0;
-            let busy = self.fault(10);
-            let disk = &mut self.nodes[holder].disk;
-            if disk.collected.contains(&(owner, id)) {
-                answers.push(Err(Refusal::AlreadyDelivered));
-            } else if busy {
-                answers.push(Err(Refusal::QuotaOwner));
-            } else {
-                let duplicate = disk.mail.insert((owner, id), (from.0, part)).is_some();
-                let (grant, expires_at) = (GrantId([1; 16]), now.plus(Duration::from_secs(86_400)));
-                let (stored_at, queue_seq) = (now, 1);
-                answers.push(Ok(StoredReceipt { id, grant, stored_at, expires_at, queue_seq, duplicate }));
-            }
-        }
-        let answer = if self.fault(20) { Err("answer lost".into()) } else { Ok(answers) };
-        self.later(200, Event::Deposited { node: from, flight, answer });
-    }
-
-    /// An owner takes what one of its friends holds, through the same door as requests.
-    fn collect(&mut self, node: usize) {
-        let holder = (node + 1 + self.random.below(FRIENDS as u64) as usize) % NODES;
-        if !self.offline(node) && !self.offline(holder) {
-            let mail = &self.nodes[holder].disk.mail;
-            let all: Vec<_> = mail.range((node, MessageId([0; 32]))..).take_while(|(k, _)| k.0 == node).collect();
-            let mut by_sender: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
-            all.into_iter().for_each(|(_, (from, part))| by_sender.entry(*from).or_default().push(part.clone()));
-            for (from, parts) in by_sender {
-                self.collected += parts.len() as u64;
-                self.request((from, COLLECTED), node, 0, parts);
-            }
-        }
-        self.later(10_000, Event::Collect { node });
-    }
-
-    fn receipted(&mut self, sender: usize, recipient: PeerId, ids: &[MessageId]) {
-        let now = self.clock();
-        let headers = self.nodes[sender].disk.outbox.values();
-        let seqs: Vec<_> = headers.filter(|h| h.ids.iter().any(|id| ids.contains(id))).map(|h| h.seq).collect();
-        seqs.into_iter().for_each(|seq| self.nodes[sender].outbox.receipted(now, seq, recipient));
-        self.carry_out(sender);
     }
 
     fn request(&mut self, from: (usize, u32), to: usize, flight: u64, parts: Vec<Part>) {
@@ -450,7 +420,8 @@ impl World {
                     writes.push(Write::Delivered(key, message.received.id));
                     Planned::Whole(key, message.received.id)
                 }
-                Verdict::Part { key, index, header, .. } => {
+                Verdict::Part { key, index, header, gone, .. } => {
+                    writes.extend(gone.map(|gone| Write::Gone(gone.key)));
                     writes.push(Write::Part(key, header, index));
                     Planned::Part(key, index)
                 }
@@ -464,18 +435,24 @@ impl World {
     fn commit(&mut self, at: usize, reply: ((usize, u32), u64), items: Vec<Planned>, writes: Vec<Write>) {
         let ok = !self.fault(5);
         let now = self.clock().wall;
+        let (mut stored, mut delivered) = (Vec::new(), Vec::new());
         let node = &mut self.nodes[at];
         for write in writes.into_iter().filter(|_| ok) {
             match write {
                 Write::Part(key, header, index) => {
+                    stored.push(key);
                     if let Some(header) = header {
-                        let stored = node.disk.assemblies.remove(&key).map(|(_, stored)| stored);
-                        node.disk.assemblies.insert(key, (*header, stored.unwrap_or_default()));
+                        let parts = node.disk.assemblies.remove(&key).map(|(_, parts)| parts);
+                        node.disk.assemblies.insert(key, (*header, parts.unwrap_or_default()));
                     }
                     let entry = node.disk.assemblies.get_mut(&key).expect("a header comes with the first part");
                     entry.1.insert(index);
                 }
-                Write::Delivered(key, id) => node.deliver(key, id),
+                Write::Gone(key) => drop(node.disk.assemblies.remove(&key)),
+                Write::Delivered(key, id) => {
+                    node.deliver(key, id);
+                    delivered.push(key);
+                }
             }
         }
         let (mut codes, mut receipts, mut completing) = (Vec::new(), Vec::new(), Vec::new());
@@ -486,11 +463,11 @@ impl World {
                     node.inbox.committed_whole(&key);
                     if ok { (Code::Delivered, Some(id)) } else { (Code::Busy, None) }
                 }
-                Planned::Part(key, index) if node.inbox.committed_part(&key, index, Hash::default(), ok) => {
-                    completing.push(key);
-                    (Code::Stored, None)
+                Planned::Part(key, index) => {
+                    let whole = node.inbox.committed_part(&key, index, ok) == Progress::Whole;
+                    completing.extend(whole.then_some(key));
+                    (if ok { Code::Stored } else { Code::Busy }, None)
                 }
-                Planned::Part(..) => (if ok { Code::Stored } else { Code::Busy }, None),
                 Planned::Complete(key) => {
                     completing.push(key);
                     (Code::Stored, None)
@@ -506,6 +483,15 @@ impl World {
             assert_eq!(stored.len(), parts as usize, "whole on disk, too");
             node.inbox.completed(&key, true);
             node.deliver(key, id);
+            delivered.push(key);
+        }
+        let durable = |key: &Key| {
+            let sender = self.nodes.iter().find(|n| n.id == key.sender).unwrap();
+            sender.disk.outbox.contains_key(&key.seq)
+        };
+        self.early += stored.iter().filter(|key| !durable(key)).count() as u64;
+        for key in delivered {
+            assert!(durable(&key), "what is delivered is durable at its sender");
         }
         let ((to, epoch), flight) = reply;
         if epoch == COLLECTED {
@@ -547,10 +533,12 @@ impl World {
         let (now, seed) = (self.clock(), self.random.below(u64::MAX));
         let node = &mut self.nodes[at];
         node.epoch += 1;
+        self.forgotten += node.sealing.len() as u64;
+        node.sealing.clear();
         node.outbox = Outbox::new(node.id, Duration::from_secs(30), seed);
         node.inbox = inbox();
         for (assembly, stored) in node.disk.assemblies.values_mut() {
-            let mut fresh = Assembly::new(assembly.key, assembly.slot, assembly.total, assembly.body_hash);
+            let mut fresh = Assembly::new(assembly.key, assembly.slot, assembly.total, assembly.body_id);
             (fresh.sent_at, fresh.expires_at) = (assembly.sent_at, assembly.expires_at);
             (fresh.id, fresh.touched_at) = (assembly.id, assembly.touched_at);
             // Parts of large bodies go past the log: some of them are lost.
@@ -576,6 +564,7 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
     let given = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
     let seeds: Vec<u64> = given.map_or_else(|| (0..40).collect(), |seed| vec![seed]);
     let (mut messages, mut repeated, mut stored, mut collected, mut withdrawn) = (0, 0, 0, 0, 0);
+    let (mut early, mut abandoned, mut forgotten) = (0, 0, 0);
     for seed in seeds {
         let mut world = World::new(seed);
         world.run();
@@ -594,14 +583,17 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
             wanted.sort_unstable();
             node.disk.inbox.sort_unstable();
             assert!(node.disk.inbox == wanted, "SEED={seed}: exactly once");
-            assert!(node.disk.assemblies.is_empty(), "SEED={seed}: nothing incomplete is left");
         }
+        world.sweep(seed);
         repeated += world.redelivered;
         (stored, collected, withdrawn) =
             (stored + world.stored, collected + world.collected, withdrawn + world.withdrawn);
+        (early, abandoned, forgotten) = (early + world.early, abandoned + world.abandoned, forgotten + world.forgotten);
     }
     println!("{messages} messages, {repeated} receipts repeated");
+    println!("{early} parts came early, {abandoned} messages were abandoned, {forgotten} forgotten in a crash");
     println!("{stored} times stored, {collected} parts collected, {withdrawn} withdrawn");
     let mail = stored > 100 && collected > 100 && withdrawn > 100;
-    assert!(given.is_some() || (repeated > 100 && mail), "the faults did something");
+    let sealing = early > 100 && abandoned > 10 && forgotten > 10;
+    assert!(given.is_some() || (repeated > 100 && mail && sealing), "the faults did something");
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::{
-    envelope::{BUCKETS, Envelopes, Inner, PART_BYTES, id_of, part_len, parts_of},
+    envelope::{BUCKETS, BodyId, Envelopes, Inner, PART_BYTES, id_of, part_len, parts_of},
     handle::{SendState, Step},
     outbox::{Header, Left},
     receipt,
@@ -31,7 +31,7 @@ fn inner(body: Bytes) -> Inner {
         total: body.len() as u64,
         body,
         index: 0,
-        body_hash: Hash::default(),
+        body_id: BodyId::default(),
     }
 }
 
@@ -92,6 +92,27 @@ fn the_number_and_length_of_parts_follow_from_the_total() {
         assert_eq!(part_len(total, parts), None);
     }
     assert_eq!(parts_of(u64::MAX), u32::MAX);
+}
+
+#[test]
+fn several_parts_carry_the_same_id_of_their_body_and_a_single_one_none() {
+    use prost::Message as _;
+    let mut first = inner(vec![1; PART_BYTES].into());
+    (first.total, first.body_id) = (PART_BYTES as u64 + 1, BodyId([6; 32]));
+    let proto = wire::inner_to_proto(&first);
+    assert_eq!((proto.part_count, &proto.body_id[..]), (2, &[6; 32][..]));
+    assert_eq!(wire::inner_from_bytes(proto.encode_to_vec().into()).unwrap(), first);
+    let with = |body_id: &'static [u8], proto: &crate::wire::proto::message::Inner| {
+        let other = crate::wire::proto::message::Inner { body_id: Bytes::from_static(body_id), ..proto.clone() };
+        wire::inner_from_bytes(other.encode_to_vec().into())
+    };
+    assert_eq!(with(b"", &proto), Err(Code::Bad));
+    assert_eq!(with(&[6; 31], &proto), Err(Code::Bad));
+    let single = wire::inner_to_proto(&inner(Bytes::from_static(b"hello")));
+    assert!(single.body_id.is_empty());
+    assert_eq!(with(&[6; 32], &single), Err(Code::Bad));
+    assert_eq!(BodyId::draw(1), BodyId::default());
+    assert_ne!(BodyId::draw(2), BodyId::draw(2));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -151,7 +152,15 @@ impl<W: Wire> Client<W> {
     /// # Errors
     /// [`RequestError`]; a status other than `Ok` is one too.
     pub async fn request(&self, peer: PeerId, request: W::Request) -> Result<W::Response, RequestError> {
-        let got = request.encoded_len();
+        self.request_encoded(peer, &[request.encode_to_vec().into()]).await
+    }
+
+    /// The same with a request that is encoded already, in pieces that follow each other, so that large ones need no copy.
+    ///
+    /// # Errors
+    /// [`RequestError`], as [`Client::request`].
+    pub async fn request_encoded(&self, peer: PeerId, pieces: &[Bytes]) -> Result<W::Response, RequestError> {
+        let got: usize = pieces.iter().map(Bytes::len).sum();
         if got > W::MAX_REQUEST {
             return Err(RequestError::TooLarge { got, limit: W::MAX_REQUEST });
         }
@@ -159,20 +168,22 @@ impl<W: Wire> Client<W> {
             Channel::Swarm { name, opens, pool } => {
                 let turns = pool.turns(peer, W::CONCURRENCY);
                 let _turn = turns.acquire().await.map_err(|_| RequestError::Stopped)?;
-                let body = request.encode_to_vec();
                 if let Some(mut idle) = pool.take(&peer) {
-                    match exchange::<W>(&mut idle, &body).await {
+                    match exchange::<W>(&mut idle, pieces).await {
                         // The stream may have died while idle: once more on a new one (protocols are idempotent).
                         Err(RequestError::ConnectionLost) => {}
                         result => return finish::<W>(pool, peer, idle, result),
                     }
                 }
                 let mut opened = open(peer, name, opens).await?;
-                let result = exchange::<W>(&mut opened, &body).await;
+                let result = exchange::<W>(&mut opened, pieces).await;
                 finish::<W>(pool, peer, opened, result)
             }
             #[cfg(any(test, feature = "test-util"))]
-            Channel::Loopback { from, board } => board.request(*from, peer, request).await,
+            Channel::Loopback { from, board } => {
+                let request = W::Request::decode(&*pieces.concat()).map_err(|_| RequestError::Malformed)?;
+                board.request(*from, peer, request).await
+            }
             #[cfg(not(any(test, feature = "test-util")))]
             Channel::Never(never, _) => match *never {},
         }
@@ -211,10 +222,11 @@ async fn open(peer: PeerId, name: &StreamProtocol, opens: &mpsc::Sender<Open>) -
     }
 }
 
-async fn exchange<W: Wire>(opened: &mut Opened, body: &[u8]) -> Result<W::Response, RequestError> {
+async fn exchange<W: Wire>(opened: &mut Opened, pieces: &[Bytes]) -> Result<W::Response, RequestError> {
     let Opened { stream, closed, .. } = opened;
     let talk = async {
-        wire::write_frame(stream, &[], body, W::MAX_REQUEST).await?;
+        let pieces: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
+        wire::write_frame(stream, &pieces, W::MAX_REQUEST).await?;
         // One more byte than the response: the status in front of it.
         wire::read_frame(stream, W::MAX_RESPONSE + 1).await
     };

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::AsyncReadExt;
 use prost::Message;
 use tokio::{
@@ -35,6 +36,8 @@ const BUDGET_KIB: usize = 64 * 1024;
 /// One peer's part of it, so that a peer that sends or reads slowly holds up itself and not everybody: eleven of the largest
 /// requests there are.
 const PEER_BUDGET_KIB: usize = 12 * 1024;
+/// Requests up to this size are copied when they are decoded: all but those that carry message parts.
+const SHARED: usize = 64 * 1024;
 /// How often the rates of peers that went away are looked over.
 const TIDY: Duration = Duration::from_secs(5);
 
@@ -50,7 +53,7 @@ pub(in crate::net) struct Accepted {
 pub(super) trait Dispatch: Send + Sync + std::fmt::Debug {
     fn limits(&self) -> Limits;
     /// Parses and queues a request. `Err` is an answer by itself.
-    fn dispatch(&self, peer: PeerId, body: &[u8]) -> Result<oneshot::Receiver<Reply>, Status>;
+    fn dispatch(&self, peer: PeerId, body: Vec<u8>) -> Result<oneshot::Receiver<Reply>, Status>;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +92,12 @@ impl<W: Wire> Dispatch for Typed<W> {
         }
     }
 
-    fn dispatch(&self, peer: PeerId, body: &[u8]) -> Result<oneshot::Receiver<Reply>, Status> {
-        let request = W::Request::decode(body).map_err(|_| Status::Invalid)?;
+    fn dispatch(&self, peer: PeerId, body: Vec<u8>) -> Result<oneshot::Receiver<Reply>, Status> {
+        // The bytes of a large request are shared by what is decoded from it. Those of a small one are copied, so that what a
+        // feature keeps of it keeps nothing else.
+        let request =
+            if body.len() > SHARED { W::Request::decode(Bytes::from(body)) } else { W::Request::decode(&*body) };
+        let request = request.map_err(|_| Status::Invalid)?;
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Inbound { peer, request, reply }).map_err(|_| Status::Busy)?;
         Ok(answer)
@@ -261,7 +268,7 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
         let Ok(_own) = place.budget.acquire_many(share).await else { return };
         let Ok(_all) = budget.acquire_many(share).await else { return };
         let Ok(Ok(body)) = tokio::time::timeout(TRANSFER, wire::read_body(&mut stream, length)).await else { return };
-        let (status, response) = match protocol.dispatch(peer, &body) {
+        let (status, response) = match protocol.dispatch(peer, body) {
             Err(status) => (status, Vec::new()),
             Ok(answer) => match tokio::time::timeout(limits.timeout, answer).await {
                 Ok(Ok(reply)) => reply,
@@ -269,9 +276,9 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
                 Ok(Err(_)) | Err(_) => (Status::Busy, Vec::new()),
             },
         };
-        drop(body);
         let head = [status.to_byte()];
-        let write = wire::write_frame(&mut stream, &head, &response, limits.max_response + 1);
+        let pieces: [&[u8]; 2] = [&head, &response];
+        let write = wire::write_frame(&mut stream, &pieces, limits.max_response + 1);
         let Ok(Ok(())) = tokio::time::timeout(TRANSFER, write).await else { return };
     }
 }
