@@ -29,7 +29,7 @@ use super::{
     handle::{Answer, COMMANDS, Command, EVENTS, PeerTable},
     metrics::Metrics,
     peers::Peers,
-    pubsub::{self, Judged, Publish, PublishError, Topics, Verdict},
+    pubsub::{self, Topics},
     rpc, transport,
 };
 use crate::{
@@ -42,6 +42,7 @@ use crate::{
 
 mod connections;
 mod external;
+mod gossip;
 mod kademlia;
 mod nat;
 
@@ -105,6 +106,7 @@ pub struct Network {
     bootstrapping: HashMap<ConnectionId, Multiaddr>,
     paths: HashMap<PeerId, Vec<connections::Path>>,
     listens: HashMap<ListenerId, Listener>,
+    last_round: Instant,
     metrics: Arc<Metrics>,
     libp2p_metrics: libp2p::metrics::Metrics,
 }
@@ -149,7 +151,6 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         gossip,
         rpc,
     };
-    let idle = Duration::from_secs(config.idle_timeout_s);
     let transport = transport::build(identity.keypair(), private)?;
     let swarm = SwarmBuilder::with_existing_identity(identity.keypair().clone())
         .with_tokio()
@@ -160,7 +161,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         .with_bandwidth_metrics(libp2p_registry)
         .with_behaviour(|_, relay_client| behaviour::build(parts, relay_client).map_err(Into::into))
         .map_err(|e| setup(&e))?
-        .with_swarm_config(|c| c.with_idle_connection_timeout(idle))
+        .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(config.idle_timeout_s)))
         .with_connection_timeout(Duration::from_secs(10))
         .build();
     let (queue, commands) = mpsc::channel(COMMANDS);
@@ -202,6 +203,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         bootstrapping: HashMap::new(),
         paths: HashMap::new(),
         listens: HashMap::new(),
+        last_round: Instant::now(),
         metrics,
         libp2p_metrics,
     };
@@ -345,6 +347,7 @@ impl Network {
             tracing::debug!(%peer, "closing the youngest connections above the high-water mark");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+        self.close_dead(Instant::now());
         self.close_surplus();
         self.joined.retain(|_, answers| {
             answers.retain(|a| !a.is_closed());
@@ -409,39 +412,6 @@ impl Network {
         }
     }
 
-    fn on_publish(&mut self, publish: Publish) {
-        let Publish { topic, data, answer } = publish;
-        let result = self.swarm.behaviour_mut().gossip.publish(gossipsub::IdentTopic::new(topic), data);
-        let _ = answer.send(result.map(drop).map_err(|e| match e {
-            gossipsub::PublishError::Duplicate => PublishError::Duplicate,
-            gossipsub::PublishError::NoPeersSubscribedToTopic => PublishError::NoPeers,
-            gossipsub::PublishError::MessageTooLarge => PublishError::TooLarge,
-            _ => PublishError::Busy,
-        }));
-    }
-
-    fn on_verdict(&mut self, judged: &Judged) {
-        let acceptance = match judged.verdict {
-            Verdict::Accept => gossipsub::MessageAcceptance::Accept,
-            Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
-            Verdict::Reject => gossipsub::MessageAcceptance::Reject,
-        };
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
-        // `false` means that the message left the cache meanwhile; it is not forwarded then.
-        gossip.report_message_validation_result(&judged.id, &judged.source, acceptance);
-    }
-
-    fn on_gossip(&mut self, event: gossipsub::Event) {
-        let gossipsub::Event::Message { propagation_source, message_id, message } = event else { return };
-        let ticket = pubsub::Ticket { id: message_id, verdicts: self.topics.verdicts.clone() };
-        let received = pubsub::Received { source: propagation_source, data: message.data, ticket: Some(ticket) };
-        let delivered = self.senders.get(&message.topic).is_some_and(|sender| sender.try_send(received).is_ok());
-        if !delivered {
-            // Dropping it gave the verdict "ignore".
-            self.metrics.gossip_dropped();
-        }
-    }
-
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         self.libp2p_metrics.record(&event);
         match event {
@@ -461,6 +431,10 @@ impl Network {
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(addr = %address, "listening");
+                // A place at a relay is no other network.
+                if !super::is_relayed(&address) {
+                    self.peers.forgive_all(Instant::now());
+                }
                 let listener = self.listens.entry(listener_id).or_default();
                 listener.addrs.push(address.clone());
                 if let Some(answer) = listener.answer.take() {
@@ -472,6 +446,7 @@ impl Network {
                 if let Some(listener) = self.listens.get_mut(&listener_id) {
                     listener.addrs.retain(|a| *a != address);
                 }
+                external::ip(&address).into_iter().for_each(|gone| self.on_ip_gone(gone));
                 self.publish_addrs();
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {

@@ -1,6 +1,9 @@
 //! Connections coming and going, and what identify, ping, mDNS and hole punching tell about them.
 
-use std::time::Instant;
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use libp2p::{
     core::ConnectedPoint,
@@ -10,7 +13,7 @@ use libp2p::{
     swarm::{ConnectionId, dial_opts::DialOpts},
 };
 
-use super::{Network, PeerEvent, SETTLE};
+use super::{Network, PeerEvent, ROUND, SETTLE, external::ip};
 use crate::{
     net::{
         Direction, PeerInfo,
@@ -23,6 +26,10 @@ use crate::{
 /// Characters of a peer's agent string that we keep.
 const AGENT: usize = 64;
 
+/// Silence after which a connection is dead: pings go every 15 s, and one answer in time is enough. TCP alone would take a
+/// quarter of an hour to see that a cable was pulled.
+const DEAD: Duration = Duration::from_secs(30);
+
 /// One connection.
 #[derive(Clone, Debug)]
 pub(super) struct Path {
@@ -31,6 +38,10 @@ pub(super) struct Path {
     addr: Multiaddr,
     direction: Direction,
     since: Instant,
+    /// When the last ping was answered; `None` when the peer does not know pings.
+    heard: Option<Instant>,
+    /// The IP of ours that it cannot do without: of TCP, and of QUIC that was dialled from outside.
+    local: Option<IpAddr>,
 }
 
 impl Network {
@@ -57,7 +68,8 @@ impl Network {
         }
         self.metrics.set_peers(table.len());
         drop(table);
-        let path = Path { id, relayed, addr, direction, since: Instant::now() };
+        let since = Instant::now();
+        let path = Path { id, relayed, addr, direction, since, heard: Some(since), local: local_ip(endpoint) };
         self.paths.entry(peer).or_default().push(path);
         if first {
             tracing::debug!(%peer, relayed, "peer up");
@@ -95,17 +107,48 @@ impl Network {
     }
 
     pub(super) fn on_ping(&mut self, event: &ping::Event) {
-        match &event.result {
+        let heard = match &event.result {
             Ok(rtt) => {
                 if let Some(info) = self.table.write().expect("no panic while held").get_mut(&event.peer) {
                     info.rtt = Some(*rtt);
                 }
+                Some(Instant::now())
             }
-            // ping only reports; a peer that does not answer within its 20 s is dead or hopelessly slow.
-            Err(ping::Failure::Timeout) => {
-                self.swarm.close_connection(event.connection);
-            }
-            Err(_) => {}
+            Err(ping::Failure::Unsupported) => None,
+            // It goes on trying. How a connection died decides what it reports, if anything: see `is_dead`.
+            Err(ping::Failure::Timeout | ping::Failure::Other { .. }) => return,
+        };
+        let paths = self.paths.get_mut(&event.peer);
+        if let Some(path) = paths.and_then(|all| all.iter_mut().find(|path| path.id == event.connection)) {
+            path.heard = heard;
+        }
+    }
+
+    /// An IP of ours is gone, and the connections that need it with it. Without this they would be in the way of
+    /// new ones until their silence is noticed.
+    pub(super) fn on_ip_gone(&mut self, gone: IpAddr) {
+        let on_it = self.paths.values().flatten().filter(|path| path.local == Some(gone));
+        let on_it: Vec<_> = on_it.map(|path| path.id).collect();
+        for id in on_it {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    /// Closes connections that nothing was heard on for too long.
+    pub(super) fn close_dead(&mut self, now: Instant) {
+        let late = now.saturating_duration_since(self.last_round) > ROUND * 3;
+        self.last_round = now;
+        if late {
+            // We were held up ourselves: answers may lie there unread.
+            let heard = self.paths.values_mut().flatten().filter_map(|path| path.heard.as_mut());
+            heard.for_each(|heard| *heard = now);
+            return;
+        }
+        let dead: Vec<_> = self.paths.iter().flat_map(|(peer, p)| p.iter().map(move |p| (*peer, p))).collect();
+        let dead: Vec<_> = dead.into_iter().filter(|(_, p)| p.is_dead(now)).map(|(peer, p)| (peer, p.id)).collect();
+        for (peer, id) in dead {
+            tracing::debug!(%peer, "a connection is dead");
+            self.swarm.close_connection(id);
         }
     }
 
@@ -168,14 +211,43 @@ impl Network {
     }
 }
 
+impl Path {
+    fn is_dead(&self, now: Instant) -> bool {
+        self.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= DEAD)
+    }
+}
+
+/// The IP of ours that a direct connection needs.
+fn local_ip(endpoint: &ConnectedPoint) -> Option<IpAddr> {
+    match endpoint {
+        _ if endpoint.is_relayed() => None,
+        ConnectedPoint::Listener { local_addr, .. } => ip(local_addr),
+        // QUIC takes another one by itself where it dialled.
+        ConnectedPoint::Dialer { address, .. } if transport_of(address, false) == "quic" => None,
+        ConnectedPoint::Dialer { address, .. } => {
+            let remote = ip(address)?;
+            let any: IpAddr = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            // Sends nothing: it asks the kernel which IP leads there, which is the one it took for the connection.
+            let socket = UdpSocket::bind((any, 0)).ok()?;
+            socket.connect((remote, 9)).ok()?;
+            Some(socket.local_addr().ok()?.ip())
+        }
+    }
+}
+
 /// Connections with `peer` that are not needed. Of direct ones only the side with the smaller address closes any, so that the two
-/// never close each other's choice; relayed ones beside a direct one are closed by whoever looks first.
+/// never close each other's choice; relayed ones beside a direct one are closed by whoever looks first. An old one has to
+/// answer after the youngest came: a peer that connects again may have lost it without our knowing.
 fn surplus(local: &PeerId, peer: &PeerId, paths: &[Path], now: Instant) -> Vec<ConnectionId> {
     let settled = |p: &&Path| now.saturating_duration_since(p.since) >= SETTLE;
     if paths.len() < 2 || !paths.iter().all(|p| settled(&p)) {
         return Vec::new();
     }
     let Some(keep) = paths.iter().filter(|p| !p.relayed).min_by_key(|p| p.since) else { return Vec::new() };
+    let youngest = paths.iter().map(|p| p.since).max();
+    if keep.heard.is_some_and(|heard| Some(heard) < youngest) {
+        return Vec::new();
+    }
     let mine = local < peer;
     paths.iter().filter(|p| p.id != keep.id && (p.relayed || mine)).map(|p| p.id).collect()
 }
@@ -208,6 +280,8 @@ mod tests {
             addr: Multiaddr::empty(),
             direction: Direction::Inbound,
             since: start + SETTLE * u32::try_from(after).unwrap() / 10,
+            heard: Some(start + SETTLE),
+            local: None,
         };
         let (a, b) = (PeerId::random(), PeerId::random());
         let (small, large) = (a.min(b), a.max(b));
@@ -218,5 +292,42 @@ mod tests {
         assert_eq!(ids(&small, &large, 2), [id(1), id(2)]);
         assert_eq!(ids(&large, &small, 2), [id(1)]);
         assert!(surplus(&small, &large, &paths[..1], start + SETTLE * 2).is_empty(), "the only path stays");
+        let mute = [path(1, false, 0), path(2, false, 1)].map(|p| Path { heard: Some(start), ..p });
+        assert!(surplus(&small, &large, &mute, start + SETTLE * 2).is_empty(), "the older one may be dead");
+    }
+
+    #[test]
+    fn a_connection_is_dead_when_no_ping_was_answered_for_long_if_ever_one_can_be() {
+        let start = Instant::now();
+        let path = Path {
+            id: ConnectionId::new_unchecked(1),
+            relayed: false,
+            addr: Multiaddr::empty(),
+            direction: Direction::Inbound,
+            since: start,
+            heard: Some(start),
+            local: None,
+        };
+        assert!(!path.is_dead(start + DEAD / 2));
+        assert!(path.is_dead(start + DEAD));
+        assert!(!Path { heard: None, ..path }.is_dead(start + DEAD), "it does not know pings");
+    }
+
+    #[test]
+    fn a_tcp_connection_needs_an_ip_of_ours_and_a_dialled_quic_connection_none() {
+        let addr = |text: &str| text.parse::<Multiaddr>().unwrap();
+        let dialled = |text| ConnectedPoint::Dialer {
+            address: addr(text),
+            role_override: libp2p::core::Endpoint::Dialer,
+            port_use: libp2p::core::transport::PortUse::Reuse,
+        };
+        let local: IpAddr = [127, 0, 0, 1].into();
+        assert_eq!(local_ip(&dialled("/ip4/127.0.0.9/tcp/1")), Some(local));
+        assert_eq!(local_ip(&dialled("/ip4/127.0.0.9/udp/1/quic-v1")), None);
+        let inbound = ConnectedPoint::Listener {
+            local_addr: addr("/ip4/127.0.0.1/udp/1/quic-v1"),
+            send_back_addr: addr("/ip4/127.0.0.9/udp/1/quic-v1"),
+        };
+        assert_eq!(local_ip(&inbound), Some(local));
     }
 }
