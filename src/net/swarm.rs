@@ -322,14 +322,14 @@ impl Network {
     fn on_round(&mut self) {
         let candidates = match self.peers.wanted() {
             0 => Vec::new(),
-            n => self.book.candidates(n),
+            n => self.neighbours().into_iter().chain(self.book.candidates(n)).collect(),
         };
         let meshed: Vec<_> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
         for peer in self.bans.take_ended() {
             tracing::info!(%peer, "a ban is over");
             self.swarm.behaviour_mut().bans.unblock_peer(peer);
         }
-        let candidates = candidates.into_iter().filter(|p| !self.bans.contains(p)).collect();
+        let candidates = candidates.into_iter().filter(|p: &PeerId| !self.bans.contains(p)).collect();
         let round = self.peers.round(Instant::now(), candidates, |p| meshed.contains(p), rand::random::<f64>);
         for peer in round.dial_peers {
             // An error means no addr, or already dialling: the pause has been set.

@@ -1,6 +1,7 @@
 //! Connections coming and going, and what identify, ping, mDNS and hole punching tell about them.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, UdpSocket},
     time::{Duration, Instant},
 };
@@ -25,6 +26,8 @@ use crate::{
 
 /// Characters of a peer's agent string that we keep.
 const AGENT: usize = 64;
+/// Addrs of the local network looked at in one go: anybody there can make up as many as they like.
+const NEIGHBOURS: usize = 64;
 
 /// Silence after which a connection is dead: pings go every 15 s, and one answer in time is enough. TCP alone would take a
 /// quarter of an hour to see that a cable was pulled.
@@ -176,19 +179,24 @@ impl Network {
 
     pub(super) fn on_mdns(&mut self, event: mdns::Event) {
         let mdns::Event::Discovered(found) = event else { return };
-        for (peer, addr) in found.into_iter().take(32) {
-            if !self.swarm.is_connected(&peer) {
-                let opts = DialOpts::peer_id(peer).addresses(vec![addr]).build();
-                // An error means that it is being dialled already.
-                let _ = self.swarm.dial(opts);
-            }
+        let peers: BTreeSet<_> = found.into_iter().map(|(peer, _)| peer).take(NEIGHBOURS).collect();
+        for peer in peers {
+            // At all addrs it told, which mDNS keeps. An error means that it is connected or being dialled already.
+            let _ = self.swarm.dial(DialOpts::peer_id(peer).build());
         }
+    }
+
+    /// Nodes of our local network, worth dialling as those of the address book are.
+    pub(super) fn neighbours(&self) -> BTreeSet<PeerId> {
+        let mdns = self.swarm.behaviour().mdns.as_ref();
+        mdns.into_iter().flat_map(|m| m.discovered_nodes()).take(NEIGHBOURS).copied().collect()
     }
 
     /// A direct connection was punched: streams do not move by themselves, and the relayed connection would outlive
     /// the direct one (spec `libp2p.md`, 0.3), so it is closed.
     pub(super) fn on_punched(&mut self, event: &dcutr::Event) {
-        if event.result.is_err() {
+        if let Err(error) = &event.result {
+            tracing::debug!(peer = %event.remote_peer_id, %error, "no direct connection, staying on the relay");
             return;
         }
         let relayed: Vec<_> = self
