@@ -45,6 +45,7 @@ mod external;
 mod gossip;
 mod kademlia;
 mod nat;
+mod upnp;
 
 /// How often connections are looked over; each round is jittered by the random choice of candidates.
 const ROUND: Duration = Duration::from_secs(2);
@@ -98,6 +99,7 @@ pub struct Network {
     bans: Bans,
     peers: Peers,
     nat: nat::Nat,
+    upnp: upnp::Upnp,
     kad: kademlia::Pending,
     /// Dials that a caller started, with the peer it expects there.
     dials: HashMap<ConnectionId, (Option<PeerId>, Answer<PeerId>)>,
@@ -197,6 +199,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         bans,
         peers,
         nat,
+        upnp: upnp::Upnp::new(),
         kad: kademlia::Pending::new(policy),
         dials: HashMap::new(),
         joined: HashMap::new(),
@@ -306,12 +309,17 @@ impl Network {
     }
 
     async fn goodbye(&mut self) {
+        // The router's answers are not told, so there is all the time for them.
+        let mapped = self.upnp.is_mapped();
+        for id in self.listens.keys() {
+            self.swarm.remove_listener(*id);
+        }
         let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in connected {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
         let closed = async {
-            while self.swarm.network_info().num_peers() > 0 {
+            while mapped || self.swarm.network_info().num_peers() > 0 {
                 self.swarm.select_next_some().await;
             }
         };
@@ -354,6 +362,7 @@ impl Network {
             !answers.is_empty()
         });
         self.nat.on_round(Instant::now());
+        self.search_router(Instant::now());
         self.nat.refresh_mode(&mut self.swarm);
         self.nat.reserve(&mut self.swarm, &self.table, self.config.relay_client);
     }
@@ -526,7 +535,7 @@ impl Network {
                 self.publish_addrs();
             }
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
-            BehaviourEvent::Upnp(event) => tracing::info!(?event, "UPnP"),
+            BehaviourEvent::Upnp(event) => self.on_upnp(&event),
             BehaviourEvent::RelayClient(event) => tracing::debug!(?event, "relay"),
             BehaviourEvent::AutonatServer(event) => tracing::debug!(?event, "reachability test served"),
             BehaviourEvent::Bans(never)
@@ -541,6 +550,7 @@ impl Network {
     fn publish_addrs(&mut self) {
         let listen: Vec<_> = self.listens.values().flat_map(|l| l.addrs.iter().cloned()).collect();
         self.nat.review(&mut self.swarm, &listen);
+        self.review_upnp(&listen);
         let external = self.swarm.external_addresses().cloned().collect();
         self.nat.set_addrs(listen, external);
         self.nat.refresh_mode(&mut self.swarm);
