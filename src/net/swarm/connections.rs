@@ -73,7 +73,13 @@ impl Network {
         drop(table);
         let since = Instant::now();
         let path = Path { id, relayed, addr, direction, since, heard: Some(since), local: local_ip(endpoint) };
-        self.paths.entry(peer).or_default().push(path);
+        let paths = self.paths.entry(peer).or_default();
+        let left: Vec<_> = paths.iter().filter(|old| path.shows_moved(old)).map(|old| old.id).collect();
+        paths.push(path);
+        for id in left {
+            // Requests would wait for it until its silence is noticed.
+            self.swarm.close_connection(id);
+        }
         if first {
             tracing::debug!(%peer, relayed, "peer up");
             self.peers.on_up(peer, Instant::now());
@@ -220,6 +226,15 @@ impl Network {
 }
 
 impl Path {
+    /// Whether the peer has probably moved since it made an older connection: a direct one comes from another IP, and long
+    /// enough afterwards that the two did not just dial each other at the same moment.
+    fn shows_moved(&self, old: &Path) -> bool {
+        let (Some(now), Some(before)) = (ip(&self.addr), ip(&old.addr)) else { return false };
+        let direct = !self.relayed && !old.relayed;
+        let settled = self.since.saturating_duration_since(old.since) >= SETTLE;
+        direct && settled && now != before && now.is_ipv4() == before.is_ipv4()
+    }
+
     fn is_dead(&self, now: Instant) -> bool {
         self.heard.is_some_and(|heard| now.saturating_duration_since(heard) >= DEAD)
     }
@@ -319,6 +334,27 @@ mod tests {
         assert!(!path.is_dead(start + DEAD / 2));
         assert!(path.is_dead(start + DEAD));
         assert!(!Path { heard: None, ..path }.is_dead(start + DEAD), "it does not know pings");
+    }
+
+    #[test]
+    fn a_peer_that_connects_from_another_ip_has_left_the_old_one() {
+        let start = Instant::now();
+        let path = |addr: &str, since| Path {
+            id: ConnectionId::new_unchecked(1),
+            relayed: false,
+            addr: addr.parse().unwrap(),
+            direction: Direction::Inbound,
+            since,
+            heard: None,
+            local: None,
+        };
+        let old = path("/ip4/11.0.0.2/tcp/1", start);
+        let moved = |addr, since| path(addr, since).shows_moved(&old);
+        assert!(moved("/ip4/11.0.0.3/tcp/1", start + SETTLE));
+        assert!(!moved("/ip4/11.0.0.3/tcp/1", start + SETTLE / 2), "both dialled at once");
+        assert!(!moved("/ip4/11.0.0.2/udp/9/quic-v1", start + SETTLE), "the same host");
+        assert!(!moved("/ip6/2001:db8::1/tcp/1", start + SETTLE), "a host may have both");
+        assert!(!Path { relayed: true, ..path("/ip4/11.0.0.3/tcp/1", start + SETTLE) }.shows_moved(&old));
     }
 
     #[test]
