@@ -2,7 +2,8 @@
 //!
 //! `cluster/` runs whole nodes in this process and looks at them through their handles: seconds. `process/` uses `vos` as
 //! people do, by its program: real daemons, real commands, exit statuses, signals, kill -9, and the local network of `vos
-//! testnet`. `topology/` holds files for `vos testnet --topology`.
+//! testnet`. `natlab/` does the same behind real NATs in network namespaces. `topology/` holds files for `vos testnet
+//! --topology`.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,4 +13,5 @@
 )]
 
 mod cluster;
+mod natlab;
 mod process;

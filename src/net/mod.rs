@@ -18,6 +18,8 @@
 //!   towards the target from the address book (the saved map) and prunes above the high-water mark.
 //! * Two nodes that dial each other at the same moment have two connections; the one with the smaller address closes the
 //!   younger after some seconds, and a relayed connection ends when a direct one has stood for as long.
+//! * A connection that answered no ping for 30 s is closed, and one whose own IP is gone at once: TCP alone notices neither.
+//!   With a new IP everybody is dialled again without a pause.
 //! * Kademlia's mode is pinned by our own view of reachability, since a relayed addr would otherwise make a NATed node a
 //!   server (spec `libp2p.md`, 0.11).
 //!

@@ -108,6 +108,14 @@ impl Peers {
         }
     }
 
+    /// We are in another network, or in one again: what could not be dialled before may be there now.
+    pub(super) fn forgive_all(&mut self, now: Instant) {
+        self.pauses.clear();
+        for entry in &mut self.bootstrap {
+            entry.pause = Pause::new(BOOTSTRAP_BACKOFF, now);
+        }
+    }
+
     /// A dial of a bootstrap addr found `peer` there. Without this an addr that does not say whose it is would be dialled again
     /// and again while we are connected.
     pub(super) fn on_bootstrapped(&mut self, addr: &Multiaddr, peer: PeerId) {
@@ -233,6 +241,23 @@ mod tests {
         assert!(peers.round(late, Vec::new(), |_| false, || 1.0).dial_addrs.is_empty());
         peers.on_down(&boot, late);
         assert_eq!(peers.round(late, Vec::new(), |_| false, || 1.0).dial_addrs, [anonymous]);
+    }
+
+    #[test]
+    fn in_another_network_everybody_is_dialled_at_once() {
+        let start = Instant::now();
+        let (boot, peer) = (PeerId::random(), PeerId::random());
+        let mut peers = Peers::new(8, 16, vec![addr(boot)], start);
+        let mut now = start;
+        for _ in 0..600 {
+            peers.round(now, vec![peer], |_| false, || 1.0);
+            now += Duration::from_secs(1);
+        }
+        let paused = peers.round(now, vec![peer], |_| false, || 1.0);
+        assert!(paused.dial_peers.is_empty(), "{paused:?}");
+        peers.forgive_all(now);
+        let round = peers.round(now, vec![peer], |_| false, || 1.0);
+        assert_eq!((round.dial_peers, round.dial_addrs), (vec![peer], vec![addr(boot)]));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::{
     handle::{Answer, COMMANDS, Command, EVENTS, PeerTable},
     metrics::Metrics,
     peers::Peers,
-    pubsub::{self, Judged, Publish, PublishError, Topics, Verdict},
+    pubsub::{self, Topics},
     rpc, transport,
 };
 use crate::{
@@ -42,8 +42,10 @@ use crate::{
 
 mod connections;
 mod external;
+mod gossip;
 mod kademlia;
 mod nat;
+mod upnp;
 
 /// How often connections are looked over; each round is jittered by the random choice of candidates.
 const ROUND: Duration = Duration::from_secs(2);
@@ -97,6 +99,7 @@ pub struct Network {
     bans: Bans,
     peers: Peers,
     nat: nat::Nat,
+    upnp: upnp::Upnp,
     kad: kademlia::Pending,
     /// Dials that a caller started, with the peer it expects there.
     dials: HashMap<ConnectionId, (Option<PeerId>, Answer<PeerId>)>,
@@ -105,6 +108,7 @@ pub struct Network {
     bootstrapping: HashMap<ConnectionId, Multiaddr>,
     paths: HashMap<PeerId, Vec<connections::Path>>,
     listens: HashMap<ListenerId, Listener>,
+    last_round: Instant,
     metrics: Arc<Metrics>,
     libp2p_metrics: libp2p::metrics::Metrics,
 }
@@ -149,7 +153,6 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         gossip,
         rpc,
     };
-    let idle = Duration::from_secs(config.idle_timeout_s);
     let transport = transport::build(identity.keypair(), private)?;
     let swarm = SwarmBuilder::with_existing_identity(identity.keypair().clone())
         .with_tokio()
@@ -160,7 +163,7 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         .with_bandwidth_metrics(libp2p_registry)
         .with_behaviour(|_, relay_client| behaviour::build(parts, relay_client).map_err(Into::into))
         .map_err(|e| setup(&e))?
-        .with_swarm_config(|c| c.with_idle_connection_timeout(idle))
+        .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(config.idle_timeout_s)))
         .with_connection_timeout(Duration::from_secs(10))
         .build();
     let (queue, commands) = mpsc::channel(COMMANDS);
@@ -196,12 +199,14 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         bans,
         peers,
         nat,
+        upnp: upnp::Upnp::new(),
         kad: kademlia::Pending::new(policy),
         dials: HashMap::new(),
         joined: HashMap::new(),
         bootstrapping: HashMap::new(),
         paths: HashMap::new(),
         listens: HashMap::new(),
+        last_round: Instant::now(),
         metrics,
         libp2p_metrics,
     };
@@ -304,12 +309,17 @@ impl Network {
     }
 
     async fn goodbye(&mut self) {
+        // The router's answers are not told, so there is all the time for them.
+        let mapped = self.upnp.is_mapped();
+        for id in self.listens.keys() {
+            self.swarm.remove_listener(*id);
+        }
         let connected: Vec<_> = self.swarm.connected_peers().copied().collect();
         for peer in connected {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
         let closed = async {
-            while self.swarm.network_info().num_peers() > 0 {
+            while mapped || self.swarm.network_info().num_peers() > 0 {
                 self.swarm.select_next_some().await;
             }
         };
@@ -320,14 +330,14 @@ impl Network {
     fn on_round(&mut self) {
         let candidates = match self.peers.wanted() {
             0 => Vec::new(),
-            n => self.book.candidates(n),
+            n => self.neighbours().into_iter().chain(self.book.candidates(n)).collect(),
         };
         let meshed: Vec<_> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
         for peer in self.bans.take_ended() {
             tracing::info!(%peer, "a ban is over");
             self.swarm.behaviour_mut().bans.unblock_peer(peer);
         }
-        let candidates = candidates.into_iter().filter(|p| !self.bans.contains(p)).collect();
+        let candidates = candidates.into_iter().filter(|p: &PeerId| !self.bans.contains(p)).collect();
         let round = self.peers.round(Instant::now(), candidates, |p| meshed.contains(p), rand::random::<f64>);
         for peer in round.dial_peers {
             // An error means no addr, or already dialling: the pause has been set.
@@ -345,12 +355,14 @@ impl Network {
             tracing::debug!(%peer, "closing the youngest connections above the high-water mark");
             let _ = self.swarm.disconnect_peer_id(peer);
         }
+        self.close_dead(Instant::now());
         self.close_surplus();
         self.joined.retain(|_, answers| {
             answers.retain(|a| !a.is_closed());
             !answers.is_empty()
         });
         self.nat.on_round(Instant::now());
+        self.search_router(Instant::now());
         self.nat.refresh_mode(&mut self.swarm);
         self.nat.reserve(&mut self.swarm, &self.table, self.config.relay_client);
     }
@@ -409,39 +421,6 @@ impl Network {
         }
     }
 
-    fn on_publish(&mut self, publish: Publish) {
-        let Publish { topic, data, answer } = publish;
-        let result = self.swarm.behaviour_mut().gossip.publish(gossipsub::IdentTopic::new(topic), data);
-        let _ = answer.send(result.map(drop).map_err(|e| match e {
-            gossipsub::PublishError::Duplicate => PublishError::Duplicate,
-            gossipsub::PublishError::NoPeersSubscribedToTopic => PublishError::NoPeers,
-            gossipsub::PublishError::MessageTooLarge => PublishError::TooLarge,
-            _ => PublishError::Busy,
-        }));
-    }
-
-    fn on_verdict(&mut self, judged: &Judged) {
-        let acceptance = match judged.verdict {
-            Verdict::Accept => gossipsub::MessageAcceptance::Accept,
-            Verdict::Ignore => gossipsub::MessageAcceptance::Ignore,
-            Verdict::Reject => gossipsub::MessageAcceptance::Reject,
-        };
-        let gossip = &mut self.swarm.behaviour_mut().gossip;
-        // `false` means that the message left the cache meanwhile; it is not forwarded then.
-        gossip.report_message_validation_result(&judged.id, &judged.source, acceptance);
-    }
-
-    fn on_gossip(&mut self, event: gossipsub::Event) {
-        let gossipsub::Event::Message { propagation_source, message_id, message } = event else { return };
-        let ticket = pubsub::Ticket { id: message_id, verdicts: self.topics.verdicts.clone() };
-        let received = pubsub::Received { source: propagation_source, data: message.data, ticket: Some(ticket) };
-        let delivered = self.senders.get(&message.topic).is_some_and(|sender| sender.try_send(received).is_ok());
-        if !delivered {
-            // Dropping it gave the verdict "ignore".
-            self.metrics.gossip_dropped();
-        }
-    }
-
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         self.libp2p_metrics.record(&event);
         match event {
@@ -461,6 +440,10 @@ impl Network {
             }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 tracing::info!(addr = %address, "listening");
+                // A place at a relay is no other network.
+                if !super::is_relayed(&address) {
+                    self.peers.forgive_all(Instant::now());
+                }
                 let listener = self.listens.entry(listener_id).or_default();
                 listener.addrs.push(address.clone());
                 if let Some(answer) = listener.answer.take() {
@@ -472,6 +455,7 @@ impl Network {
                 if let Some(listener) = self.listens.get_mut(&listener_id) {
                     listener.addrs.retain(|a| *a != address);
                 }
+                external::ip(&address).into_iter().for_each(|gone| self.on_ip_gone(gone));
                 self.publish_addrs();
             }
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
@@ -551,7 +535,7 @@ impl Network {
                 self.publish_addrs();
             }
             BehaviourEvent::Mdns(event) => self.on_mdns(event),
-            BehaviourEvent::Upnp(event) => tracing::info!(?event, "UPnP"),
+            BehaviourEvent::Upnp(event) => self.on_upnp(&event),
             BehaviourEvent::RelayClient(event) => tracing::debug!(?event, "relay"),
             BehaviourEvent::AutonatServer(event) => tracing::debug!(?event, "reachability test served"),
             BehaviourEvent::Bans(never)
@@ -566,6 +550,7 @@ impl Network {
     fn publish_addrs(&mut self) {
         let listen: Vec<_> = self.listens.values().flat_map(|l| l.addrs.iter().cloned()).collect();
         self.nat.review(&mut self.swarm, &listen);
+        self.review_upnp(&listen);
         let external = self.swarm.external_addresses().cloned().collect();
         self.nat.set_addrs(listen, external);
         self.nat.refresh_mode(&mut self.swarm);

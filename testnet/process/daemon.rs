@@ -29,9 +29,19 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The program without anything of the caller's environment that would change it.
 pub(crate) fn vos() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vos"));
+    vos_in(None)
+}
+
+/// The same in a network namespace.
+fn vos_in(netns: Option<&str>) -> Command {
+    let program = env!("CARGO_BIN_EXE_vos");
+    let mut command = Command::new(if netns.is_some() { "ip" } else { program });
+    if let Some(netns) = netns {
+        // It becomes the program: the process id stays.
+        command.args(["netns", "exec", netns, program]);
+    }
     for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("VOS_") || key == "NOTIFY_SOCKET" {
+        if key.to_string_lossy().starts_with("VOS_") || key == "NOTIFY_SOCKET" || key == "RUST_LOG" {
             command.env_remove(key);
         }
     }
@@ -99,6 +109,8 @@ pub(crate) fn wait_at_most(child: &mut Child, limit: Duration) -> ExitStatus {
 pub(crate) struct Home {
     dir: TempDir,
     args: Vec<String>,
+    /// The network namespace of its daemons; `None`: ours. Commands go over a socket in the directory and need none.
+    netns: Option<String>,
     /// Where the first daemon listened: the next ones listen there again, as nodes with a configured port do. Two nodes
     /// that both move at once could not find each other.
     listen: OnceLock<String>,
@@ -117,7 +129,14 @@ impl Home {
     /// An empty one; `args` go to each daemon that is started in it.
     pub(crate) fn new(args: &[&str]) -> Self {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
-        Self { dir: tempfile::tempdir().unwrap(), args, listen: OnceLock::new() }
+        Self { dir: tempfile::tempdir().unwrap(), args, netns: None, listen: OnceLock::new() }
+    }
+
+    /// An empty one whose daemons run in a network namespace and listen there.
+    pub(crate) fn in_netns(netns: &str, listen: &str, args: &[&str]) -> Self {
+        let home = Self { netns: Some(netns.to_owned()), ..Self::new(args) };
+        home.listen.set(listen.to_owned()).unwrap();
+        home
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -143,7 +162,7 @@ impl Home {
 
     /// A daemon's command line that listens on any port of this machine.
     pub(crate) fn daemon(&self, more: &[&str]) -> Command {
-        let mut command = vos();
+        let mut command = vos_in(self.netns.as_deref());
         command.arg("--data-dir").arg(self.path()).args(["daemon", "--network", "process-test", "--http", "off"]);
         let listen = self.listen.get().cloned().unwrap_or_else(own_address);
         command.args(["--listen", &listen]).args(&self.args).args(more);

@@ -1,7 +1,7 @@
 //! Tests of whole processes.
 
 mod bad_input;
-mod daemon;
+pub(crate) mod daemon;
 mod friends;
 mod kills;
 mod lifecycle;

@@ -43,7 +43,8 @@ pub(super) struct External {
     seen: HashMap<PeerId, (IpAddr, bool)>,
 }
 
-fn ip(addr: &Multiaddr) -> Option<IpAddr> {
+/// The IP that an addr begins with.
+pub(super) fn ip(addr: &Multiaddr) -> Option<IpAddr> {
     match addr.iter().next() {
         Some(Protocol::Ip4(ip)) => Some(ip.into()),
         Some(Protocol::Ip6(ip)) => Some(ip.to_canonical()),

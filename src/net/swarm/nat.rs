@@ -35,6 +35,8 @@ pub(super) struct Nat {
     failed: BTreeSet<PeerId>,
     confirmed: bool,
     external: External,
+    /// Public addrs that we listen on, when we are told that others can dial us; `None` when that is left to tests.
+    own: Option<BTreeSet<Multiaddr>>,
     relays: HashSet<PeerId>,
     /// Those of them (they test, too) that see us at a public addr, since when.
     testers: HashMap<PeerId, Instant>,
@@ -45,6 +47,8 @@ pub(super) struct Nat {
 impl Nat {
     pub(super) fn new(config: &Config) -> (Self, watch::Receiver<Snapshot>) {
         let (watch, receiver) = watch::channel(Snapshot::default());
+        // A relay is for public nodes only, and the first one of a network has nobody who could test it.
+        let told = config.relay_server || config.reachability == ReachabilityMode::Public;
         let nat = Self {
             mode: config.dht,
             assumed: config.reachability,
@@ -52,6 +56,7 @@ impl Nat {
             failed: BTreeSet::new(),
             confirmed: false,
             external: External::new(config.external.clone()),
+            own: told.then(BTreeSet::new),
             relays: HashSet::new(),
             testers: HashMap::new(),
             silent: false,
@@ -66,7 +71,9 @@ impl Nat {
 
     /// autonat, UPnP or a relay says that an addr is ours.
     pub(super) fn on_confirmed(&mut self, addr: &Multiaddr) {
-        self.external.confirmed(addr);
+        if !self.own.as_ref().is_some_and(|own| own.contains(addr)) {
+            self.external.confirmed(addr);
+        }
     }
 
     pub(super) fn on_expired(&mut self, addr: &Multiaddr) {
@@ -75,6 +82,9 @@ impl Nat {
 
     /// Gives up confirmed addrs that do not hold any more, and takes back those that do again.
     pub(super) fn review(&mut self, swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) {
+        let (new, gone) = self.own_changes(listen);
+        new.into_iter().for_each(|addr| swarm.add_external_address(addr));
+        gone.iter().for_each(|addr| swarm.remove_external_address(addr));
         for (addr, held) in self.external.judge(listen) {
             if held {
                 tracing::info!(%addr, "others can dial us here again");
@@ -84,6 +94,14 @@ impl Nat {
                 swarm.remove_external_address(&addr);
             }
         }
+    }
+
+    /// Which of the public addrs we listen on are new, and which are gone.
+    fn own_changes(&mut self, listen: &[Multiaddr]) -> (Vec<Multiaddr>, Vec<Multiaddr>) {
+        let Some(own) = &mut self.own else { return Default::default() };
+        let public = listen.iter().filter(|a| !is_inner(a) && !is_relayed(a));
+        let before = std::mem::replace(own, public.cloned().collect());
+        (own.difference(&before).cloned().collect(), before.difference(own).cloned().collect())
     }
 
     pub(super) fn set_addrs(&mut self, listen: Vec<Multiaddr>, external: Vec<Multiaddr>) {
@@ -200,6 +218,18 @@ impl Nat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relay_needs_nobody_to_tell_it_that_a_public_addr_it_listens_on_is_public() {
+        let (public, inner) = ("/ip4/11.0.0.1/tcp/1".parse().unwrap(), "/ip4/10.0.0.1/tcp/1".parse().unwrap());
+        let listen: [Multiaddr; 2] = [public, inner];
+        let (mut relay, _) = Nat::new(&Config { relay_server: true, ..Config::default() });
+        assert_eq!(relay.own_changes(&listen), (listen[..1].to_vec(), Vec::new()));
+        assert_eq!(relay.own_changes(&listen), (Vec::new(), Vec::new()));
+        assert_eq!(relay.own_changes(&listen[1..]), (Vec::new(), listen[..1].to_vec()));
+        let (mut other, _) = Nat::new(&Config::default());
+        assert_eq!(other.own_changes(&listen), (Vec::new(), Vec::new()), "it is tested");
+    }
 
     #[test]
     fn who_hears_nothing_from_those_that_test_is_private_until_an_addr_is_confirmed() {
