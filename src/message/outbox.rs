@@ -40,6 +40,11 @@ use crate::{
 const WINDOW: usize = 4;
 /// First pause after a failure; doubles up to `message.retry_max_s`.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// A small request without an answer for this long counts as not reached for its recipient's friends; it may still be answered. A
+/// dead QUIC connection takes 7.5 s to be noticed.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Larger requests may just be on a slow path.
+const SMALL_REQUEST: usize = 64 * 1024;
 /// Hints that a peer may be there lead to one try in this time at most.
 const HINT_PAUSE: Duration = Duration::from_secs(1);
 /// Pending messages are tried within this time after a start, spread so that not all are tried at once.
@@ -116,6 +121,8 @@ struct Peer {
 #[derive(Debug)]
 struct Flight {
     peer: PeerId,
+    /// When its silence says something.
+    silent_at: Option<Duration>,
     /// With the sealing each part was of.
     items: Vec<(Item, u32)>,
 }
@@ -125,6 +132,7 @@ enum Due {
     Peer(PeerId),
     Entry(u64),
     Away(PeerId),
+    Silent(u64),
 }
 
 /// All pending outgoing messages.
@@ -213,8 +221,18 @@ impl Outbox {
                 Due::Peer(peer) => self.pump(now, peer),
                 Due::Entry(seq) => self.release(now, seq),
                 Due::Away(recipient) => self.leave(now, recipient),
+                Due::Silent(flight) => self.silent(now, flight),
             }
         }
+    }
+
+    /// A small request has had no answer for some time.
+    fn silent(&mut self, now: Now, flight: u64) {
+        let Some(Flight { peer, items, .. }) = self.flights.get(&flight) else { return };
+        let (peer, durable) = (*peer, |seq: &u64| self.entries.get(seq).is_some_and(|e| e.durable));
+        let seqs: Vec<u64> = items.iter().map(|((seq, _), _)| *seq).filter(durable).collect();
+        self.away.entry(peer).or_default().wanting.extend(seqs);
+        self.not_reached(now, peer);
     }
 
     /// A peer is connected, or its record changed: try now, also what was paused.
@@ -247,7 +265,10 @@ impl Outbox {
 
     /// The answer to [`Output::Send`].
     pub(super) fn answered(&mut self, now: Now, flight: u64, answer: Answer) {
-        let Some(Flight { peer, items }) = self.flights.remove(&flight) else { return };
+        let Some(Flight { peer, silent_at, items }) = self.flights.remove(&flight) else { return };
+        if let Some(at) = silent_at {
+            self.due.remove(&(at, Due::Silent(flight)));
+        }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.flights -= 1;
         }
@@ -535,7 +556,9 @@ impl Outbox {
             peer.flights += 1;
             peer.last_try = Some(now.mono);
             let wanted = items.iter().map(|(item, _)| *item).collect();
-            self.flights.insert(flight, Flight { peer: to, items });
+            let silent_at = (bytes <= SMALL_REQUEST).then_some(now.mono + SILENCE);
+            self.due.extend(silent_at.map(|at| (at, Due::Silent(flight))));
+            self.flights.insert(flight, Flight { peer: to, silent_at, items });
             self.outputs.push_back(Output::Send { flight, peer: to, items: wanted });
         }
         if peer.tidy() {

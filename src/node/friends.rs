@@ -19,7 +19,13 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Tells the mailbox each change of grants and friends, until stopped.
-pub(super) async fn run(friend: friend::Handle, mailbox: mailbox::Handle, stop: Stop) -> Result<(), Infallible> {
+/// Their records stay in a map that is too small for all.
+pub(super) async fn run(
+    friend: friend::Handle,
+    mailbox: mailbox::Handle,
+    map: map::Handle,
+    stop: Stop,
+) -> Result<(), Infallible> {
     let work = async {
         let mut held = friend.held();
         let mut events = Some(friend.subscribe());
@@ -37,7 +43,7 @@ pub(super) async fn run(friend: friend::Handle, mailbox: mailbox::Handle, stop: 
             }
             let list = held.borrow_and_update().clone();
             grants(&mailbox, &list, &mut known).await;
-            own_friends(&friend, &mailbox).await;
+            own_friends(&friend, &mailbox, &map).await;
         }
     };
     tokio::select! {
@@ -83,9 +89,11 @@ fn grant_of(held: &Held) -> Grant {
 }
 
 /// Mail is collected from friends whose grant is in force or draining.
-async fn own_friends(friend: &friend::Handle, mailbox: &mailbox::Handle) {
+async fn own_friends(friend: &friend::Handle, mailbox: &mailbox::Handle, map: &map::Handle) {
     // An error means that the node is stopping.
     let Ok(list) = friend.list().await else { return };
+    let stands = |f: &&friend::Friendship| matches!(f.state, friend::State::Offered | friend::State::Active);
+    list.iter().filter(stands).for_each(|f| map.pin(f.address));
     let holds = |f: &&friend::Friendship| {
         f.side == Side::HeldBy && matches!(f.hold, Some(Hold::Active | Hold::Draining { .. }))
     };

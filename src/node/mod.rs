@@ -225,7 +225,7 @@ impl Node {
         layers[FEATURES].tasks.spawn("message", |stop| message_service.run(stop));
         layers[FEATURES].tasks.spawn("friend", |stop| friend_service.run(stop));
         let (mail, pins) = (message.mailbox().clone(), map.clone());
-        layers[FEATURES].tasks.spawn("mailboxes", |stop| friends::run(friend.clone(), mail, stop));
+        layers[FEATURES].tasks.spawn("mailboxes", |stop| friends::run(friend.clone(), mail, map.clone(), stop));
         layers[FEATURES].tasks.spawn("contacts", |stop| friends::pin(contacts, pins, stop));
         let handles = Handles { net, map, message, friend };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());

@@ -152,6 +152,32 @@ fn the_best_two_friends_get_it_the_next_one_steps_in_and_a_direct_delivery_takes
 }
 
 #[test]
+fn two_seconds_of_silence_are_enough_for_friends_and_a_late_answer_still_counts() {
+    let mut alone = Alone::new(1);
+    alone.outbox.add(now(0), header(1, alone.to, 1), true);
+    let sent = alone.outputs();
+    let [Output::Send { flight, .. }] = sent[..] else { panic!("{sent:?}") };
+    alone.outbox.tick(now(1));
+    assert_eq!(alone.outputs(), []);
+    alone.outbox.tick(now(2));
+    assert_eq!(alone.outputs(), [Output::Friends(alone.to)]);
+    alone.outbox.friends(now(2), alone.to, Ok(alone.friends.clone()));
+    let left = leaves(&alone.outputs());
+    assert_eq!((left.len(), left[0].2.clone()), (1, vec![(1, 0)]));
+    alone.outbox.answered(now(3), flight, Ok((vec![Code::Delivered], vec![(id(1), START)])));
+    let outputs = alone.outputs();
+    assert!(matches!(&outputs[..], [Output::Ended(header)] if header.state == SendState::Delivered), "{outputs:?}");
+    let after = alone.answer(now(4), left[0].0, Ok(vec![receipt(1)]));
+    assert!(matches!(after[..], [Output::Withdraw { .. }]), "{after:?}");
+    // What takes long to send is no silence.
+    let mut alone = Alone::new(1);
+    alone.outbox.add(now(0), header(1, alone.to, 4), true);
+    assert_eq!(alone.outputs().len(), 1);
+    alone.outbox.tick(now(9));
+    assert_eq!(alone.outputs(), []);
+}
+
+#[test]
 fn refusals_are_kept_with_their_reason_and_what_is_for_ever_is_not_tried_again() {
     let mut alone = Alone::new(2);
     let friends = alone.friends.clone();
