@@ -2,7 +2,7 @@
 //!
 //! A contact is whoever was added by hand, and whoever we wrote to (`friend.contact_on_send`): an answer should arrive also when
 //! we are gone. For each contact and each friend of ours there is one deposit key (Ed25519) that the contact and we derive from our
-//! identities ([`deposit_key`]), so no key has to be sent: we register its public half with the friend, the contact signs with it.
+//! identities (`deposit_key`), so no key has to be sent: we register its public half with the friend, the contact signs with it.
 //! The friend can limit and shut out each contact, and does not learn who it is: the keys of one contact at two friends, or of
 //! two contacts, have nothing in common.
 //!
