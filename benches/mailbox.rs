@@ -7,12 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt, stream::FuturesUnordered};
 use tempfile::TempDir;
 use vos::{
     config::Config,
     message::{
-        Body, Draft, Handle, SendState,
+        SendState,
         friend::{Accept, State, Terms},
     },
     primitives::PeerId,
@@ -21,6 +20,7 @@ use vos::{
 
 use crate::{
     measure::{bound, median_f, report},
+    message::rate,
     rpc::IN_FLIGHT,
 };
 
@@ -112,42 +112,17 @@ impl Story {
     }
 }
 
-async fn send(handle: &Handle, to: PeerId, body: usize, state: SendState) {
-    let draft = Draft { to, body: Body::Bytes(vec![7; body]), file_name: String::new(), ttl: None };
-    let sent = handle.send(draft).await.expect("queued");
-    let done = handle.wait(sent.id, state, WAIT).await.expect("its story is known");
-    assert!(done.is_some_and(|m| m.state >= state && m.state <= SendState::Delivered), "{state:?}");
-}
-
-/// Messages a second that reach `state`, 64 at once.
-async fn rate(handle: &Handle, to: PeerId, (body, total): (usize, usize), state: SendState) -> f64 {
-    let start = Instant::now();
-    let mut workers = FuturesUnordered::new();
-    for worker in 0..IN_FLIGHT {
-        let handle = handle.clone();
-        workers.push(tokio::spawn(async move {
-            for _ in 0..(total + worker) / IN_FLIGHT {
-                send(&handle, to, body, state).await;
-            }
-        }));
-    }
-    while let Some(done) = workers.next().await {
-        done.expect("no panic");
-    }
-    total as f64 / start.elapsed().as_secs_f64()
-}
-
 /// To one friend, against directly to the friend itself.
 async fn leaving() {
     let mut story = Story::start(1).await;
     let dir = story.away().await;
     let (handle, friend) = (&story.sender.node.message, story.friends[0].address());
-    rate(handle, story.to, (BODY, 640), SendState::Stored).await;
-    rate(handle, friend, (BODY, 640), SendState::Delivered).await;
+    rate(handle, story.to, (BODY, 640), (IN_FLIGHT, SendState::Stored)).await;
+    rate(handle, friend, (BODY, 640), (IN_FLIGHT, SendState::Delivered)).await;
     let mut rates = Vec::new();
     for _ in 0..ROUNDS {
-        let ours = rate(handle, story.to, (BODY, BATCH), SendState::Stored).await;
-        rates.push((ours, rate(handle, friend, (BODY, BATCH), SendState::Delivered).await));
+        let ours = rate(handle, story.to, (BODY, BATCH), (IN_FLIGHT, SendState::Stored)).await;
+        rates.push((ours, rate(handle, friend, (BODY, BATCH), (IN_FLIGHT, SendState::Delivered)).await));
     }
     let (a, b) = (median_f(rates.iter().map(|r| r.0).collect()), median_f(rates.iter().map(|r| r.1).collect()));
     let what = "messages of 256 bytes left with a friend, 64 in flight (delivered directly, durable and receipted)";
@@ -160,7 +135,7 @@ async fn leaving() {
 async fn collecting(friends: usize, limit: f64) {
     let mut story = Story::start(friends).await;
     let dir = story.away().await;
-    rate(&story.sender.node.message, story.to, (WAITING_BODY, WAITING), SendState::Stored).await;
+    rate(&story.sender.node.message, story.to, (WAITING_BODY, WAITING), (IN_FLIGHT, SendState::Stored)).await;
     let copies = (WAITING * friends) as u64;
     until("every friend has all", async || story.held().await == copies).await;
     let boot = [story.sender.multiaddr()];

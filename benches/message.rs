@@ -10,7 +10,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tempfile::TempDir;
 use vos::{
     identity::{Identity, Keyring, Opener, Purpose, SealSession, verify},
-    message::{Body, Draft, SendState},
+    message::{Body, Draft, Handle, SendState},
     primitives::{Clock as _, NetworkId, PeerId, SystemClock},
     store::{Batch, Family, Store, WriterStats},
     test_util::{Member, config},
@@ -65,24 +65,33 @@ impl Pair {
     }
 }
 
-/// Sends one message and waits for its receipt.
-async fn deliver(handle: &vos::message::Handle, to: PeerId, body: Vec<u8>) {
+/// Sends one message and waits until it is `state` at least.
+async fn send(handle: &Handle, to: PeerId, body: Vec<u8>, state: SendState) {
     let draft = Draft { to, body: Body::Bytes(body), file_name: String::new(), ttl: None };
     let sent = handle.send(draft).await.expect("queued");
-    let done = handle.wait(sent.id, SendState::Delivered, WAIT).await.expect("its story is known");
-    assert!(done.is_some_and(|m| m.state == SendState::Delivered), "delivered");
+    let done = handle.wait(sent.id, state, WAIT).await.expect("its story is known");
+    assert!(done.is_some_and(|m| m.state >= state && m.state <= SendState::Delivered), "{state:?}");
 }
 
-/// Delivered messages a second with `flight` at once.
-async fn rate(pair: &Pair, flight: usize, total: usize) -> f64 {
-    let (handle, to) = (&pair.a.node.message, pair.b.address());
+/// Sends one message and waits for its receipt.
+async fn deliver(handle: &Handle, to: PeerId, body: Vec<u8>) {
+    send(handle, to, body, SendState::Delivered).await;
+}
+
+/// Messages of `bytes` a second that reach `state` with `flight` at once.
+pub(crate) async fn rate(
+    handle: &Handle,
+    to: PeerId,
+    (bytes, total): (usize, usize),
+    (flight, state): (usize, SendState),
+) -> f64 {
     let start = Instant::now();
     let mut workers = FuturesUnordered::new();
-    for _ in 0..flight {
+    for worker in 0..flight {
         let handle = handle.clone();
         workers.push(tokio::spawn(async move {
-            for _ in 0..total / flight {
-                deliver(&handle, to, vec![7; BODY]).await;
+            for _ in 0..(total + worker) / flight {
+                send(&handle, to, vec![7; bytes], state).await;
             }
         }));
     }
@@ -93,14 +102,15 @@ async fn rate(pair: &Pair, flight: usize, total: usize) -> f64 {
 }
 
 async fn small(pair: &Pair) {
+    let ours = |total| rate(&pair.a.node.message, pair.b.address(), (BODY, total), (IN_FLIGHT, SendState::Delivered));
     let bare = rpc::bare().await;
-    rate(pair, IN_FLIGHT, 1280).await;
+    ours(1280).await;
     rpc::rate(&bare, 1280).await;
     let (mut rates, mut ours_cpu, mut bare_cpu) = (Vec::new(), Vec::new(), Vec::new());
     let mut syncs = [(0, 0); 2];
     for _ in 0..ROUNDS {
         let (before, used) = (pair.stats(), cpu());
-        let ours = rate(pair, IN_FLIGHT, BATCH).await;
+        let ours = ours(BATCH).await;
         ours_cpu.push((cpu() - used).as_secs_f64() / BATCH as f64 * 1e6);
         for (sum, (after, before)) in syncs.iter_mut().zip(pair.stats().into_iter().zip(before)) {
             sum.0 += after.syncs - before.syncs;

@@ -32,7 +32,7 @@ pub const MAX_CONTACTS: usize = 1024;
 /// Removed ones that are remembered; the ones removed first go.
 const MAX_REMOVED: usize = 4096;
 /// Before an address in the family `friend`.
-const PREFIX: u8 = b'c';
+pub(super) const PREFIX: u8 = b'c';
 
 /// How somebody became a contact.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use self::deposits::{Away, Leaving};
+use self::deposits::{Away, Leaving, SILENCE, SMALL_REQUEST};
 pub(super) use self::{
     deposits::{Deposited, Friend},
     header::{Header, Left, is_end},
@@ -40,11 +40,6 @@ use crate::{
 const WINDOW: usize = 4;
 /// First pause after a failure; doubles up to `message.retry_max_s`.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// A small request without an answer for this long counts as not reached for its recipient's friends; it may still be answered. A
-/// dead QUIC connection takes 7.5 s to be noticed.
-const SILENCE: Duration = Duration::from_secs(2);
-/// Larger requests may just be on a slow path.
-const SMALL_REQUEST: usize = 64 * 1024;
 /// Hints that a peer may be there lead to one try in this time at most.
 const HINT_PAUSE: Duration = Duration::from_secs(1);
 /// Pending messages are tried within this time after a start, spread so that not all are tried at once.
@@ -224,15 +219,6 @@ impl Outbox {
                 Due::Silent(flight) => self.silent(now, flight),
             }
         }
-    }
-
-    /// A small request has had no answer for some time.
-    fn silent(&mut self, now: Now, flight: u64) {
-        let Some(Flight { peer, items, .. }) = self.flights.get(&flight) else { return };
-        let (peer, durable) = (*peer, |seq: &u64| self.entries.get(seq).is_some_and(|e| e.durable));
-        let seqs: Vec<u64> = items.iter().map(|((seq, _), _)| *seq).filter(durable).collect();
-        self.away.entry(peer).or_default().wanting.extend(seqs);
-        self.not_reached(now, peer);
     }
 
     /// A peer is connected, or its record changed: try now, also what was paused.

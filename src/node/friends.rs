@@ -92,7 +92,11 @@ fn grant_of(held: &Held) -> Grant {
 async fn own_friends(friend: &friend::Handle, mailbox: &mailbox::Handle, map: &map::Handle) {
     // An error means that the node is stopping.
     let Ok(list) = friend.list().await else { return };
-    let stands = |f: &&friend::Friendship| matches!(f.state, friend::State::Offered | friend::State::Active);
+    // Anybody can offer to us: only what we agreed to, or asked for, takes a place.
+    let stands = |f: &&friend::Friendship| match f.state {
+        friend::State::Active => true,
+        state => state == friend::State::Offered && f.side == Side::HeldBy,
+    };
     list.iter().filter(stands).for_each(|f| map.pin(f.address));
     let holds = |f: &&friend::Friendship| {
         f.side == Side::HeldBy && matches!(f.hold, Some(Hold::Active | Hold::Draining { .. }))

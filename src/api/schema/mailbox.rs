@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::message::{
-    friend::Hold,
-    mailbox::{FriendStats, OwnerStats, Refused, Who},
+use crate::{
+    message::{
+        friend::Hold,
+        mailbox::{FriendStats, OwnerStats, Refused, Who},
+    },
+    primitives::PeerId,
 };
-use crate::primitives::PeerId;
 
 /// What is held here for others, and what others hold for this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

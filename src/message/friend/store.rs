@@ -9,6 +9,7 @@ use super::{
     wire,
 };
 use crate::{
+    message::contacts,
     primitives::PeerId,
     store::{Batch, Family, Store, StoreError},
 };
@@ -38,7 +39,7 @@ pub(super) fn load(
 ) -> Result<(), StoreError> {
     store.for_each(Family::Friend, b"", Bound::Unbounded, |key, value| {
         // Contacts lie here too.
-        if key.first() == Some(&b'c') {
+        if key.first() == Some(&contacts::PREFIX) {
             return true;
         }
         let place = key.split_first().and_then(|(side, address)| {

@@ -1,6 +1,5 @@
 //! The collector machine: which friend is asked when and from where, what is acknowledged to whom, and whose deposit keys each friend
-//! should know. No I/O: monotonic times,
-//! answers and randomness are arguments, requests are [`Output`]s.
+//! should know. No I/O: monotonic times, answers and randomness are arguments, requests are [`Output`]s.
 //!
 //! ```text
 //!  start, hint, friend up, timer ─▶ pull from cursor ─▶ page ─▶ into the inbox ─▶ fates ─┬─ done: ack to all friends

@@ -37,6 +37,12 @@ const LIST_AGE: Duration = Duration::from_secs(600);
 /// The same for an empty list, or when nobody could tell.
 const EMPTY_AGE: Duration = Duration::from_secs(10);
 
+/// A small request without an answer for this long counts as not reached for its recipient's friends; it may still be answered. A
+/// dead QUIC connection takes 7.5 s to be noticed.
+pub(super) const SILENCE: Duration = Duration::from_secs(2);
+/// Larger requests may just be on a slow path.
+pub(super) const SMALL_REQUEST: usize = 64 * 1024;
+
 /// A friend as the recipient's record lists it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(in crate::message) struct Friend {
@@ -130,6 +136,15 @@ impl Outbox {
             self.outputs.push_back(Output::Friends(recipient));
         }
         self.leave(now, recipient);
+    }
+
+    /// A small request has had no answer for some time.
+    pub(super) fn silent(&mut self, now: Now, flight: u64) {
+        let Some(super::Flight { peer, items, .. }) = self.flights.get(&flight) else { return };
+        let (peer, durable) = (*peer, |seq: &u64| self.entries.get(seq).is_some_and(|e| e.durable));
+        let seqs: Vec<u64> = items.iter().map(|((seq, _), _)| *seq).filter(durable).collect();
+        self.away.entry(peer).or_default().wanting.extend(seqs);
+        self.not_reached(now, peer);
     }
 
     /// A new message: to friends at once when the recipient is known to be away.
