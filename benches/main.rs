@@ -40,6 +40,9 @@ fn main() {
     if wanted("message") {
         runtime.block_on(message::run());
     }
+    if wanted("large") {
+        runtime.block_on(message::run_large());
+    }
     if wanted("mailbox") {
         runtime.block_on(mailbox::run());
     }

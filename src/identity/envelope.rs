@@ -18,6 +18,18 @@ impl Purpose {
         Self { domain: format!("{name}/{network}") }
     }
 
+    /// The bytes that the signature of an envelope covers (RFC 0002): domain, payload type and payload, each after its length as
+    /// a varint.
+    fn enclose(&self, payload: &[u8]) -> Vec<u8> {
+        let fields = [self.domain.as_bytes(), PAYLOAD_TYPE, payload];
+        let mut bytes = Vec::with_capacity(fields.iter().map(|f| 10 + f.len()).sum());
+        for field in fields {
+            prost::encoding::encode_varint(field.len() as u64, &mut bytes); // usize fits in u64
+            bytes.extend_from_slice(field);
+        }
+        bytes
+    }
+
     /// The bytes a detached signature covers: domain length, domain, message. The length keeps
     /// (`ab`, `c`) and (`a`, `bc`) apart.
     pub(super) fn bind(&self, message: &[u8]) -> Vec<u8> {
@@ -68,6 +80,14 @@ pub fn open_envelope(purpose: &Purpose, bytes: &[u8]) -> Result<(PeerId, Vec<u8>
         return Err(EnvelopeError::KeyKind);
     }
     Ok((key.to_peer_id(), payload.to_vec()))
+}
+
+/// Whether `signature` is that of an envelope of `payload`, made by the owner of the Ed25519 key. For a caller that has taken the
+/// envelope apart already: it costs the signature and nothing else.
+#[must_use]
+pub fn verify_envelope(key: &[u8; 32], purpose: &Purpose, payload: &[u8], signature: &[u8]) -> bool {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key);
+    key.is_ok_and(|key| key.verify(&purpose.enclose(payload), signature))
 }
 
 /// Like [`open_envelope`], and refuses every form but the one [`seal_envelope`] makes: whoever carries the envelope cannot

@@ -23,7 +23,7 @@ pub use encryption::{
     EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, MessageKey, OpenError, Opener,
     SEALED_OVERHEAD, SealError, SealSession,
 };
-pub use envelope::{EnvelopeError, Purpose, open_canonical_envelope, open_envelope, seal_envelope};
+pub use envelope::{EnvelopeError, Purpose, open_canonical_envelope, open_envelope, seal_envelope, verify_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};
 
 use libp2p::identity::{Keypair, PublicKey};

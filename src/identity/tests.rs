@@ -104,6 +104,23 @@ fn an_envelope_opens_for_its_purpose_and_names_its_author() {
 }
 
 #[test]
+fn an_envelopes_signature_is_good_for_its_key_purpose_and_payload_alone() {
+    let (me, long) = (Identity::generate(), vec![7; 300]);
+    for payload in [b"".as_slice(), b"payload", &long] {
+        let sealed = seal_envelope(&me, &purpose("a/1"), payload.to_vec());
+        let signature = &sealed[sealed.len() - 64..];
+        let good = |key: &Identity, name: &str, payload: &[u8], signature: &[u8]| {
+            verify_envelope(&key.public_key(), &purpose(name), payload, signature)
+        };
+        assert!(good(&me, "a/1", payload, signature));
+        assert!(!good(&Identity::generate(), "a/1", payload, signature));
+        assert!(!good(&me, "b/1", payload, signature));
+        assert!(!good(&me, "a/1", b"other", signature));
+        assert!(!good(&me, "a/1", payload, &signature[1..]));
+    }
+}
+
+#[test]
 fn keys_rotate_at_half_their_life_and_are_wiped_after_retention() {
     let mut ring = ring();
     let first = ring.current().unwrap();

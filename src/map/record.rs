@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::{
@@ -382,12 +383,16 @@ impl Record {
 
 /// A record whose content is good; its signature was not looked at.
 #[derive(Debug)]
-pub(super) struct Unverified(Record);
+pub(super) struct Unverified {
+    record: Record,
+    payload: Bytes,
+    signature: Bytes,
+}
 
 impl Unverified {
     /// Who is said to have signed it, the sequence number, and the hash.
     pub(super) fn claim(&self) -> (Key, u64, Hash) {
-        (self.0.key, self.0.seq, self.0.hash)
+        (self.record.key, self.record.seq, self.record.hash)
     }
 }
 
@@ -434,7 +439,7 @@ impl Verifier {
             return Err(RecordError::Signer);
         }
         body.check_times(now)?;
-        Ok(Unverified(Record {
+        let record = Record {
             key,
             seq: body.seq,
             issued_at: body.issued_at,
@@ -442,16 +447,14 @@ impl Verifier {
             name: body.name,
             hash: Hash::of(&raw.payload),
             envelope: envelope.into(),
-        }))
+        };
+        Ok(Unverified { record, payload: raw.payload, signature: raw.signature })
     }
 
     pub(super) fn check_signature(&self, record: Unverified) -> Result<Record, RecordError> {
-        let record = record.0;
-        match identity::open_envelope(&self.record, &record.envelope) {
-            Ok((signer, _)) if Key::of(&signer) == Some(record.key) => Ok(record),
-            Ok(_) => Err(RecordError::Signer),
-            Err(_) => Err(RecordError::Signature),
-        }
+        let Unverified { record, payload, signature } = record;
+        let good = identity::verify_envelope(&record.key.0, &self.record, &payload, &signature);
+        if good { Ok(record) } else { Err(RecordError::Signature) }
     }
 
     /// Verifies a departure.

@@ -44,6 +44,9 @@ pub(super) const GIVES_WAY: Duration = Duration::from_secs(600);
 pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a message is remembered after it was received, in running time of the node: its longest life and 7 days.
 pub(super) const SEEN: Duration = Duration::from_secs(37 * 24 * 3600);
+/// Missing parts (2 MiB) at which what is here of a large body is flushed: that costs no more time than these parts take to come,
+/// and leaves little to be flushed when the last one is here.
+const NEARLY: usize = 8;
 /// What a message costs beside its body: headers and seen marks.
 pub(super) const MESSAGE_COST: u64 = 512;
 
@@ -157,7 +160,7 @@ impl Assembly {
 pub(super) enum Progress {
     /// Parts are missing, or this one could not be stored.
     More,
-    /// One part is missing.
+    /// [`NEARLY`] parts are missing, or one: a good moment to bring the others to the disk.
     Nearly,
     /// Complete it now.
     Whole,
@@ -404,7 +407,7 @@ impl Inbox {
         assembly.completing |= whole;
         match assembly.have.iter().filter(|h| **h != Have::Stored).count() {
             _ if whole => Progress::Whole,
-            1 => Progress::Nearly,
+            1 | NEARLY => Progress::Nearly,
             _ => Progress::More,
         }
     }

@@ -39,12 +39,18 @@ const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 const WRITE_BUFFERS_BYTES: usize = 16 * 1024 * 1024;
 /// What is larger goes to its file without another copy: parts of bodies do.
 const FILE_BUFFER_BYTES: u64 = 64 * 1024;
+/// The same when files are written past the page cache, where a larger write is a faster one.
+const DIRECT_BUFFER_BYTES: u64 = 1024 * 1024;
+/// Families flushed at once: a node sends and receives large bodies at the same time.
+const FLUSHES: i32 = 2;
 /// Values from this size up go to blob files in body families.
 const BLOB_BYTES: u64 = 4 * 1024;
 
 pub(super) fn open(path: &Path) -> Result<Db, OpenError> {
     let failed = |e: &dyn std::fmt::Display| OpenError::Failed(path.to_owned(), e.to_string());
-    let options = database_options();
+    // RocksDB makes only the last folder of the path, and the probe needs it.
+    std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
+    let options = database_options(takes_direct_writes(path));
     let cache = Cache::new_lru_cache(CACHE_BYTES);
     // Families of an unknown name mean a newer program: list them so that the version check below can say so.
     let mut names: Vec<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
@@ -93,7 +99,7 @@ fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn database_options() -> Options {
+fn database_options(direct: bool) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -106,8 +112,33 @@ fn database_options() -> Options {
     options.set_max_log_file_size(1024 * 1024);
     options.set_stats_dump_period_sec(0);
     options.set_bytes_per_sync(1024 * 1024);
-    options.set_writable_file_max_buffer_size(FILE_BUFFER_BYTES);
+    options.set_use_direct_io_for_flush_and_compaction(direct);
+    options.set_writable_file_max_buffer_size(if direct { DIRECT_BUFFER_BYTES } else { FILE_BUFFER_BYTES });
+    #[expect(deprecated, reason = "its successor cannot have more flushes without six compactions")]
+    options.set_max_background_flushes(FLUSHES);
     options
+}
+
+/// Whether files in `path` can be written past the page cache. Large bodies are: they are hardly read again, and putting them into
+/// the cache took a quarter of the processor time of a large message.
+#[cfg(target_os = "linux")]
+fn takes_direct_writes(path: &Path) -> bool {
+    use std::os::unix::fs::OpenOptionsExt;
+    let probe = path.join(".direct");
+    let opened = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .custom_flags(nix::fcntl::OFlag::O_DIRECT.bits())
+        .open(&probe);
+    // Some memory and network file systems refuse the flag after they have made the file.
+    let _ = std::fs::remove_file(&probe);
+    opened.is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn takes_direct_writes(_: &Path) -> bool {
+    false
 }
 
 fn family_options(cache: &Cache, bodies: bool) -> Options {

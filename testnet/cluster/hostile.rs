@@ -38,12 +38,12 @@ use super::raw::Raw;
 /// An honest node is served within this, whatever goes on. Far above what it takes (milliseconds), far below the
 /// deadlines of 10 s and more that an attack might make it wait for.
 const SERVED: Duration = Duration::from_secs(5);
-const MIB: usize = 1024 * 1024;
+pub(super) const MIB: usize = 1024 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes that claim to be a message of protocol `W`.
 #[derive(Debug, Default, Clone)]
-struct Bytes(Vec<u8>);
+pub(super) struct Bytes(pub(super) Vec<u8>);
 
 impl Message for Bytes {
     fn encode_raw(&self, buf: &mut impl BufMut) {
@@ -69,6 +69,7 @@ impl Message for Bytes {
     }
 }
 
+/// A protocol of our own with the name of an honest one, and no limit of it.
 macro_rules! lying {
     ($name:ident, $honest:ty, $response:ty) => {
         #[derive(Debug)]
@@ -84,6 +85,8 @@ macro_rules! lying {
         }
     };
 }
+
+pub(super) use lying;
 
 lying!(LyingPage, Page, Bytes);
 lying!(LyingSync, Sync, Bytes);
@@ -190,7 +193,7 @@ async fn served(from: &Member, to: &Member) {
 }
 
 /// Resident bytes of this process.
-fn resident() -> usize {
+pub(super) fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
@@ -208,7 +211,7 @@ fn envelope(record: &Record) -> Vec<u8> {
 }
 
 /// Bytes without sense, the same in every run.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;

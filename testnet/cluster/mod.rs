@@ -3,6 +3,7 @@
 mod hostile;
 mod map;
 mod raw;
+mod strangers;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 

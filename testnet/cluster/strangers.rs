@@ -1,0 +1,154 @@
+//! Liars at a friend's door: whatever a stranger says in the protocols of friendships and mailboxes, what the friend holds stays
+//! there, its owner gets it, and memory stays flat.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use vos::{
+    message::{
+        Body, Draft, SendState,
+        friend::{self, Accept, State, Terms},
+        mailbox::{Deposit, Desk, Hint, Pull, Receipts},
+    },
+    net::rpc::{Client, Protocols, RequestError, Wire},
+    primitives::{Multiaddr, PeerId},
+    test_util::{Ground, Member, Node, config, node_on, until},
+    wire::Status,
+};
+
+use super::hostile::{Bytes, MIB, lying, noise, resident};
+
+const WAIT: Duration = Duration::from_secs(30);
+
+lying!(LyingFriend, friend::Protocol, Bytes);
+lying!(LyingDeposit, Deposit, Bytes);
+lying!(LyingPull, Pull, Bytes);
+lying!(LyingDesk, Desk, Bytes);
+lying!(LyingHint, Hint, Bytes);
+lying!(LyingReceipts, Receipts, Bytes);
+
+struct Stranger {
+    /// Kept, so that its clients work.
+    _node: Node,
+    friend: Client<LyingFriend>,
+    deposit: Client<LyingDeposit>,
+    pull: Client<LyingPull>,
+    desk: Client<LyingDesk>,
+    hint: Client<LyingHint>,
+    receipts: Client<LyingReceipts>,
+}
+
+/// By the order of [`Stranger::everywhere`].
+const NAMES: [&str; 6] = ["friend", "deposit", "pull", "desk", "hint", "receipts"];
+
+impl Stranger {
+    async fn connect(victim: &Member) -> Self {
+        let wire = |protocols: &mut Protocols, _: &mut _| {
+            (
+                protocols.add::<LyingFriend>().0,
+                protocols.add::<LyingDeposit>().0,
+                protocols.add::<LyingPull>().0,
+                protocols.add::<LyingDesk>().0,
+                protocols.add::<LyingHint>().0,
+                protocols.add::<LyingReceipts>().0,
+            )
+        };
+        let (node, clients) = node_on(Ground::fresh(), Node::config(), wire).await;
+        let (friend, deposit, pull, desk, hint, receipts) = clients;
+        node.handle.connect(victim.multiaddr()).await.unwrap();
+        Self { _node: node, friend, deposit, pull, desk, hint, receipts }
+    }
+
+    async fn everywhere(&self, to: PeerId, request: &[u8]) -> [Result<Bytes, RequestError>; 6] {
+        let request = || Bytes(request.to_vec());
+        [
+            self.friend.request(to, request()).await,
+            self.deposit.request(to, request()).await,
+            self.pull.request(to, request()).await,
+            self.desk.request(to, request()).await,
+            self.hint.request(to, request()).await,
+            self.receipts.request(to, request()).await,
+        ]
+    }
+}
+
+fn settings(bootstrap: &[Multiaddr]) -> vos::config::Config {
+    let mut config = config(bootstrap);
+    (config.friend.accept, config.friend.reserve_bytes) = (Accept::All, 0);
+    config
+}
+
+/// A friend that holds a message for an owner who is away, and who sent it.
+async fn holding() -> (Member, Member, TempDir) {
+    let sender = Member::start("sender", settings(&[])).await;
+    let boot = [sender.multiaddr()];
+    let friend = Member::start("friend", settings(&boot)).await;
+    let owner = Member::start("owner", settings(&boot)).await;
+    let all = [&sender, &friend, &owner];
+    until("all maps are complete", || all.iter().all(|m| m.node.map.stats().records == 3)).await;
+    owner.node.friend.offer(friend.address(), Terms::default(), None, 0).await.unwrap();
+    owner.node.message.contacts().add(sender.address()).await.unwrap();
+    let agreed = async || owner.node.friend.list().await.unwrap().iter().any(|f| f.state == State::Active);
+    let let_in = async || owner.node.message.mailbox().friends().await.unwrap().values().any(|f| f.contacts == 1);
+    tokio::time::timeout(WAIT, async {
+        while !(agreed().await && let_in().await) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the two are friends, and the sender is let in");
+    let to = owner.address();
+    until("the sender reads of the friend", || sender.node.map.get(&to).is_some_and(|e| e.friends.len() == 1)).await;
+    let dir = owner.stop().await;
+    let draft = Draft { to, body: Body::Bytes(b"kept".to_vec()), file_name: String::new(), ttl: None };
+    let sent = sender.node.message.send(draft).await.unwrap();
+    let stored = sender.node.message.wait(sent.id, SendState::Stored, WAIT).await.unwrap();
+    assert_eq!(stored.expect("in time").state, SendState::Stored);
+    (sender, friend, dir)
+}
+
+async fn held(friend: &Member) -> u64 {
+    friend.node.message.mailbox().held().await.unwrap().iter().map(|owner| owner.messages).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_friend_holds_survives_strangers_and_reaches_its_owner() {
+    let _turn = super::alone().await;
+    let (sender, friend, dir) = holding().await;
+    let (stranger, to) = (Stranger::connect(&friend).await, friend.address());
+    let mut invalid = [0; NAMES.len()];
+    for seed in 0..100 {
+        let length = usize::try_from(seed % 64).unwrap();
+        for (protocol, answer) in stranger.everywhere(to, &noise(seed, length)).await.into_iter().enumerate() {
+            match answer {
+                Err(RequestError::Status(Status::Invalid)) => invalid[protocol] += 1,
+                // Fields that nobody knows are nothing, a stranger has no queue, and what is too often is not looked at.
+                Ok(_) | Err(RequestError::Status(Status::Busy | Status::Refused)) => {}
+                other => panic!("seed {seed}, {}: {other:?}", NAMES[protocol]),
+            }
+        }
+    }
+    assert!(invalid.iter().all(|count| *count > 0), "refused of {NAMES:?}: {invalid:?}");
+    // What the owner may do, said by somebody else: a stranger has no queue here.
+    let pulled = stranger.pull.request(to, Bytes::default()).await;
+    assert_eq!(pulled.unwrap_err(), RequestError::Status(Status::Refused));
+    // Half a gigabyte, in frames over every limit.
+    let before = resident();
+    for _ in 0..10 {
+        for (name, answer) in NAMES.iter().zip(stranger.everywhere(to, &vec![1; 8 * MIB - 64]).await) {
+            let error = answer.expect_err(name);
+            assert!(matches!(error, RequestError::ConnectionLost | RequestError::Status(_)), "{name}: {error:?}");
+        }
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{} MiB more resident", grown / MIB);
+    assert_eq!(held(&friend).await, 1, "what it promised to keep");
+    drop(stranger);
+    // Only the friend can have it now.
+    sender.stop().await;
+
+    let owner = Member::start_in(dir, "owner", settings(&[friend.multiaddr()])).await;
+    until("the message is there", || owner.node.message.stats().inbox == 1).await;
+    owner.stop().await;
+    friend.stop().await;
+}
