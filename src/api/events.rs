@@ -20,7 +20,8 @@ use super::{
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What happens, from now on: `peer_up`, `peer_down`, `map_changed`, `presence`, `message_received`, `outgoing`,
-/// `friend.offered`, `friend.active`, `friend.declined`, `friend.revoked`, `friend.expired`. A subscriber that is too slow
+/// `friend.offered`, `friend.active`, `friend.declined`, `friend.revoked`, `friend.expired`,
+/// `friend.broken_promise`. A subscriber that is too slow
 /// gets `lagged` and should read the state again.
 #[utoipa::path(
     get, path = "/v1/events", tag = "node",
@@ -73,9 +74,13 @@ fn encode(event: &Event) -> sse::Event {
 mod tests {
     use super::*;
     use crate::{
-        message::friend::{self, Figure, Friendship, Side, State, Terms},
+        message::{
+            self,
+            friend::{self, Figure, Friendship, Side, State, Terms},
+            mailbox::evidence::{BrokenPromise, Why},
+        },
         net::PeerEvent,
-        primitives::{GrantId, PeerId, UnixMillis},
+        primitives::{GrantId, MessageId, PeerId, UnixMillis},
     };
 
     fn friend_event(state: State) -> Event {
@@ -95,9 +100,15 @@ mod tests {
             told: true,
             last_error: String::new(),
             changed_at: UnixMillis(1),
+            ended_at: None,
             figure: Figure::default(),
         };
         friend::Event(friendship).into()
+    }
+
+    fn broken_promise() -> Event {
+        let (friend, id, why) = (PeerId::random(), MessageId([1; 32]), Why::Lost);
+        message::Event::BrokenPromise(BrokenPromise { friend, id, why, at: UnixMillis(3) }).into()
     }
 
     #[test]
@@ -113,6 +124,7 @@ mod tests {
             friend_event(State::Declined),
             friend_event(State::Revoked),
             friend_event(State::Expired),
+            broken_promise(),
             Event::Lagged { source: "map".into(), lost: 3 },
         ] {
             let json = serde_json::to_value(&event).expect("plain data");

@@ -13,7 +13,7 @@ use super::{
     Metrics,
     mirror::{Mirror, name_key, record_key},
     record::{Friend, Key},
-    state::{Source, entry_of},
+    state::{PinReason, Source, entry_of},
     wire::{Probe, probe_request},
 };
 use crate::{
@@ -422,11 +422,11 @@ impl Handle {
         result.await.map_err(|_| MapError::Stopped)?
     }
 
-    /// Keeps these nodes in a bounded cache whatever happens (contacts). The first 4096 count.
-    pub fn pin(&self, address: PeerId) {
-        if let Some(key) = Key::of(&address) {
-            self.inner.mirror.write().pin(key);
-        }
+    /// Keeps these nodes in a bounded cache whatever happens, and no others for this reason: who is not named any more gives up its
+    /// pin. The first 2048 count.
+    pub fn pin(&self, why: PinReason, addresses: impl IntoIterator<Item = PeerId>) {
+        let keys: Vec<Key> = addresses.into_iter().filter_map(|address| Key::of(&address)).collect();
+        self.inner.mirror.write().pin(why, keys);
     }
 
     /// Heard from a node just now (a message, a receipt): it is online.

@@ -42,7 +42,7 @@
 //! for a full map, since what a full map does not take it cannot compare.
 //!
 //! # Limits
-//! `full_limit` records, some 0.7 KiB each; 2048 hints, 64 proofs, 4096 pins. A full map takes records of unknown nodes only from
+//! `full_limit` records, some 0.7 KiB each; 2048 hints, 64 proofs, 2048 pins for each reason. A full map takes records of unknown nodes only from
 //! gossip and look-ups, each for the least used one that is not pinned. An author's records are taken at `author_rate_per_h`,
 //! a peer's gossip at 50 a second; gossip is verified on one thread, pushes on two; exchanges run four at once.
 //!
@@ -75,3 +75,4 @@ pub use metrics::Metrics;
 pub use mirror::Mirror;
 pub use record::{Body, Friend, Key, Record, RecordError, Verifier};
 pub use service::{Deps, Service, new};
+pub use state::PinReason;

@@ -25,8 +25,17 @@ use crate::primitives::{Hash, UnixMillis};
 pub(super) const HINTS: usize = 2048;
 /// Proofs of equivocation kept, one an author; 8 KiB each.
 pub(super) const PROOFS: usize = 64;
-/// Nodes that can be pinned.
-const PINS: usize = 4096;
+/// Nodes that can be pinned for one reason.
+const PINS: usize = 2048;
+
+/// Why records stay in a map that is too small for all.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum PinReason {
+    /// Friend VOS, in either direction.
+    Friend,
+    /// Contacts.
+    Contact,
+}
 /// How long a node counts as online after it was heard; connected ones are heard again all the time.
 const ONLINE_FOR_MS: u64 = 5 * 60 * 1000;
 /// `last_seen` is a time for people: not every message moves it.
@@ -123,7 +132,7 @@ pub(super) struct Map {
     names: BTreeSet<(Box<str>, Key)>,
     tree: Tree,
     hints: BTreeMap<Key, (UnixMillis, Arc<[u8]>)>,
-    pinned: BTreeSet<Key>,
+    pinned: BTreeMap<PinReason, BTreeSet<Key>>,
     proofs: BTreeMap<Key, Proof>,
     seen: BTreeSet<Key>,
     hand: Key,
@@ -141,7 +150,7 @@ impl Map {
             names: BTreeSet::new(),
             tree: Tree::default(),
             hints: BTreeMap::new(),
-            pinned: BTreeSet::new(),
+            pinned: BTreeMap::new(),
             proofs: BTreeMap::new(),
             seen: BTreeSet::new(),
             hand: Key::MIN,
@@ -186,7 +195,7 @@ impl Map {
 
     fn insert_new(&mut self, record: &Record, source: Source) -> Outcome {
         let mut evicted = None;
-        if self.slots.len() >= self.limit && source != Source::Own && !self.pinned.contains(&record.key) {
+        if self.slots.len() >= self.limit && source != Source::Own && !self.is_pinned(&record.key) {
             evicted = if source == Source::Bulk { None } else { self.evict() };
             if evicted.is_none() {
                 return Outcome::Full;
@@ -236,7 +245,7 @@ impl Map {
             let Some((key, slot)) = self.slots.range(next).next().or_else(|| self.slots.iter().next()) else { break };
             let key = *key;
             self.hand = key;
-            let kept = key == self.local || self.pinned.contains(&key);
+            let kept = key == self.local || self.is_pinned(&key);
             if !kept && !slot.used.swap(false, Ordering::Relaxed) {
                 self.remove(&key);
                 self.seen.remove(&key);
@@ -350,11 +359,13 @@ impl Map {
         seen.into_iter().filter_map(|key| Some((key, self.slots.get(&key)?.last_seen_at()?))).collect()
     }
 
-    /// Keeps a node's record whatever happens. The first 4096 count.
-    pub(super) fn pin(&mut self, key: Key) {
-        if self.pinned.len() < PINS {
-            self.pinned.insert(key);
-        }
+    /// Keeps these nodes' records whatever happens, and no others for this reason. The first 2048 count.
+    pub(super) fn pin(&mut self, why: PinReason, keys: impl IntoIterator<Item = Key>) {
+        self.pinned.insert(why, keys.into_iter().take(PINS).collect());
+    }
+
+    fn is_pinned(&self, key: &Key) -> bool {
+        self.pinned.values().any(|keys| keys.contains(key))
     }
 
     /// Whether it takes no more records of nodes it does not know from bulk exchange.
@@ -381,7 +392,7 @@ impl Map {
     pub(super) fn wants(&self, key: &Key, seq: u64, hash: &Hash) -> bool {
         match self.slots.get(key) {
             Some(slot) => (seq, *hash) > (slot.seq, slot.hash),
-            None => !self.is_full() || self.pinned.contains(key),
+            None => !self.is_full() || self.is_pinned(key),
         }
     }
 

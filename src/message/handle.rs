@@ -73,6 +73,8 @@ pub struct Outgoing {
     pub expires_at: UnixMillis,
     /// Who holds it besides us.
     pub holders: Vec<PeerId>,
+    /// Friends of the recipient that did not take it, and why, in words.
+    pub refused: Vec<(PeerId, String)>,
     /// Its story, oldest first.
     pub history: Vec<Step>,
     /// Why the last try failed, in words; empty when none failed.
@@ -105,6 +107,8 @@ pub enum Event {
     Received(Received),
     /// An outgoing message changed: state or progress.
     Outgoing(Outgoing),
+    /// A friend of ours did not keep what it signed for.
+    BrokenPromise(mailbox::evidence::BrokenPromise),
 }
 
 /// What to send.

@@ -7,13 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     contacts::{Pair, deposit_key},
     envelope::wire_of_stored,
     friend::POLICY_CONTACTS,
-    mailbox::{Account, Depositor, Part, Place, Refusal, WORK_BITS},
+    mailbox::{Account, Depositor, Part, Place, Refusal, WORK_BITS, evidence::keep},
     outbox::{Deposited, Friend, Item},
     recipients::Granted,
     shared::Shared,
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     identity::Purpose,
     primitives::{Hash, MessageId, NetworkId, PeerId, UnixMillis},
+    store::Batch,
 };
 
 /// Grants that are remembered, 200 bytes each.
@@ -89,6 +90,7 @@ impl Leaver {
         if now >= granted.not_after {
             return Ok(vec![Err(Refusal::GrantExpired); items.len()]);
         }
+        let seqs: Vec<u64> = items.iter().map(|((seq, _), _)| *seq).collect();
         let worker = self.shared.clone();
         let read = move || -> Result<Vec<Part>, String> {
             let part = |((seq, index), expires_at): (Item, UnixMillis)| {
@@ -103,23 +105,23 @@ impl Leaver {
         };
         let parts = tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??;
         let place = Place { holder: friend.peer, owner, grant: granted.id };
-        self.deposit(place, granted.policy, parts).await
+        self.deposit(place, granted.policy, (&parts, &seqs)).await
     }
 
     /// Deposits: as a contact, and where we are none with work, if the owner lets strangers in.
-    async fn deposit(&self, place: Place, policy: u32, parts: Vec<Part>) -> Deposited {
+    async fn deposit(&self, place: Place, policy: u32, (parts, seqs): (&[Part], &[u64])) -> Deposited {
         if policy == POLICY_CONTACTS || !self.is_stranger(place) {
             let pair = Pair { owner: place.owner, contact: self.shared.local, holder: place.holder };
             let (us, network) = (self.shared.clone(), self.network.clone());
             let key = tokio::task::spawn_blocking(move || deposit_key(&us.identity, &network, pair)).await;
             let key = key.ok().flatten().ok_or("the recipient has no key")?;
-            let answers = self.leave_as(place, &Account::Key(Box::new(key)), &parts).await?;
+            let answers = self.leave_as(place, &Account::Key(Box::new(key)), (parts, seqs)).await?;
             if policy == POLICY_CONTACTS || !answers.contains(&Err(Refusal::BadAuth)) {
                 return Ok(answers);
             }
             self.mark_stranger(place);
         }
-        self.deposit_with_work(place, &parts).await
+        self.deposit_with_work(place, (parts, seqs)).await
     }
 
     fn is_stranger(&self, place: Place) -> bool {
@@ -135,15 +137,23 @@ impl Leaver {
         strange.insert((place.owner, place.holder), Instant::now());
     }
 
-    async fn leave_as(&self, place: Place, account: &Account, parts: &[Part]) -> Deposited {
+    /// `seqs`: the message of each part. What the friend signs is kept before anybody is told that it has them.
+    async fn leave_as(&self, place: Place, account: &Account, (parts, seqs): (&[Part], &[u64])) -> Deposited {
         let bytes: usize = parts.iter().map(|part| Bytes::len(&part.sealed)).sum();
         self.shared.metrics.bytes_out.inc_by(bytes as u64); // usize fits in u64
-        let (answers, _) = self.depositor.deposit(place, account, parts.to_vec()).await.map_err(|e| e.to_string())?;
+        let deposited = self.depositor.deposit(place, account, parts.to_vec()).await;
+        let (answers, signed) = deposited.map_err(|e| e.to_string())?;
+        let mut batch = Batch::new();
+        keep(&mut batch, &place.holder, seqs, &answers, &signed);
+        // Synced with the state that says that the friend has it.
+        if let Err(error) = self.shared.tables.store.write_unsynced(batch) {
+            warn!(%error, "cannot keep what a friend signed; it cannot be proven wrong about this");
+        }
         Ok(answers)
     }
 
     /// Deposits, and does more work where it is asked for.
-    async fn deposit_with_work(&self, place: Place, parts: &[Part]) -> Deposited {
+    async fn deposit_with_work(&self, place: Place, (parts, seqs): (&[Part], &[u64])) -> Deposited {
         let mut answers = vec![Err(Refusal::NeedPow(u64::from(WORK_BITS))); parts.len()];
         for _ in 0..ROUNDS {
             let asked = |answer: &Result<_, Refusal>| match answer {
@@ -153,7 +163,8 @@ impl Leaver {
             let open: Vec<usize> = (0..parts.len()).filter(|at| asked(&answers[*at]).is_some()).collect();
             let Some(bits) = open.iter().filter_map(|at| asked(&answers[*at])).max() else { break };
             let again: Vec<_> = open.iter().map(|at| parts[*at].clone()).collect();
-            let new = self.leave_as(place, &Account::Work(bits.max(WORK_BITS)), &again).await?;
+            let of: Vec<_> = open.iter().map(|at| seqs[*at]).collect();
+            let new = self.leave_as(place, &Account::Work(bits.max(WORK_BITS)), (&again, &of)).await?;
             for (at, answer) in open.into_iter().zip(new) {
                 answers[at] = answer;
             }

@@ -27,6 +27,7 @@ pub(super) use self::{
 use super::{
     envelope::{BUCKETS, MAX_PART, PART_HEADER},
     handle::SendState,
+    mailbox::evidence::Settle,
     wire::{BATCH_BYTES, BATCH_PARTS, Code},
 };
 use crate::{
@@ -73,8 +74,8 @@ pub(super) enum Output {
     Friends(PeerId),
     /// Leave these parts for `owner` with a friend; answer with [`Outbox::deposited`].
     Leave { flight: u64, owner: PeerId, friend: Friend, items: Vec<Item> },
-    /// A friend need not keep these parts for `owner` any more.
-    Withdraw { owner: PeerId, holder: PeerId, ids: Vec<MessageId> },
+    /// A message that was left with friends of `owner` has ended: see [`Settle`].
+    Settle { seq: u64, owner: PeerId, settle: Settle },
 }
 
 /// The answer to a request: a code for each item and what the receipt, already verified, names; or why there is none.
@@ -208,6 +209,7 @@ impl Outbox {
     pub(super) fn tick(&mut self, now: Now) {
         while let Some((_, seq)) = self.expiring.first().copied().filter(|e| e.0 <= now.wall) {
             let local = self.local;
+            self.settle(seq, Settle::OVER);
             self.end(now, seq, SendState::Expired, local);
         }
         while let Some((at, due)) = self.due.first().copied().filter(|d| d.0 <= now.mono) {
@@ -296,7 +298,7 @@ impl Outbox {
             _ if !entry.durable && code != Code::Stored => self.keep_back(item),
             Code::Delivered if entry.header.ids.iter().any(|id| times.contains_key(id)) => {
                 entry.header.enter(SendState::Sent, now.wall, self.local);
-                self.take_back(seq);
+                self.settle(seq, Settle::DELIVERED);
                 self.end(now, seq, SendState::Delivered, to);
             }
             Code::Delivered => {
@@ -317,6 +319,7 @@ impl Outbox {
             }
             Code::TooLarge | Code::Bad | Code::Expired => {
                 code.text().clone_into(&mut entry.header.last_error);
+                self.settle(seq, Settle::TAKEN_BACK);
                 self.end(now, seq, SendState::Refused, to);
             }
             Code::InboxFull | Code::DiskFull | Code::Busy | Code::Clock => self.hold(now, item, code.text()),
@@ -379,6 +382,7 @@ impl Outbox {
         let local = self.local;
         let Some(entry) = self.entries.get_mut(&seq).filter(|e| e.durable && e.header.to == recipient) else { return };
         entry.header.enter(SendState::Sent, now.wall, local);
+        self.settle(seq, Settle::COLLECTED);
         self.end(now, seq, SendState::Delivered, recipient);
     }
 
@@ -386,7 +390,7 @@ impl Outbox {
     pub(super) fn cancel(&mut self, now: Now, seq: u64) -> Option<()> {
         self.get(seq).is_some().then(|| {
             let local = self.local;
-            self.take_back(seq);
+            self.settle(seq, Settle::TAKEN_BACK);
             self.end(now, seq, SendState::Cancelled, local);
         })
     }

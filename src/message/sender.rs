@@ -30,6 +30,7 @@ use super::{
     Event, MessageError, Outgoing, SendState,
     intake::{cost, store_error},
     leaving::Leaver,
+    mailbox::evidence::Ended,
     outbox::{Answer, Deposited, Friend, Header, Item, Now, Outbox, Output, is_end},
     shared::{Shared, subtract},
     store::Tables,
@@ -47,10 +48,8 @@ use crate::{
 pub(super) const QUEUE: usize = 1024;
 /// The actor looks around at least this often: wall time may jump.
 const LOOK: Duration = Duration::from_secs(30);
-/// Withdrawals under way at once.
-const WITHDRAWING: usize = 8;
-/// Withdrawals that wait; beyond it friends keep what they hold until its time is over.
-const WITHDRAWALS: usize = 4096;
+/// Ended messages whose stored receipts wait to be settled; those beyond it wait for the next start.
+const SETTLING: usize = 16_384;
 
 type Reply<T> = oneshot::Sender<Result<T, MessageError>>;
 
@@ -81,7 +80,6 @@ enum Done {
     Stored(Vec<Header>, Result<(), StoreError>),
     Friends(PeerId, Result<Vec<Friend>, String>),
     Left(u64, Deposited),
-    Withdrawn,
 }
 
 struct Waiter {
@@ -109,13 +107,18 @@ pub(super) struct Sender {
     receipted: Vec<(HashSet<u64>, oneshot::Sender<()>)>,
     /// Being sealed again: their end is stored after that, or the new sealing would bring them back.
     resealing: HashSet<u64>,
-    /// What friends need not keep: owner, friend, parts.
-    withdrawals: VecDeque<(PeerId, PeerId, Vec<MessageId>)>,
-    withdrawing: usize,
+    /// Ended messages that friends hold, and who settles that.
+    settling: VecDeque<Ended>,
+    settle: mpsc::Sender<Ended>,
 }
 
 impl Sender {
-    pub(super) fn new(shared: Arc<Shared>, client: rpc::Client<Deliver>, leaver: Leaver, pending: Vec<Header>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        client: rpc::Client<Deliver>,
+        (leaver, settle): (Leaver, mpsc::Sender<Ended>),
+        pending: Vec<Header>,
+    ) -> Self {
         let retry_max = Duration::from_secs(shared.config.retry_max_s);
         let mut sender = Self {
             machine: Outbox::new(shared.local, retry_max, rand::random()),
@@ -133,8 +136,8 @@ impl Sender {
             ending: HashMap::new(),
             receipted: Vec::new(),
             resealing: HashSet::new(),
-            withdrawals: VecDeque::new(),
-            withdrawing: 0,
+            settling: VecDeque::new(),
+            settle,
         };
         let now = sender.now();
         for header in pending {
@@ -329,7 +332,6 @@ impl Sender {
                 self.machine.friends(now, recipient, found);
             }
             Ok(Done::Left(flight, answer)) => self.machine.deposited(now, flight, answer),
-            Ok(Done::Withdrawn) => self.withdrawing -= 1,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
         }
@@ -370,9 +372,9 @@ impl Sender {
                     self.tasks.spawn(async move { Done::Friends(recipient, leaver.friends(recipient).await) });
                 }
                 Output::Leave { flight, owner, friend, items } => self.leave(flight, owner, friend, &items),
-                Output::Withdraw { owner, holder, ids } => {
-                    if self.withdrawals.len() < WITHDRAWALS {
-                        self.withdrawals.push_back((owner, holder, ids));
+                Output::Settle { seq, owner, settle } => {
+                    if self.settling.len() < SETTLING {
+                        self.settling.push_back((owner, seq, settle));
                     }
                 }
                 Output::NoReceipt(peer) => {
@@ -381,15 +383,12 @@ impl Sender {
                 }
             }
         }
-        while self.withdrawing < WITHDRAWING
-            && let Some((owner, holder, ids)) = self.withdrawals.pop_front()
-        {
-            self.withdrawing += 1;
-            let leaver = self.leaver.clone();
-            self.tasks.spawn(async move {
-                leaver.withdraw(owner, holder, ids).await;
-                Done::Withdrawn
-            });
+        while let Some(ended) = self.settling.pop_front() {
+            if self.settle.try_send(ended).is_err() {
+                // Again with the next thing that happens here.
+                self.settling.push_front(ended);
+                break;
+            }
         }
         self.store_dirty();
     }

@@ -17,7 +17,11 @@ use super::{
     intake::{self, cost},
     keys::Keys,
     leaving::{self, Leaver},
-    mailbox, receipt,
+    mailbox::{
+        self,
+        evidence::{self, Claimant},
+    },
+    receipt,
     receiver::Receiver,
     recipients::{Directory, Recipients},
     sender::{self, Sender},
@@ -101,6 +105,7 @@ pub struct Service {
     large: mpsc::Receiver<intake::Job>,
     commands: (mpsc::Sender<sender::Command>, mpsc::Receiver<sender::Command>),
     leaver: Leaver,
+    claimant: Claimant,
     desk: mpsc::Receiver<desk::Command>,
     mailbox: mailbox::Service,
     collected: mpsc::Receiver<rpc::Inbound<Deliver>>,
@@ -176,6 +181,7 @@ impl Service {
         };
         let (mailbox, mailbox_handle, collected) = mailbox::Service::load(&mailbox_config, deps)?;
         let leaver = Leaver::new(shared.clone(), network.clone(), mailbox_handle.depositor().clone());
+        let claimant = mailbox_handle.claimant(shared.clone(), leaver.clone())?;
         let handle = Handle {
             mailbox: mailbox_handle,
             shared: shared.clone(),
@@ -195,6 +201,7 @@ impl Service {
             large,
             commands,
             leaver,
+            claimant,
             desk,
             mailbox,
             collected,
@@ -218,6 +225,7 @@ impl Service {
             large,
             commands,
             leaver,
+            claimant,
             desk,
             mailbox,
             collected,
@@ -227,7 +235,8 @@ impl Service {
         if let Err(error) = shared.keys.rotate().await {
             tracing::warn!(%error, "cannot store an encryption key yet");
         }
-        let sender = Sender::new(shared.clone(), deliver, leaver, pending);
+        let (settle, ended) = mpsc::channel(evidence::QUEUE);
+        let sender = Sender::new(shared.clone(), deliver, (leaver, settle), pending);
         let receiver = Receiver::new(shared.clone(), inbox, command_sender.clone());
         let mut tasks = JoinSet::new();
         let keys_shared = shared.clone();
@@ -240,6 +249,7 @@ impl Service {
         let intakes = stop.child();
         tasks.spawn(intake::run(shared.clone(), small, command_sender.clone(), intake::SMALL, intakes.clone()));
         tasks.spawn(intake::run(shared.clone(), large, command_sender, intake::LARGE, intakes));
+        tasks.spawn(claimant.run(ended, peers.resubscribe(), stop.clone()));
         tasks.spawn(sender.run(commands, peers, stop.clone()));
         tasks.spawn(receiver.run(inbound, collected, stop.clone()));
         mailbox.spawn(&mut tasks, &stop);

@@ -5,13 +5,16 @@ use std::{collections::HashMap, convert::Infallible, time::Duration};
 use tracing::warn;
 
 use crate::{
-    map,
+    map::{self, PinReason},
     message::{
         contacts::Contacts,
         friend::{self, Figure, Held, Hold, Side},
-        mailbox::{self, Grant, GrantError},
+        mailbox::{self, Grant, GrantError, evidence::Judged},
     },
-    primitives::PeerId,
+    primitives::{
+        PeerId, UnixMillis,
+        limits::{CLOCK_SKEW, MIN_DRAIN},
+    },
     runtime::Stop,
 };
 
@@ -97,18 +100,38 @@ async fn own_friends(friend: &friend::Handle, mailbox: &mailbox::Handle, map: &m
         friend::State::Active => true,
         state => state == friend::State::Offered && f.side == Side::HeldBy,
     };
-    list.iter().filter(stands).for_each(|f| map.pin(f.address));
+    // What ended gives up its place, once nothing is owed any more.
+    let drains = |f: &friend::Friendship| matches!(f.hold, Some(Hold::Draining { .. }));
+    map.pin(PinReason::Friend, list.iter().filter(|f| stands(f) || drains(f)).map(|f| f.address));
     let holds = |f: &&friend::Friendship| {
         f.side == Side::HeldBy && matches!(f.hold, Some(Hold::Active | Hold::Draining { .. }))
     };
     let _ = mailbox.set_friends(list.iter().filter(holds).map(|f| f.address).collect()).await;
+    mailbox.evidence().judge(list.iter().filter(holds).filter_map(judged).collect());
+}
+
+/// What a friend that holds our mail owes us.
+fn judged(f: &friend::Friendship) -> Option<Judged> {
+    let grant = f.grant.clone()?;
+    let (since, until) = match f.hold? {
+        // What is there outlives the grant by the time to drain. What was there before an end may have been dropped after it.
+        Hold::Active => {
+            (f.ended_at.map_or(UnixMillis(0), |at| at.plus(CLOCK_SKEW)), grant.offer.not_after.plus(MIN_DRAIN))
+        }
+        Hold::Draining { until } => (grant.accepted_at, until),
+        Hold::Ended => return None,
+    };
+    Some(Judged { friend: f.address, grant, since, until })
 }
 
 async fn figures(friend: &friend::Handle, mailbox: &mailbox::Handle) {
     // An error means that the node is stopping.
     for stats in mailbox.held().await.unwrap_or_default() {
-        let figure = Figure { used_bytes: Some(stats.bytes), score: None };
+        let figure = Figure { used_bytes: Some(stats.bytes), ..Figure::default() };
         friend.report(Side::HoldingFor, stats.owner, figure);
+    }
+    for (address, score) in mailbox.evidence().scores().await.unwrap_or_default() {
+        friend.report(Side::HeldBy, address, Figure { used_bytes: None, score });
     }
 }
 
@@ -120,7 +143,7 @@ pub(super) async fn pin(contacts: Contacts, map: map::Handle, stop: Stop) -> Res
         tokio::select! {
             () = stop.wait() => return Ok(()),
             changed = book.changed() => match changed {
-                Ok(()) => book.borrow_and_update().contacts.keys().for_each(|contact| map.pin(*contact)),
+                Ok(()) => map.pin(PinReason::Contact, book.borrow_and_update().contacts.keys().copied()),
                 Err(_) => return Ok(()),
             },
         }

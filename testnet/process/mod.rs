@@ -2,6 +2,7 @@
 
 mod bad_input;
 pub(crate) mod daemon;
+mod evidence;
 mod friends;
 mod kills;
 mod lifecycle;

@@ -5,19 +5,19 @@ use serde_json::Value;
 use super::daemon::{Daemon, Home, eventually, shown};
 
 /// Alice sends to bob, whose friends hold his mail.
-struct Story {
-    a: Home,
-    b: Home,
-    friends: Vec<Home>,
+pub(super) struct Story {
+    pub(super) a: Home,
+    pub(super) b: Home,
+    pub(super) friends: Vec<Home>,
     alice: Option<Daemon>,
-    bob: Option<Daemon>,
-    held: Vec<Option<Daemon>>,
+    pub(super) bob: Option<Daemon>,
+    pub(super) held: Vec<Option<Daemon>>,
     to: String,
 }
 
 impl Story {
     /// All know each other, and bob's record lists its friends, also where alice reads it.
-    fn start(friends: usize) -> Self {
+    pub(super) fn start(friends: usize) -> Self {
         Self::with(friends, "contacts", true)
     }
 
@@ -56,26 +56,26 @@ impl Story {
         Self { a, b, friends, alice: Some(alice), bob: Some(bob), held, to }
     }
 
-    fn bootstrap(&self) -> String {
+    pub(super) fn bootstrap(&self) -> String {
         self.held.iter().chain([&self.alice, &self.bob]).flatten().next().unwrap().bootstrap()
     }
 
     /// Sends and waits until a friend has it; the id.
     #[track_caller]
-    fn store(&self, text: &str) -> String {
+    pub(super) fn store(&self, text: &str) -> String {
         let sent = self.a.json(&["send", &self.to, text, "--wait", "stored", "--timeout", "60"]);
         assert_eq!(sent["state"], "stored", "{sent}");
         sent["id"].as_str().unwrap().to_owned()
     }
 
-    fn back(&mut self) {
+    pub(super) fn back(&mut self) {
         let boot = self.bootstrap();
         self.bob = Some(self.b.start(&["--bootstrap", &boot]));
     }
 
     /// It is in the inbox, once.
     #[track_caller]
-    fn arrived(&self, id: &str, text: &str) {
+    pub(super) fn arrived(&self, id: &str, text: &str) {
         eventually("the message arrives", || {
             let listed = self.b.json(&["inbox", "ls"]);
             listed["messages"].as_array()?.iter().any(|m| m["id"] == id).then_some(())

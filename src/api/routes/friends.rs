@@ -10,8 +10,8 @@ use super::super::{
     error::ApiError,
     extract::{Body, Params, Segment, target},
     schema::{
-        AcceptFriend, DeclineFriend, ErrorBody, Friend, Friends, ListedFriend, ListedFriends, ListedOptions,
-        OfferFriend, RevokeFriend,
+        AcceptFriend, DeclineFriend, ErrorBody, Evidence, EvidenceOptions, Friend, Friends, ListedFriend,
+        ListedFriends, ListedOptions, OfferFriend, RevokeFriend,
     },
 };
 use crate::{
@@ -130,6 +130,32 @@ pub(super) async fn listed(
     let look = |friend: map::Friend| check(&app, owner, friend, options.verify);
     let friends = stream::iter(listed).map(look).buffered(FETCHES).collect().await;
     Ok(Json(ListedFriends { address: owner.to_string(), friends }))
+}
+
+/// How friends keep their promises, and what shows that some were broken: of one friend, or of all that were ever checked. All
+/// signatures are verified again.
+#[utoipa::path(
+    get, path = "/v1/friends/evidence", tag = "friends", params(EvidenceOptions),
+    responses((status = 200, body = Evidence), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
+)]
+pub(super) async fn evidence(
+    State(app): State<App>,
+    Params(options): Params<EvidenceOptions>,
+) -> Result<Json<Evidence>, ApiError> {
+    let mut asked = None;
+    if let Some(text) = options.friend {
+        asked = Some(match friendship(&app, &text).await? {
+            Target::Address(address) => address,
+            Target::Grant(id) => {
+                let all = app.deps.friend.list().await?;
+                let found = all.iter().find(|f| f.side == Side::HeldBy && f.grant_id == id);
+                found.map(|f| f.address).ok_or(FriendError::NotFound)?
+            }
+        });
+    }
+    let stopped = |_| ApiError::from(FriendError::Stopped);
+    let standings = app.deps.message.mailbox().evidence().standings(asked).await.map_err(stopped)?;
+    Ok(Json(standings.into()))
 }
 
 async fn check(app: &App, owner: PeerId, friend: map::Friend, verify: bool) -> ListedFriend {

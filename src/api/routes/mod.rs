@@ -57,6 +57,7 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(friends::revoke))
         .routes(routes!(friends::show))
         .routes(routes!(friends::listed))
+        .routes(routes!(friends::evidence))
         .routes(routes!(mailbox::stats))
         .routes(routes!(contacts::list, contacts::add))
         .routes(routes!(contacts::remove))

@@ -89,6 +89,18 @@ pub enum Event {
         #[serde(flatten)]
         friend: Box<Friend>,
     },
+    /// A friend did not keep a part of a message that it had signed for; see the evidence.
+    #[serde(rename = "friend.broken_promise")]
+    FriendBrokenPromise {
+        /// The friend.
+        address: String,
+        /// The sealed part; of a message of one part that is its id.
+        id: String,
+        /// `lost`, `never_held`, `false_withdrawal`, `false_ack` or `withheld`.
+        why: String,
+        /// When it was found out.
+        at: u64,
+    },
     /// The subscriber was too slow: events were lost; read the state again.
     Lagged {
         /// Of which kind: `peers`, `map`, `messages` or `friends`.
@@ -114,6 +126,7 @@ impl Event {
             Self::FriendDeclined { .. } => "friend.declined",
             Self::FriendRevoked { .. } => "friend.revoked",
             Self::FriendExpired { .. } => "friend.expired",
+            Self::FriendBrokenPromise { .. } => "friend.broken_promise",
             Self::Lagged { .. } => "lagged",
         }
     }
@@ -162,6 +175,12 @@ impl From<message::Event> for Event {
         match event {
             message::Event::Received(received) => Self::MessageReceived { message: received.into() },
             message::Event::Outgoing(outgoing) => Self::Outgoing { message: Box::new(outgoing.into()) },
+            message::Event::BrokenPromise(broken) => Self::FriendBrokenPromise {
+                address: broken.friend.to_string(),
+                id: broken.id.to_string(),
+                why: broken.why.code().to_owned(),
+                at: broken.at.0,
+            },
         }
     }
 }

@@ -4,6 +4,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::Promises;
 use crate::message::friend::{self, Friendship, Hold, Side, Terms, Wanted};
 
 /// Friendships, those that ended lately included.
@@ -40,8 +41,11 @@ pub struct Friend {
     pub quota_bytes: u64,
     /// Bytes that are stored; `null`: not known.
     pub used_bytes: Option<u64>,
-    /// How well the friend keeps what it promises, in percent; `null`: not known.
+    /// How many of the friend's promises that were checked it has kept, in percent; `null`: none was checked.
     pub score: Option<u8>,
+    /// Promises of the friend that were checked.
+    #[serde(default)]
+    pub promises: Promises,
     /// All limits that were accepted, or offered while nothing was.
     pub terms: FriendTerms,
     /// Limits of an offer that waits for an answer.
@@ -95,7 +99,8 @@ impl From<Friendship> for Friend {
             expires_at: f.expires_at.0,
             quota_bytes: f.terms.quota_bytes,
             used_bytes: f.figure.used_bytes,
-            score: f.figure.score,
+            score: f.figure.score.percent(),
+            promises: f.figure.score.into(),
             terms: f.terms.into(),
             offered: f.offered.map(Into::into),
             priority: f.priority,

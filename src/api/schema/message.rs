@@ -131,10 +131,22 @@ pub struct Outgoing {
     pub expires_at: u64,
     /// Who holds it besides us.
     pub holders: Vec<String>,
+    /// Friends of the recipient that did not take it, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedBy>,
     /// Its story, oldest first.
     pub history: Vec<Step>,
     /// Why the last try failed; empty when none did.
     pub last_error: String,
+}
+
+/// A friend of the recipient that did not take a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RefusedBy {
+    /// The friend.
+    pub address: String,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// One step of an outgoing message's story.
@@ -161,6 +173,11 @@ impl From<message::Outgoing> for Outgoing {
             queued_at: outgoing.queued_at.0,
             expires_at: outgoing.expires_at.0,
             holders: outgoing.holders.iter().map(ToString::to_string).collect(),
+            refused: outgoing
+                .refused
+                .iter()
+                .map(|(holder, why)| RefusedBy { address: holder.to_string(), reason: why.clone() })
+                .collect(),
             history: outgoing.history.iter().map(step).collect(),
             last_error: outgoing.last_error,
         }

@@ -5,6 +5,7 @@
 
 mod contact;
 mod event;
+mod evidence;
 mod friend;
 mod mailbox;
 mod message;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-pub use self::{contact::*, event::Event, friend::*, mailbox::*, message::*};
+pub use self::{contact::*, event::Event, evidence::*, friend::*, mailbox::*, message::*};
 use crate::{map, net};
 
 /// A duration in milliseconds, with microseconds as its fraction.

@@ -200,7 +200,7 @@ fn the_document_has_exactly_the_promised_routes() {
         post disconnect,get listen,post listen,delete listen,put name,get bans,post bans,delete bans/{address},get map,\
         get map/{target},post online,post messages,get outbox,get outbox/{id},delete outbox/{id},get inbox,get inbox/{id},\
         get inbox/{id}/body,delete inbox/{id},get friends,post friends/offer,post friends/accept,post friends/decline,\
-        post friends/revoke,get friends/with/{target},get friends/of/{target},\
+        post friends/revoke,get friends/with/{target},get friends/of/{target},get friends/evidence,\
         get contacts,post contacts,delete contacts/{target},get mailbox"
         .split(',')
         .map(|route| route.trim().replacen(' ', " /v1/", 1))

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     api::schema::{
-        AcceptFriend, DeclineFriend, Friend as Shown, Friends, ListedFriends, OfferFriend, RevokeFriend, WantedTerms,
+        AcceptFriend, DeclineFriend, Evidence, Friend as Shown, Friends, ListedFriends, OfferFriend, RevokeFriend,
+        WantedTerms,
     },
     message::friend::{POLICY_CONTACTS, POLICY_CONTACTS_POW, POLICY_OPEN_POW},
     primitives::{Clock, SystemClock, UnixMillis},
@@ -87,6 +88,14 @@ pub enum Friend {
         /// With whom.
         #[arg(value_name = "ADDRESS_OR_ID", value_parser = NonEmptyStringValueParser::new())]
         target: String,
+    },
+    /// Show how friends keep their promises: what was checked, and for each broken promise what the friend signed, what it
+    /// answered later, and whether both signatures are good. Exit status 1 when a promise was broken.
+    #[command(after_help = after_help!("vos friend evidence", "vos friend evidence bob", "vos friend evidence bob --json"))]
+    Evidence {
+        /// Of whom [default: all friends that were ever checked].
+        #[arg(value_name = "ADDRESS_OR_ID", value_parser = NonEmptyStringValueParser::new())]
+        friend: Option<String>,
     },
     /// Show the friends that any node's record lists; with --verify fetch each grant and check both signatures.
     #[command(after_help = after_help!("vos friend of alice", "vos friend of alice --verify --json"))]
@@ -242,6 +251,13 @@ pub(super) async fn run(context: &Context, args: Friend) -> Result<(), CliError>
                 all.collect::<Vec<_>>().join("\n\n")
             })
         }
+        Friend::Evidence { friend } => {
+            let path = friend.map_or("/v1/friends/evidence".into(), |friend| {
+                format!("/v1/friends/evidence?friend={}", encode(&friend))
+            });
+            let evidence: Evidence = client.get(&path).await?;
+            super::evidence::show(out, &evidence)
+        }
         Friend::Of { owner, verify } => {
             let listed: ListedFriends =
                 client.get(&format!("/v1/friends/of/{}?verify={verify}", encode(&owner))).await?;
@@ -301,7 +317,7 @@ fn table(out: Output, friends: &Friends) -> String {
             until(f.expires_at),
             size(f.quota_bytes),
             used(f),
-            f.score.map_or("-".into(), |score| format!("{score} %")),
+            super::evidence::score(f.score, &f.promises),
             note,
         ]
     };
@@ -320,6 +336,7 @@ fn detail(out: Output, f: &Shown) -> String {
         ("expires", until(f.expires_at)),
         ("quota", format!("{}, {} messages", size(terms.quota_bytes), terms.quota_msgs)),
         ("used", used(f)),
+        ("score", super::evidence::score(f.score, &f.promises)),
         ("one message", size(terms.max_msg_bytes.into())),
         ("kept for", short(Duration::from_secs(terms.max_ttl_s.into()))),
         ("one contact", format!("{} messages, {} a day", terms.per_contact_msgs, size(terms.per_contact_day_bytes))),

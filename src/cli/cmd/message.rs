@@ -342,6 +342,7 @@ fn outgoing_detail(out: Output, m: &Outgoing) -> String {
         ("last error", m.last_error.clone()),
     ];
     fields.extend(m.holders.iter().map(|holder| ("holder", holder.clone())));
+    fields.extend(m.refused.iter().map(|by| ("not held by", format!("{}: {}", by.address, by.reason))));
     let step = |s: &schema::Step| ("step", format!("{} {} by {}", state_name(s.state), ago(s.at), s.by));
     fields.extend(m.history.iter().map(step));
     out.fields(&fields)
@@ -373,6 +374,7 @@ mod tests {
             queued_at: 0,
             expires_at: 0,
             holders: Vec::new(),
+            refused: Vec::new(),
             history: Vec::new(),
             last_error: "nobody answers".into(),
         }

@@ -4,6 +4,7 @@ mod config;
 mod contact;
 mod daemon;
 mod events;
+mod evidence;
 mod friend;
 mod generate;
 mod init;

@@ -9,7 +9,7 @@ use super::{Random, identity, network};
 use crate::{
     identity::{EncryptionKey, Identity},
     map::{
-        self, Config, Deps, Event, Handle, Key, MapError, Mirror, State, check_name,
+        self, Config, Deps, Event, Handle, Key, MapError, Mirror, PinReason, State, check_name,
         mirror::{name_key, record_key},
         record::{Body, Record},
         sync::Ask,
@@ -326,7 +326,7 @@ async fn a_flood_leaves_the_map_bounded_and_others_served() {
     let (a, b) = (start(&boards, 1, config.clone()), start(&boards, 2, config));
     connect(&a, &b);
     until("they know each other", || a.handle.stats().records == 2 && b.handle.stats().records == 2).await;
-    a.handle.pin(b.address());
+    a.handle.pin(PinReason::Contact, [b.address()]);
     let mut random = Random(1);
     for i in 0..3000_u64 {
         let mut envelope = fresh(100 + i % 200, 1 + i / 200).envelope().to_vec();

@@ -10,7 +10,7 @@ use crate::{
     map::{
         Key, RecordError, State, Verifier,
         record::{Body, Departure, Friend, publishable},
-        state::{Map, Outcome, Source},
+        state::{Map, Outcome, PinReason, Source},
     },
     primitives::{Hash, Multiaddr, UnixMillis, limits::MAX_RECORD_BYTES},
     wire::proto::map as pb,
@@ -168,13 +168,17 @@ fn a_full_map_gives_up_what_nobody_uses() {
     map.merge(&record(&us, 1), Source::Own);
     others[..3].iter().for_each(|r| assert!(map.merge(r, Source::Bulk).is_change()));
     assert_eq!(map.merge(&others[3], Source::Bulk), Outcome::Full);
-    map.pin(others[0].key);
+    map.pin(PinReason::Friend, [others[0].key]);
     map.use_slot(&others[1].key).unwrap();
     assert_eq!(map.merge(&others[3], Source::News), Outcome::New { evicted: Some(others[2].key) });
     assert!(map.slot(&others[0].key).is_some());
-    map.pin(others[1].key);
-    map.pin(others[3].key);
+    map.pin(PinReason::Contact, [others[0].key, others[1].key, others[3].key]);
     assert_eq!(map.merge(&others[4], Source::News), Outcome::Full, "all are pinned");
+    // A contact that is a friend stays, whichever ends first; who is neither any more goes.
+    map.pin(PinReason::Contact, [others[1].key, others[3].key]);
+    assert_eq!(map.merge(&others[4], Source::News), Outcome::Full, "still a friend");
+    map.pin(PinReason::Friend, []);
+    assert_eq!(map.merge(&others[4], Source::News), Outcome::New { evicted: Some(others[0].key) });
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub struct Friendship {
     pub last_error: String,
     /// When something changed.
     pub changed_at: UnixMillis,
+    /// When one of the two ended it last, also when they agreed again after that.
+    pub ended_at: Option<UnixMillis>,
     /// Measured by whoever moves the mail.
     pub figure: Figure,
 }
@@ -111,6 +113,7 @@ impl Friendship {
             told: r.local.told,
             last_error: r.local.last_error.clone(),
             changed_at: r.local.changed_at,
+            ended_at: r.last_end().map(|end| end.at),
             figure,
         })
     }
@@ -121,8 +124,34 @@ impl Friendship {
 pub struct Figure {
     /// Bytes stored under the grant; `None`: not known.
     pub used_bytes: Option<u64>,
-    /// How well the friend keeps what it promises, in percent; `None`: not known.
-    pub score: Option<u8>,
+    /// How the friend keeps what it promises.
+    pub score: Score,
+}
+
+/// Promises of a friend to keep messages that were checked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Score {
+    /// Kept.
+    pub kept: u64,
+    /// Broken.
+    pub broken: u64,
+    /// Not accounted for, though the friend was there.
+    pub refused: u64,
+}
+
+impl Score {
+    /// All that were checked.
+    #[must_use]
+    pub fn checked(&self) -> u64 {
+        self.kept.saturating_add(self.broken).saturating_add(self.refused)
+    }
+
+    /// How many of those were kept, rounded down; `None`: none was checked.
+    #[must_use]
+    pub fn percent(&self) -> Option<u8> {
+        let percent = self.kept.saturating_mul(100).checked_div(self.checked())?;
+        u8::try_from(percent).ok()
+    }
 }
 
 /// Whom a command is about.

@@ -70,11 +70,13 @@ mod wire;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::agreed;
 
 pub use config::{Accept, Config};
 pub use grant::{Decline, Grant, GrantError, Offer, Party, Reason, Revocation, Verifier};
 pub(super) use grant::{terms_in, terms_out};
-pub use handle::{Event, Figure, FriendError, Friendship, Handle, Held, Target, state_name};
+pub use handle::{Event, Figure, FriendError, Friendship, Handle, Held, Score, Target, state_name};
 pub use metrics::Metrics;
 pub use relation::{Hold, Side, State};
 pub use service::{Deps, Service};

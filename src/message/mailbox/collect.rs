@@ -26,6 +26,7 @@ use super::{
     Metrics,
     collector::{Collector, Delivered, Fate, Keys, Output},
     courier,
+    evidence::{Served, Tokens},
     machine::{Marker, Who},
     refusal::Refusal,
     wire::{self, Desk, DeskWork, Hint, Page, Pull, PulledItem},
@@ -100,6 +101,10 @@ pub(super) struct Deps {
     pub(super) metrics: Metrics,
     pub(super) pull: rpc::Client<Pull>,
     pub(super) desk: rpc::Client<Desk>,
+    /// What comes with acknowledgements.
+    pub(super) tokens: Tokens,
+    /// What friends gave us.
+    pub(super) served: Served,
     /// Where the receiver takes what was collected.
     pub(super) door: mpsc::Sender<rpc::Inbound<Deliver>>,
     pub(super) courier: mpsc::Sender<courier::Owe>,
@@ -227,7 +232,8 @@ impl Collect {
                 }
                 Output::Ack { friend, ids } => {
                     self.tasks.spawn(async move {
-                        let work = DeskWork { acked: ids, ..DeskWork::default() };
+                        let acked = ids.iter().map(|id| (*id, deps.tokens.token(&friend, id))).collect();
+                        let work = DeskWork { acked, ..DeskWork::default() };
                         let answer = deps.desk.request(friend, wire::desk(&work)).await;
                         let ok = match answer.map(|a| wire::read_desk_answer(&a)) {
                             Ok(Ok(())) => true,
@@ -235,7 +241,7 @@ impl Collect {
                             Ok(Err(Refusal::NotFriend | Refusal::Revoked)) => true,
                             Ok(Err(_)) | Err(_) => false,
                         };
-                        Done::Acked(friend, work.acked, ok)
+                        Done::Acked(friend, ids, ok)
                     });
                 }
             }
@@ -276,7 +282,7 @@ async fn pull(deps: &Deps, friend: PeerId, after: u64) -> Result<Page, String> {
 /// Puts a page into the inbox. `known`: which items were durable before.
 async fn bring(deps: &Deps, friend: PeerId, page: Page, known: Vec<bool>) -> Delivered {
     let bytes = page.items.iter().map(|item| item.part.len() as u64).sum(); // usize fits in u64
-    let mut fates = Vec::with_capacity(page.items.len());
+    let (mut fates, mut given) = (Vec::with_capacity(page.items.len()), Vec::new());
     let mut batches: Vec<Vec<(usize, Bytes)>> = Vec::new();
     let mut room = 0;
     for (item, known) in page.items.iter().zip(known) {
@@ -287,6 +293,7 @@ async fn bring(deps: &Deps, friend: PeerId, page: Page, known: Vec<bool>) -> Del
         if known || part_id(part) != Some(*id) {
             continue;
         }
+        given.push(*id);
         let bytes = part.len() + 4;
         match batches.last_mut().filter(|b| b.len() < BATCH_PARTS && room >= bytes) {
             Some(batch) => batch.push((at, part.clone())),
@@ -297,6 +304,7 @@ async fn bring(deps: &Deps, friend: PeerId, page: Page, known: Vec<bool>) -> Del
         }
         room -= bytes.min(room);
     }
+    deps.served.note(&friend, &given);
     let brought = futures::stream::iter(batches).map(|batch| bring_batch(deps, friend, batch));
     let brought: Vec<_> = brought.buffered(BATCHES).collect().await;
     for (at, fate) in brought.into_iter().flatten() {

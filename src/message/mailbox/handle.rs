@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    Metrics,
     collect::{self, FriendStats},
     collector::FRIENDS,
     depositor::Depositor,
+    evidence::{self, Claim},
     grant::Grant,
     holder::{self, OwnerStats},
     machine::GrantError,
@@ -31,6 +33,8 @@ pub struct Handle {
     pub(super) collect: mpsc::Sender<collect::Command>,
     pub(super) desk: rpc::Client<Desk>,
     pub(super) depositor: Depositor,
+    pub(super) evidence: evidence::Handle,
+    pub(super) claims: (rpc::Client<Claim>, Metrics),
 }
 
 impl Handle {
@@ -87,6 +91,12 @@ impl Handle {
         let seen = refused.iter().take(super::machine::MARKERS).map(|r| ((r.who, r.why.code()), r.marker)).collect();
         let answer = self.desk.request(friend, wire::desk(&DeskWork { seen, ..DeskWork::default() })).await?;
         Ok(wire::read_desk_answer(&answer))
+    }
+
+    /// How friends keep their promises.
+    #[must_use]
+    pub fn evidence(&self) -> &evidence::Handle {
+        &self.evidence
     }
 
     /// Leaves messages with the friends of others.

@@ -6,6 +6,7 @@
 //!  grants, sweep ────────────────────────┤       ▼
 //!                                        └──▶ turn: one batch, one commit at a time ─▶ sign one receipt a request, answer
 //!  Inbound<Pull> ─▶ read (blocking, 8 at once, beside the turns) ─▶ answer
+//!  Inbound<Audit> ─▶ read (the same) ─▶ sign what became of each part (`evidence/account.rs`)
 //! ```
 //! While a turn is being synced the next one gathers: however many deposits wait, they share one sync. One turn at a time also means
 //! that an ack and a deposit of the same message cannot overtake each other.
@@ -25,6 +26,7 @@ use tracing::{debug, warn};
 
 use super::{
     Metrics,
+    evidence::{self, Audit},
     grant::Grant,
     machine::{GrantError, Limits, Machine, Offer, Proof, Stored},
     metrics::Reason,
@@ -53,6 +55,8 @@ const WAITING_BYTES: usize = 8 * 1024 * 1024;
 const WAITING_DESK: usize = 256;
 /// Pulls being read.
 const PULLS: usize = 8;
+/// Accounts being given.
+const ACCOUNTS: usize = 8;
 /// Hints under way.
 const HINTS: usize = 64;
 /// An owner who is connected is told of new mail once in this time, unless it has pulled meanwhile.
@@ -111,6 +115,7 @@ pub(super) struct Deps {
     pub(super) pulls: mpsc::Receiver<rpc::Inbound<Pull>>,
     pub(super) desk: mpsc::Receiver<rpc::Inbound<Desk>>,
     pub(super) hints: rpc::Client<Hint>,
+    pub(super) audits: mpsc::Receiver<rpc::Inbound<Audit>>,
     pub(super) commands: mpsc::Receiver<Command>,
 }
 
@@ -134,7 +139,7 @@ pub(super) enum Planned {
 /// What is answered when a batch is durable.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
-    pub(super) deposits: Vec<(rpc::Inbound<Deposit>, Vec<Planned>)>,
+    pub(super) deposits: Vec<(rpc::Inbound<Deposit>, PeerId, Vec<Planned>)>,
     pub(super) desk: Vec<(rpc::Inbound<Desk>, Result<(), Refusal>)>,
     pub(super) grants: Vec<GrantReply>,
     pub(super) touched: HashSet<PeerId>,
@@ -153,6 +158,8 @@ pub(super) enum Done {
     Committed(Box<Turn>, Result<(), StoreError>),
     Read(rpc::Inbound<Pull>, Result<Page, StoreError>),
     Hinted(PeerId, bool),
+    /// An account was given, or not.
+    Accounted,
 }
 
 pub(super) struct Holder {
@@ -160,6 +167,7 @@ pub(super) struct Holder {
     pub(super) identity: Identity,
     pub(super) stored: Purpose,
     pub(super) deposit: Purpose,
+    pub(super) account: Purpose,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tables: Tables,
     pub(super) metrics: Metrics,
@@ -173,6 +181,7 @@ pub(super) struct Holder {
     pub(super) hinting: usize,
     pub(super) checking: usize,
     pub(super) pulling: usize,
+    pub(super) accounting: usize,
     pub(super) checked: VecDeque<Checked>,
     pub(super) checked_bytes: usize,
     pub(super) waiting_desk: Vec<rpc::Inbound<Desk>>,
@@ -195,13 +204,15 @@ pub(super) struct Queues {
     deposits: mpsc::Receiver<rpc::Inbound<Deposit>>,
     pulls: mpsc::Receiver<rpc::Inbound<Pull>>,
     desk: mpsc::Receiver<rpc::Inbound<Desk>>,
+    audits: mpsc::Receiver<rpc::Inbound<Audit>>,
     commands: mpsc::Receiver<Command>,
 }
 
 impl Holder {
     /// Loads what is held. Blocks.
     pub(super) fn load(config: &Config, deps: Deps) -> Result<(Self, Queues), StoreError> {
-        let Deps { identity, network, clock, store, metrics, peers, deposits, pulls, desk, hints, commands } = deps;
+        let Deps { identity, network, clock, store, metrics, peers, deposits, pulls, desk, hints, audits, commands } =
+            deps;
         let tables = Tables { store };
         let mut machine = Machine::new(Limits { max_bytes: config.max_bytes, max_msgs: MAX_MSGS });
         tables.load(&mut machine)?;
@@ -210,6 +221,7 @@ impl Holder {
             identity,
             stored: proof::stored_purpose(&network),
             deposit: proof::deposit_purpose(&network),
+            account: evidence::purpose(&network),
             clock,
             tables,
             metrics,
@@ -222,6 +234,7 @@ impl Holder {
             hinting: 0,
             checking: 0,
             pulling: 0,
+            accounting: 0,
             checked: VecDeque::new(),
             checked_bytes: 0,
             waiting_desk: Vec::new(),
@@ -234,7 +247,7 @@ impl Holder {
             #[cfg(test)]
             sweepers: Vec::new(),
         };
-        let queues = Queues { peers: Some(peers), deposits, pulls, desk, commands };
+        let queues = Queues { peers: Some(peers), deposits, pulls, desk, audits, commands };
         Ok((holder, queues))
     }
 
@@ -261,6 +274,7 @@ impl Holder {
                     self.check(requests);
                 }
                 Some(inbound) = queues.pulls.recv(), if self.pulling < PULLS => self.pull(inbound),
+                Some(inbound) = queues.audits.recv(), if self.accounting < ACCOUNTS => self.account_for(inbound),
                 _ = sweep.tick() => self.sweep_due = true,
             }
         }
@@ -362,7 +376,7 @@ impl Holder {
             let why = Refusal::Rate(rate.err().unwrap_or_default());
             self.refuse(why, raw.items.len());
             let answers = vec![Err(why); raw.items.len()];
-            inbound.respond(wire::deposited(&answers, |stored| proof::sign(&self.identity, &self.stored, stored)));
+            self.answer(inbound, &raw.owner, &answers);
         }
         if requests.is_empty() {
             return;
@@ -421,6 +435,7 @@ impl Holder {
                     }
                 }
             }
+            Ok(Done::Accounted) => self.accounting -= 1,
             Ok(Done::Hinted(owner, told)) => {
                 self.hinting -= 1;
                 if !told {
@@ -450,9 +465,9 @@ impl Holder {
             self.metrics.acked.inc_by(turn.acked);
             self.metrics.expired.inc_by(turn.expired);
         }
-        for (inbound, planned) in turn.deposits {
+        for (inbound, owner, planned) in turn.deposits {
             let answers: Vec<_> = planned.into_iter().map(|planned| self.settle(planned, failed)).collect();
-            inbound.respond(wire::deposited(&answers, |stored| proof::sign(&self.identity, &self.stored, stored)));
+            self.answer(inbound, &owner, &answers);
         }
         for (inbound, answer) in turn.desk {
             inbound.respond(wire::desk_answer(answer.and(failed.map_or(Ok(()), Err))));
@@ -468,6 +483,12 @@ impl Holder {
         for reply in turn.sweepers {
             let _ = reply.send(());
         }
+    }
+
+    /// Signs for what is stored.
+    fn answer(&self, inbound: rpc::Inbound<Deposit>, owner: &PeerId, answers: &[Result<StoredReceipt, Refusal>]) {
+        let sign = |stored: &[StoredReceipt]| proof::sign(&self.identity, &self.stored, owner, stored);
+        inbound.respond(wire::deposited(answers, sign));
     }
 
     fn settle(&self, planned: Planned, failed: Option<Refusal>) -> Result<StoredReceipt, Refusal> {

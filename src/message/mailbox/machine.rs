@@ -372,7 +372,8 @@ impl Machine {
             grant: grant.id,
             len,
             stored_at: now,
-            expires_at: now.plus(Duration::from_secs(u64::from(offer.ttl_s))),
+            // A promise does not outlive the grant that it is made under.
+            expires_at: now.plus(Duration::from_secs(u64::from(offer.ttl_s))).min(grant.not_after.plus(DRAIN)),
             withdraw: offer.withdraw,
             who,
         };

@@ -32,6 +32,18 @@ pub struct Metrics {
     pub receipts_out: Counter,
     /// Receipts that came on their own.
     pub receipts_in: Counter,
+    /// Claims that we made: what friends of recipients signed.
+    pub claims_out: Counter,
+    /// Claims about friends of ours.
+    pub claims_in: Counter,
+    /// Claims of what a friend did not sign.
+    pub forged_claims: Counter,
+    /// Checked promises that friends kept.
+    pub promises_kept: Counter,
+    /// Promises that friends broke.
+    pub promises_broken: Counter,
+    /// Promises that friends did not account for.
+    pub promises_refused: Counter,
 }
 
 impl Metrics {
@@ -49,6 +61,12 @@ impl Metrics {
         r.register("bad_pages", "Malformed or forged answers of friends", metrics.bad_pages.clone());
         r.register("receipts_out", "Receipts sent on their own", metrics.receipts_out.clone());
         r.register("receipts_in", "Receipts that came on their own", metrics.receipts_in.clone());
+        r.register("claims_out", "Claims made about friends of recipients", metrics.claims_out.clone());
+        r.register("claims_in", "Claims about friends of this node", metrics.claims_in.clone());
+        r.register("forged_claims", "Claims of what a friend did not sign", metrics.forged_claims.clone());
+        r.register("promises_kept", "Checked promises that friends kept", metrics.promises_kept.clone());
+        r.register("promises_broken", "Promises that friends broke", metrics.promises_broken.clone());
+        r.register("promises_refused", "Promises not accounted for", metrics.promises_refused.clone());
         metrics
     }
 }

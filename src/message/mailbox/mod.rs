@@ -21,7 +21,8 @@
 //!   go through the receiver like parts of a peer, so a message is delivered once over any number of holders and direct tries.
 //! * **Receipts** for the sender are durable before the message is acknowledged to a friend, and are brought when the sender is
 //!   reached. Its outbox takes one exactly like one in a deliver answer.
-//! * **Numbers** of a queue have no gap and go on over renewed grants: together with receipts they show when a holder lost something.
+//! * **Numbers** of a queue have no gap and go on over renewed grants: a receipt's number says where the part must be found.
+//! * **Evidence.** A friend that signed for a part and lost it is found out and proven wrong: [`evidence`].
 //! * **What is deposited** are the sealed parts of `envelope.rs`; a message of several parts is several deposits.
 //!
 //! # Differences from the spec
@@ -47,6 +48,7 @@ mod collect;
 mod collector;
 mod courier;
 mod depositor;
+pub mod evidence;
 mod grant;
 mod handle;
 mod holder;

@@ -3,8 +3,11 @@
 //! ```text
 //!  deposit key signs  "vos-deposit/1/<network>" | grant id | message id | ttl in s (4) | withdraw hash
 //!  work               leading zero bits of BLAKE3("vos-work/1" | grant id | message id | nonce (8))
-//!  holder signs       entries: grant id | message id | stored_at | expires_at | queue number | duplicate   (vos-stored/1)
+//!  holder signs       "vos-stored/1/<network>" | owner | entries:
+//!                     grant id | message id | stored_at | expires_at | queue number | duplicate | withdraw hash
 //! ```
+//! A stored receipt names the owner, so that it proves nothing about another one's mailbox with the same grant id, and the withdraw hash,
+//! so that a holder whose depositor took a part back can show the preimage to anybody who has the receipt.
 
 use bytes::Bytes;
 
@@ -15,7 +18,7 @@ use crate::{
 };
 
 /// Bytes of one entry of a stored receipt.
-pub(super) const ENTRY: usize = 16 + 32 + 8 + 8 + 8 + 1;
+pub(super) const ENTRY: usize = 16 + 32 + 8 + 8 + 8 + 1 + 32;
 
 /// The purpose of deposit signatures.
 pub(super) fn deposit_purpose(network: &NetworkId) -> Purpose {
@@ -63,6 +66,8 @@ pub struct StoredReceipt {
     pub queue_seq: u64,
     /// It was there before.
     pub duplicate: bool,
+    /// The hash of the secret that takes it back: of the first deposit, when this one is a repetition.
+    pub withdraw: Hash,
 }
 
 impl StoredReceipt {
@@ -74,6 +79,7 @@ impl StoredReceipt {
             expires_at: stored.expires_at,
             queue_seq: stored.seq,
             duplicate,
+            withdraw: stored.withdraw,
         }
     }
 }
@@ -87,8 +93,18 @@ pub struct SignedReceipts {
     pub signature: Bytes,
 }
 
-/// Signs a list.
-pub(super) fn sign(identity: &Identity, purpose: &Purpose, receipts: &[StoredReceipt]) -> SignedReceipts {
+/// What is signed over entries for an owner.
+fn text(owner: &PeerId, entries: &[u8]) -> Vec<u8> {
+    [owner.to_bytes().as_slice(), entries].concat()
+}
+
+/// Signs a list of parts for one owner.
+pub(super) fn sign(
+    identity: &Identity,
+    purpose: &Purpose,
+    owner: &PeerId,
+    receipts: &[StoredReceipt],
+) -> SignedReceipts {
     let mut entries = Vec::with_capacity(receipts.len() * ENTRY);
     for r in receipts {
         entries.extend_from_slice(&r.grant.0);
@@ -97,14 +113,15 @@ pub(super) fn sign(identity: &Identity, purpose: &Purpose, receipts: &[StoredRec
             entries.extend_from_slice(&number.to_be_bytes());
         }
         entries.push(u8::from(r.duplicate));
+        entries.extend_from_slice(&r.withdraw.0);
     }
-    let signature = identity.sign(purpose, &entries).into();
+    let signature = identity.sign(purpose, &text(owner, &entries)).into();
     SignedReceipts { entries: entries.into(), signature }
 }
 
-/// The list, when `holder` signed it; `None` when it did not, or the list is malformed or longer than `limit` entries.
+/// The list, when `holder` signed it for `owner`; `None` when it did not, or the list is malformed or longer than `limit` entries.
 pub(super) fn verify(
-    holder: &PeerId,
+    (holder, owner): (&PeerId, &PeerId),
     purpose: &Purpose,
     signed: &SignedReceipts,
     limit: usize,
@@ -113,19 +130,31 @@ pub(super) fn verify(
     if !rest.is_empty() || chunks.is_empty() || chunks.len() > limit {
         return None;
     }
-    if !identity::verify(holder, purpose, &signed.entries, &signed.signature) {
+    if !identity::verify(holder, purpose, &text(owner, &signed.entries), &signed.signature) {
         return None;
     }
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-    let read = |entry: &[u8; ENTRY]| {
-        Some(StoredReceipt {
-            grant: GrantId::from_slice(&entry[..16])?,
-            id: MessageId::from_slice(&entry[16..48])?,
-            stored_at: UnixMillis(number(&entry[48..56])?),
-            expires_at: UnixMillis(number(&entry[56..64])?),
-            queue_seq: number(&entry[64..72])?,
-            duplicate: entry[72] != 0,
-        })
-    };
     chunks.iter().map(read).collect()
+}
+
+/// One entry.
+fn read(entry: &[u8; ENTRY]) -> Option<StoredReceipt> {
+    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+    Some(StoredReceipt {
+        grant: GrantId::from_slice(&entry[..16])?,
+        id: MessageId::from_slice(&entry[16..48])?,
+        stored_at: UnixMillis(number(&entry[48..56])?),
+        expires_at: UnixMillis(number(&entry[56..64])?),
+        queue_seq: number(&entry[64..72])?,
+        duplicate: entry[72] != 0,
+        withdraw: Hash(entry[73..].try_into().ok()?),
+    })
+}
+
+impl SignedReceipts {
+    /// The entries, not verified; empty when they are malformed.
+    pub(super) fn read(&self) -> Vec<StoredReceipt> {
+        let (chunks, rest) = self.entries.as_chunks::<ENTRY>();
+        let all = chunks.iter().map(read).collect::<Option<Vec<_>>>();
+        all.filter(|_| rest.is_empty()).unwrap_or_default()
+    }
 }

@@ -12,12 +12,14 @@ use super::{
     collect::{self, Collect},
     courier::{self, Courier},
     depositor::Depositor,
+    evidence::{self, Audit, Auditor, Claim, Claimant, Served, Tokens},
     holder::{self, Holder, Queues},
+    proof,
     store::Tables,
     wire::{Deposit, Desk, Hint, Pull, Receipts},
 };
 use crate::{
-    message::{friend::Config, sender, shared::Shared, wire::Deliver},
+    message::{friend::Config, leaving::Leaver, sender, shared::Shared, wire::Deliver},
     net::{
         PeerEvent,
         rpc::{Client, Inbound, Protocols, Wire},
@@ -41,6 +43,8 @@ pub struct Ends {
     pub(in crate::message) desk: End<Desk>,
     pub(in crate::message) hint: End<Hint>,
     pub(in crate::message) receipts: End<Receipts>,
+    pub(in crate::message) audit: End<Audit>,
+    pub(in crate::message) claim: End<Claim>,
 }
 
 impl Ends {
@@ -55,6 +59,8 @@ impl Ends {
             desk: end(protocols),
             hint: end(protocols),
             receipts: end(protocols),
+            audit: end(protocols),
+            claim: end(protocols),
         }
     }
 }
@@ -75,10 +81,12 @@ pub(in crate::message) struct Service {
     holder: (Holder, Queues),
     collect: Collect,
     courier: Courier,
+    auditor: Auditor,
     commands: mpsc::Receiver<collect::Command>,
     hints: mpsc::Receiver<Inbound<Hint>>,
     receipts: mpsc::Receiver<Inbound<Receipts>>,
     owe: mpsc::Receiver<courier::Owe>,
+    claims: mpsc::Receiver<Inbound<Claim>>,
     peers: broadcast::Receiver<PeerEvent>,
 }
 
@@ -95,7 +103,7 @@ impl Service {
         deps: Deps,
     ) -> Result<(Self, Handle, mpsc::Receiver<Inbound<Deliver>>), StoreError> {
         let Deps { shared, network, metrics, peers, ends, sender } = deps;
-        let Ends { deposit, pull, desk, hint, receipts } = ends;
+        let Ends { deposit, pull, desk, hint, receipts, audit, claim } = ends;
         let tables = Tables { store: shared.tables.store.clone() };
         let (holder_commands, commands) = mpsc::channel(holder::QUEUE);
         let holder = Holder::load(
@@ -111,6 +119,7 @@ impl Service {
                 pulls: pull.1,
                 desk: desk.1,
                 hints: hint.0,
+                audits: audit.1,
                 commands,
             },
         )?;
@@ -125,23 +134,49 @@ impl Service {
             sender,
         })?;
         let (pull, desk) = (pull.0, desk.0);
+        let (tokens, served) = (Tokens::new(&shared.identity, &network), Served::default());
+        let (judged, friends) = evidence::Handle::new(shared.local, &network, shared.tables.store.clone());
+        let auditor = Auditor::load(evidence::Deps {
+            shared: shared.clone(),
+            metrics: metrics.clone(),
+            audits: audit.0,
+            pulls: pull.clone(),
+            tokens: tokens.clone(),
+            served: served.clone(),
+            friends,
+            stored: proof::stored_purpose(&network),
+            account: evidence::purpose(&network),
+        })?;
         let handle = Handle {
             holder: holder_commands,
             collect: collect_commands,
             desk: desk.clone(),
             depositor: Depositor::new(&network, deposit.0, desk.clone()),
+            evidence: judged,
+            claims: (claim.0, metrics.clone()),
         };
-        let deps = collect::Deps { shared, network, metrics, pull, desk, door, courier: owed };
+        let deps = collect::Deps { shared, network, metrics, pull, desk, tokens, served, door, courier: owed };
         let collect = Collect::new(Duration::from_secs(config.poll_s), deps);
-        let (hints, receipts) = (hint.1, receipts.1);
-        Ok((Self { holder, collect, courier, commands, hints, receipts, owe, peers }, handle, collected))
+        let (hints, receipts, claims) = (hint.1, receipts.1, claim.1);
+        let service = Self { holder, collect, courier, auditor, commands, hints, receipts, owe, claims, peers };
+        Ok((service, handle, collected))
     }
 
     /// Runs its parts among the message service's.
     pub(in crate::message) fn spawn(self, tasks: &mut JoinSet<()>, stop: &Stop) {
-        let Self { holder: (holder, queues), collect, courier, commands, hints, receipts, owe, peers } = self;
+        let Self { holder: (holder, queues), collect, courier, auditor, commands, hints, receipts, owe, claims, peers } =
+            self;
         tasks.spawn(holder.run(queues, stop.clone()));
         tasks.spawn(collect.run(commands, hints, peers.resubscribe(), stop.clone()));
         tasks.spawn(courier.run(owe, receipts, peers, stop.clone()));
+        tasks.spawn(auditor.run(claims, stop.clone()));
+    }
+}
+
+impl Handle {
+    /// The actor that settles what friends of recipients signed. Blocks while it reads.
+    pub(in crate::message) fn claimant(&self, shared: Arc<Shared>, leaver: Leaver) -> Result<Claimant, StoreError> {
+        let (client, metrics) = self.claims.clone();
+        Claimant::load(shared, metrics, client, leaver)
     }
 }

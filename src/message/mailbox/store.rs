@@ -5,7 +5,7 @@
 //! | mailbox | `g` owner | grants |
 //! | mailbox | `n` owner | last queue number, tombstones |
 //! | mailbox | `q` owner seq | header of a held part |
-//! | mailbox | `i` owner id | held: 1, seq; gone: 2, until |
+//! | mailbox | `i` owner id | held: 1, seq; gone: 2, until, how (1), secret (32) |
 //! | mailbox | `x` expires_at owner seq | held parts by end |
 //! | mailbox | `d` owner until id | tombstones by end |
 //! | mailbox | `c` owner key | a contact's deposit key |
@@ -18,9 +18,10 @@ use std::ops::Bound;
 use bytes::{BufMut, Bytes};
 
 use super::{
+    evidence::Fate,
     grant::Grant,
     machine::{Contact, Known, Machine, Queue, Stored, TOMBSTONES},
-    wire::{self, Page, PulledItem, array, get_who, put_who},
+    wire::{self, Page, PulledItem, Token, array, get_who, put_who},
 };
 use crate::{
     primitives::{GrantId, Hash, MessageId, PeerId, UnixMillis},
@@ -29,6 +30,17 @@ use crate::{
 
 const HELD: u8 = 1;
 const GONE: u8 = 2;
+
+/// How a part left a tombstone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gone {
+    /// It was held, and its owner acknowledged it with this token.
+    Acked(Token),
+    /// Its depositor took it back with this preimage.
+    Withdrawn([u8; 32]),
+    /// Its owner acknowledged it, and it was not held.
+    Never,
+}
 
 fn key(prefix: u8, owner: &PeerId, rest: &[u8]) -> Vec<u8> {
     let owner = owner.to_bytes();
@@ -120,7 +132,8 @@ impl Tables {
     /// What is known of a message.
     pub(super) fn known(&self, owner: &PeerId, id: &MessageId) -> Result<Option<Known>, StoreError> {
         let Some(value) = self.store.get(Family::Mailbox, &key(b'i', owner, &id.0))? else { return Ok(None) };
-        let Some((kind, n)) = value.split_first().and_then(|(kind, n)| Some((*kind, number(n)?))) else {
+        let Some((kind, n)) = value.split_first().and_then(|(kind, rest)| Some((*kind, number(rest.get(..8)?)?)))
+        else {
             return Ok(None);
         };
         if kind == GONE {
@@ -150,8 +163,26 @@ impl Tables {
         batch.delete(Family::Mailbox, expiry_key(stored.expires_at, owner, stored.seq));
     }
 
-    pub(super) fn put_tombstone(batch: &mut Batch, owner: &PeerId, id: &MessageId, until: UnixMillis) {
-        let index = [&[GONE], &until.0.to_be_bytes()[..]].concat();
+    /// What became of a part; `None`: nothing is known of it.
+    pub(super) fn fate(&self, owner: &PeerId, id: &MessageId) -> Result<Option<Fate>, StoreError> {
+        // One entry says it all: what goes while we look is either held or gone.
+        let Some(value) = self.store.get(Family::Mailbox, &key(b'i', owner, &id.0))? else { return Ok(None) };
+        Ok(match (value.first(), value.get(9), value.get(10..).and_then(|secret| secret.try_into().ok())) {
+            (Some(&HELD), ..) => Some(Fate::Held),
+            (Some(&GONE), Some(1), Some(token)) => Some(Fate::Acked(token)),
+            (Some(&GONE), Some(2), Some(preimage)) => Some(Fate::Withdrawn(preimage)),
+            (Some(&GONE), ..) => Some(Fate::Never),
+            _ => None,
+        })
+    }
+
+    pub(super) fn put_tombstone(batch: &mut Batch, owner: &PeerId, id: &MessageId, until: UnixMillis, how: Gone) {
+        let (how, secret) = match how {
+            Gone::Acked(token) => (1, token),
+            Gone::Withdrawn(preimage) => (2, preimage),
+            Gone::Never => (3, [0; 32]),
+        };
+        let index = [&[GONE], &until.0.to_be_bytes()[..], &[how], &secret].concat();
         batch.put(Family::Mailbox, key(b'i', owner, &id.0), index);
         batch.put(Family::Mailbox, key(b'd', owner, &[&until.0.to_be_bytes()[..], &id.0].concat()), []);
     }

@@ -9,7 +9,7 @@ use super::{
     holder::{Checked, Done, Holder, Planned, Turn},
     machine::{GrantError, Known, Machine, Stored, Verdict, Who},
     refusal::Refusal,
-    store::Tables,
+    store::{Gone, Tables},
     wire::{self, DeskWork},
 };
 use crate::{
@@ -124,7 +124,7 @@ impl Holder {
                 }
             });
         }
-        turn.deposits.push((inbound, planned));
+        turn.deposits.push((inbound, owner, planned));
     }
 
     fn put_contact(&self, batch: &mut Batch, owner: &PeerId, stored: &Stored) {
@@ -158,7 +158,7 @@ impl Holder {
         let Some((owner, id, preimage)) = &work.withdraw else { return Ok(()) };
         let known = self.known(owner, id)?;
         if Machine::may_withdraw(known, preimage) {
-            self.gone(now, owner, *id, known, batch, turn);
+            self.gone(now, owner, (*id, known, Gone::Withdrawn(*preimage)), batch, turn);
         }
         Ok(())
     }
@@ -180,9 +180,10 @@ impl Holder {
         if let Err(why) = self.machine.may_pull(&owner, now) {
             return Ok(Err(why));
         }
-        for id in acked {
+        for (id, token) in acked {
             let known = self.known(&owner, &id)?;
-            turn.acked += u64::from(self.gone(now, &owner, id, known, batch, turn));
+            let how = if matches!(known, Some(Known::Held(_))) { Gone::Acked(token) } else { Gone::Never };
+            turn.acked += u64::from(self.gone(now, &owner, (id, known, how), batch, turn));
         }
         self.machine.revoke(&owner, &revoked);
         revoked.iter().for_each(|key| Tables::drop_contact(batch, &owner, key));
@@ -203,8 +204,7 @@ impl Holder {
         &mut self,
         now: UnixMillis,
         owner: &PeerId,
-        id: MessageId,
-        known: Option<Known>,
+        (id, known, how): (MessageId, Option<Known>, Gone),
         batch: &mut Batch,
         turn: &mut Turn,
     ) -> bool {
@@ -213,7 +213,7 @@ impl Holder {
         if let Some(Known::Held(stored)) = known {
             Tables::drop_item(batch, owner, &stored);
         }
-        Tables::put_tombstone(batch, owner, &id, until);
+        Tables::put_tombstone(batch, owner, &id, until, how);
         turn.touched.insert(*owner);
         held
     }

@@ -36,8 +36,12 @@ pub(super) const PULL_BYTES: usize = 4 * (MAX_PART + PULL_HEAD);
 /// Items of one pull: as many 1 KiB messages as there is room for.
 pub(super) const PULL_ITEMS: usize = 1024;
 const PULL_HEAD: usize = 8 + 8 + 8 + 32 + 4;
+/// Shows that the owner acknowledged a part: only it can make one.
+pub(super) type Token = [u8; 32];
+
 /// Ids or keys in one request to the desk.
 pub(super) const DESK_ITEMS: usize = 256;
+const ACK: usize = 32 + 32;
 const CONTACT: usize = 32 + 4 + 8;
 const MARKER: usize = 33 + 1 + 8 + 8;
 
@@ -80,8 +84,8 @@ pub struct Desk;
 
 impl rpc::Wire for Desk {
     const NAME: &'static str = "mailbox/desk/1";
-    /// 256 entries of each kind, the largest (contacts) of 44 bytes, markers; owner, withdrawal, tags.
-    const MAX_REQUEST: usize = DESK_ITEMS * (32 + 32 + CONTACT) + super::machine::MARKERS * MARKER + 256;
+    /// 256 entries of each kind: acks with their tokens, contacts, keys; markers; owner, withdrawal, tags.
+    const MAX_REQUEST: usize = DESK_ITEMS * (ACK + 32 + CONTACT) + super::machine::MARKERS * MARKER + 256;
     const MAX_RESPONSE: usize = 32;
     const TIMEOUT: Duration = Duration::from_secs(30);
     const QUEUE: usize = 256;
@@ -265,7 +269,7 @@ pub(super) fn read_deposited(
         return Some((refused.collect(), None));
     }
     let signed = SignedReceipts { entries: receipts, signature };
-    let mut receipts = proof::verify(holder, purpose, &signed, DEPOSIT_ITEMS)?.into_iter();
+    let mut receipts = proof::verify((holder, &asked.owner), purpose, &signed, DEPOSIT_ITEMS)?.into_iter();
     let mut answers = Vec::with_capacity(codes.len());
     for ((item, code), number) in asked.items.iter().zip(codes).zip(numbers) {
         answers.push(match code {
@@ -304,6 +308,11 @@ pub(super) struct Page {
 /// A pull from `after` on.
 pub(super) fn pull(after: u64) -> proto::Pull {
     proto::Pull { after, max_bytes: PULL_BYTES as u32, max_items: PULL_ITEMS as u32 }
+}
+
+/// The next part after `after`, whatever its size.
+pub(super) fn pull_one(after: u64) -> proto::Pull {
+    proto::Pull { after, max_bytes: 1, max_items: 1 }
 }
 
 /// From where, and up to how many bytes and items.
@@ -394,7 +403,8 @@ fn markers_from_bytes(mut bytes: Bytes) -> Option<Vec<(MarkerKey, Marker)>> {
 /// What an owner or depositor wants done at the desk.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct DeskWork {
-    pub(super) acked: Vec<MessageId>,
+    /// With the owner's token for each, see `evidence`.
+    pub(super) acked: Vec<(MessageId, Token)>,
     /// Key, messages, bytes a day.
     pub(super) contacts: Vec<([u8; 32], u32, u64)>,
     pub(super) revoked: Vec<[u8; 32]>,
@@ -416,7 +426,7 @@ pub(super) fn desk(work: &DeskWork) -> proto::Desk {
         .map(|(owner, id, preimage)| (Bytes::from([&id.0[..], preimage].concat()), Bytes::from(owner.to_bytes())));
     let (withdraw, owner) = withdraw.unwrap_or_default();
     proto::Desk {
-        acked: work.acked.iter().flat_map(|id| id.0).collect::<Vec<u8>>().into(),
+        acked: work.acked.iter().flat_map(|(id, token)| [id.0, *token]).flatten().collect::<Vec<u8>>().into(),
         contacts: contacts.into(),
         revoked: work.revoked.iter().flatten().copied().collect::<Vec<u8>>().into(),
         seen: markers_to_bytes(&work.seen).into(),
@@ -431,6 +441,11 @@ pub(super) fn read_desk(request: proto::Desk) -> Option<DeskWork> {
         let (chunks, rest) = bytes.as_chunks::<32>();
         (rest.is_empty() && chunks.len() <= DESK_ITEMS).then(|| chunks.to_vec())
     };
+    let (pairs, rest) = request.acked.as_chunks::<ACK>();
+    if !rest.is_empty() || pairs.len() > DESK_ITEMS {
+        return None;
+    }
+    let acked = pairs.iter().filter_map(|pair| Some((MessageId(*pair.first_chunk()?), *pair.last_chunk()?))).collect();
     let mut contacts = Vec::new();
     let mut rest = request.contacts;
     while !rest.is_empty() {
@@ -449,7 +464,7 @@ pub(super) fn read_desk(request: proto::Desk) -> Option<DeskWork> {
         Some((PeerId::from_bytes(&request.owner).ok()?, id, preimage))
     };
     Some(DeskWork {
-        acked: keys(&request.acked)?.into_iter().map(MessageId).collect(),
+        acked,
         contacts,
         revoked: keys(&request.revoked)?,
         seen: markers_from_bytes(request.seen)?,

@@ -6,14 +6,15 @@
 //!       └─┘ retries go on                              └──────┘ too large, has it already: not this message, not there
 //! ```
 //! A recipient that answers is not away any more: nothing more is left for it. What its friends hold stays theirs until its
-//! receipt comes; when that comes by a direct try, they are told that they need not keep it.
+//! receipt comes; what they signed is settled then (`mailbox::evidence`), and after a direct try they are told that they need not
+//! keep it.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{BATCH_BYTES, FIRST_RETRY, Item, Left, Now, Outbox, Output};
 use crate::{
     message::{
-        mailbox::{Refusal, StoredReceipt},
+        mailbox::{Refusal, StoredReceipt, evidence::Settle},
         outbox::Due,
     },
     primitives::{Hash, MessageId, PeerId, UnixMillis},
@@ -297,7 +298,7 @@ impl Outbox {
         let holder = friend.peer;
         let Some(entry) = self.entries.get_mut(&seq) else {
             // It has ended meanwhile.
-            self.outputs.push_back(Output::Withdraw { owner, holder, ids: vec![receipt.id] });
+            self.outputs.push_back(Output::Settle { seq, owner, settle: Settle::TAKEN_BACK });
             return;
         };
         if entry.header.sealing() != id || entry.resealing {
@@ -343,20 +344,11 @@ impl Outbox {
         }
     }
 
-    /// The recipient has a message, or is not to get it: its friends need not keep it.
-    pub(super) fn take_back(&mut self, seq: u64) {
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
-        let owner = entry.header.to;
-        let mut signed = std::mem::take(&mut entry.leaving.signed);
-        // Left in an earlier run: of several parts only the first one's id is known; the others stay until their time is over
-        // or the owner has collected them.
-        for left in entry.header.left.iter().filter(|l| l.at.0 > 0) {
-            if signed.iter().all(|(peer, _)| *peer != left.holder) {
-                signed.push((left.holder, vec![left.id]));
-            }
-        }
-        for (holder, ids) in signed.into_iter().filter(|(_, ids)| !ids.is_empty()) {
-            self.outputs.push_back(Output::Withdraw { owner, holder, ids });
+    /// A message ends: what friends signed for it, if any did, is to be settled.
+    pub(super) fn settle(&mut self, seq: u64, settle: Settle) {
+        let Some(entry) = self.entries.get(&seq) else { return };
+        if !entry.leaving.signed.is_empty() || entry.header.left.iter().any(|left| left.at.0 > 0) {
+            self.outputs.push_back(Output::Settle { seq, owner: entry.header.to, settle });
         }
     }
 

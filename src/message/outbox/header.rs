@@ -74,9 +74,19 @@ impl Header {
             queued_at: self.queued_at,
             expires_at: self.expires_at,
             holders: if there { vec![self.to] } else { self.holders() },
+            refused: self.refused(),
             history: self.history.clone(),
             last_error: self.last_error.clone(),
         }
+    }
+
+    /// Friends that did not take a message that is still to be delivered, and why.
+    fn refused(&self) -> Vec<(PeerId, String)> {
+        if is_end(self.state) {
+            return Vec::new();
+        }
+        let refused = self.left.iter().filter(|left| !left.refused.is_empty());
+        refused.map(|left| (left.holder, left.refused.clone())).collect()
     }
 
     /// Friends that have signed for all parts of a message that is still to be delivered.

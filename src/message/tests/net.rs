@@ -45,6 +45,8 @@ pub(super) struct Mail {
     pub(super) desk: rpc::Loopback<mailbox::Desk>,
     pub(super) hint: rpc::Loopback<mailbox::Hint>,
     pub(super) receipts: rpc::Loopback<mailbox::Receipts>,
+    pub(super) audit: rpc::Loopback<mailbox::evidence::Audit>,
+    pub(super) claim: rpc::Loopback<mailbox::evidence::Claim>,
 }
 
 impl Mail {
@@ -55,6 +57,8 @@ impl Mail {
             desk: self.desk.join(node),
             hint: self.hint.join(node),
             receipts: self.receipts.join(node),
+            audit: self.audit.join(node),
+            claim: self.claim.join(node),
         }
     }
 
@@ -64,6 +68,8 @@ impl Mail {
         self.desk.set_online(node, online);
         self.hint.set_online(node, online);
         self.receipts.set_online(node, online);
+        self.audit.set_online(node, online);
+        self.claim.set_online(node, online);
     }
 }
 

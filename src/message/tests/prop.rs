@@ -191,6 +191,7 @@ proptest! {
                                 expires_at: now.wall.plus(Duration::from_secs(u64::from(code) * 100)),
                                 queue_seq: 1,
                                 duplicate: false,
+                                withdraw: Hash([2; 32]),
                             }),
                             3 => Err(Refusal::TooLarge(1)),
                             _ => Err(Refusal::QuotaOwner),
@@ -199,7 +200,7 @@ proptest! {
                         let answers = items.iter().map(answer).collect();
                         outbox.deposited(now, flight, if lost { Err("lost".into()) } else { Ok(answers) });
                     }
-                    Output::Withdraw { .. } | Output::NoReceipt(_) => {}
+                    Output::Settle { .. } | Output::NoReceipt(_) => {}
                 }
             }
         }

@@ -363,11 +363,9 @@ impl World {
                         self.later(500, Event::Deposit { from: (node, epoch), flight, owner, holder, parts });
                     }
                 }
-                Output::Withdraw { owner, holder, ids } => {
-                    let place = |peer| self.nodes.iter().position(|n| n.id == peer).unwrap();
-                    let (owner, holder) = (place(owner), place(holder));
-                    for id in ids {
-                        self.withdrawn += u64::from(self.nodes[holder].disk.mail.remove(&(owner, id)).is_some());
+                Output::Settle { seq, owner, settle } => {
+                    if settle.withdraw {
+                        self.take_back((node, seq), owner);
                     }
                 }
                 Output::NoReceipt(_) => panic!("recipients are honest here"),

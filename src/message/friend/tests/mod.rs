@@ -49,6 +49,14 @@ fn grant(owner: &Identity, friend: &Identity, epoch: u64) -> Grant {
     verifier().sign_acceptance(friend, offer, terms, START)
 }
 
+/// A grant of 90 days from a time on, for tests of what friends do with it.
+pub(in crate::message) fn agreed(owner: &Identity, friend: &Identity, grant_id: GrantId, from: UnixMillis) -> Grant {
+    let times = Wish { grant_id, not_before: from, not_after: from.plus(90 * DAY), ..wish(friend.address()) };
+    let offer = verifier().sign_offer(owner, Wish { epoch: from.0, ..times });
+    let terms = offer.terms;
+    verifier().sign_acceptance(friend, offer, terms, from)
+}
+
 fn request(friend: PeerId) -> Request {
     Request { friend, terms: Terms::default(), validity: 90 * DAY, priority: 0 }
 }

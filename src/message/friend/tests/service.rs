@@ -158,7 +158,7 @@ async fn an_offer_is_accepted_with_less_shown_on_both_sides_and_revoked() {
     b.online(false);
     assert!(c.handle.fetch(a.address(), b.address(), hash).await.is_ok(), "the owner has it, too");
     b.online(true);
-    b.handle.report(Side::HoldingFor, a.address(), Figure { used_bytes: Some(5), score: None });
+    b.handle.report(Side::HoldingFor, a.address(), Figure { used_bytes: Some(5), ..Figure::default() });
     assert_eq!(b.with(Side::HoldingFor, &a).await.unwrap().figure.used_bytes, Some(5));
     let ended = a.handle.revoke(b.to(), None, None).await.unwrap();
     assert_eq!((ended.state, ended.hold), (State::Revoked, Some(Hold::Draining { until: START.plus(7 * DAY) })));

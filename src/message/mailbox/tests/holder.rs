@@ -10,6 +10,7 @@ use tokio::{
 use super::{
     super::{
         Account, DepositError, Depositor, Metrics, Part, Place, Refusal, StoredReceipt,
+        evidence::Audit,
         grant::{DRAIN, Grant},
         holder::{self, Command, Holder, OwnerStats},
         machine::{GrantError, Limits, Machine, Offer, Proof, Verdict, Who},
@@ -41,6 +42,7 @@ struct Boards {
     pull: rpc::Loopback<Pull>,
     desk: rpc::Loopback<Desk>,
     hint: rpc::Loopback<Hint>,
+    audit: rpc::Loopback<Audit>,
 }
 
 struct Fixture {
@@ -95,6 +97,7 @@ impl Fixture {
             pulls: self.boards.pull.join(holder).1,
             desk: self.boards.desk.join(holder).1,
             hints: self.boards.hint.join(holder).0,
+            audits: self.boards.audit.join(holder).1,
             commands: queue,
         };
         let (holder, queues) = Holder::load(&self.config, deps).unwrap();
@@ -167,8 +170,14 @@ impl Fixture {
     }
 
     async fn ack(&self, owner: PeerId, ids: &[MessageId]) -> Result<(), Refusal> {
-        self.desk(owner, DeskWork { acked: ids.to_vec(), ..DeskWork::default() }).await
+        let acked = ids.iter().map(|id| (*id, token(id))).collect();
+        self.desk(owner, DeskWork { acked, ..DeskWork::default() }).await
     }
+}
+
+/// What the owner shows with an acknowledgement.
+fn token(id: &MessageId) -> [u8; 32] {
+    Hash::of(&id.0).0
 }
 
 fn part(n: u64) -> Part {
@@ -457,22 +466,24 @@ async fn only_the_holders_signature_counts() {
         expires_at: START,
         queue_seq: 1,
         duplicate: false,
+        withdraw: Hash([3; 32]),
     };
     let other = StoredReceipt { id: id(2), ..good };
     let wrong_grant = StoredReceipt { grant: GrantId([2; 16]), ..good };
     let purpose = proof::stored_purpose(&NetworkId::default());
     let foreign = proof::stored_purpose(&"other".parse().unwrap());
     let cases = [
-        (&liar, &purpose, good, false),
-        (&holder, &foreign, good, false),
-        (&holder, &purpose, other, false),
-        (&holder, &purpose, wrong_grant, false),
-        (&holder, &purpose, good, true),
+        (&liar, &purpose, owner, good, false),
+        (&holder, &foreign, owner, good, false),
+        (&holder, &purpose, me, good, false),
+        (&holder, &purpose, owner, other, false),
+        (&holder, &purpose, owner, wrong_grant, false),
+        (&holder, &purpose, owner, good, true),
     ];
-    for (signer, purpose, receipt, ok) in cases {
+    for (signer, purpose, of, receipt, ok) in cases {
         let answer = async {
             let request = inbound.recv().await.unwrap();
-            request.respond(wire::deposited(&[Ok(receipt)], |list| proof::sign(signer, purpose, list)));
+            request.respond(wire::deposited(&[Ok(receipt)], |list| proof::sign(signer, purpose, &of, list)));
         };
         let deposit = depositor.deposit(place, &Account::Work(0), vec![part(1)]);
         let (result, ()) = soon("answer", async { tokio::join!(deposit, answer) }).await;
@@ -550,9 +561,10 @@ fn the_largest_requests_and_answers_fit_their_limits() {
         expires_at: START,
         queue_seq: 1,
         duplicate: true,
+        withdraw: Hash([3; 32]),
     };
     let purpose = proof::stored_purpose(&NetworkId::default());
-    let sign = |list: &[StoredReceipt]| proof::sign(&Identity::generate(), &purpose, list);
+    let sign = |list: &[StoredReceipt]| proof::sign(&Identity::generate(), &purpose, &owner(), list);
     let answers = [Ok(receipt); 64];
     assert!(wire::deposited(&answers, sign).encoded_len() <= Deposit::MAX_RESPONSE);
     let refused = wire::deposited(&[Err(Refusal::Rate(u64::MAX)); 64], sign);
@@ -561,7 +573,7 @@ fn the_largest_requests_and_answers_fit_their_limits() {
     assert!(wire::pull(u64::MAX).encoded_len() <= Pull::MAX_REQUEST);
     let marker = ((super::super::Who::Open, 1), super::super::Marker { count: 1, first_at: START });
     let work = DeskWork {
-        acked: vec![id(1); wire::DESK_ITEMS],
+        acked: vec![(id(1), [2; 32]); wire::DESK_ITEMS],
         contacts: vec![([1; 32], 1, 1); wire::DESK_ITEMS],
         revoked: vec![[1; 32]; wire::DESK_ITEMS],
         seen: vec![marker; super::super::machine::MARKERS],

@@ -58,7 +58,7 @@ proptest! {
         }
         let signed = proof::SignedReceipts { entries: bytes.clone(), signature: bytes.clone() };
         let purpose = proof::stored_purpose(&NetworkId::default());
-        prop_assert!(proof::verify(&me.address(), &purpose, &signed, 64).is_none());
+        prop_assert!(proof::verify((&me.address(), &me.address()), &purpose, &signed, 64).is_none());
         let _ = decode_stored(1, &bytes);
         let _ = decode_contact(&bytes);
         let _ = wire::decode_grants(&bytes);

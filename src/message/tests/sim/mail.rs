@@ -35,12 +35,23 @@ impl World {
             } else {
                 let duplicate = disk.mail.insert((owner, id), (from.0, part)).is_some();
                 let (grant, expires_at) = (GrantId([1; 16]), now.plus(Duration::from_secs(86_400)));
-                let (stored_at, queue_seq) = (now, 1);
-                answers.push(Ok(StoredReceipt { id, grant, stored_at, expires_at, queue_seq, duplicate }));
+                let (stored_at, queue_seq, withdraw) = (now, 1, Hash([2; 32]));
+                answers.push(Ok(StoredReceipt { id, grant, stored_at, expires_at, queue_seq, duplicate, withdraw }));
             }
         }
         let answer = if self.fault(20) { Err("answer lost".into()) } else { Ok(answers) };
         self.later(200, Event::Deposited { node: from, flight, answer });
+    }
+
+    /// Friends need not keep a message any more.
+    pub(super) fn take_back(&mut self, (node, seq): (usize, u64), owner: PeerId) {
+        let owner = self.nodes.iter().position(|n| n.id == owner).unwrap();
+        let ours = |key: &(usize, MessageId), (from, part): &mut (usize, Part)| {
+            key.0 == owner && *from == node && part.1.seq == seq
+        };
+        for holder in &mut self.nodes {
+            self.withdrawn += holder.disk.mail.extract_if(.., ours).count() as u64;
+        }
     }
 
     /// An owner takes what one of its friends holds, through the same door as requests.
