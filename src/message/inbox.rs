@@ -28,6 +28,7 @@ use bytes::Bytes;
 use super::{
     envelope::{BodyId, Inner, parts_of},
     handle::Received,
+    order::Rank,
     wire::{Code, StoredMessage},
 };
 use crate::primitives::{MessageId, PeerId, StreamId, UnixMillis, limits::CLOCK_SKEW};
@@ -79,6 +80,7 @@ enum Have {
 #[derive(Clone, Debug)]
 pub(super) struct Assembly {
     pub(super) key: Key,
+    pub(super) rank: Rank,
     /// Its place in the body family.
     pub(super) slot: u64,
     pub(super) total: u64,
@@ -96,9 +98,10 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(key: Key, slot: u64, total: u64, body_id: BodyId) -> Self {
+    pub(super) fn new((key, rank): (Key, Rank), slot: u64, total: u64, body_id: BodyId) -> Self {
         Self {
             key,
+            rank,
             slot,
             total,
             body_id,
@@ -147,8 +150,11 @@ impl Assembly {
             bytes: self.total,
             read: false,
             file_name: self.file_name.clone(),
+            missing: 0,
+            late: false,
         };
-        Some(StoredMessage { received, slot: self.slot, parts: self.parts() })
+        let held = Some((self.key.stream, self.rank.number));
+        Some(StoredMessage { received, slot: self.slot, parts: self.parts(), held })
     }
 }
 
@@ -171,7 +177,7 @@ pub(super) enum Verdict {
     /// Delivered before: receipt it again.
     Again(MessageId, UnixMillis),
     /// A message of one part: store it with its marks, then [`Inbox::committed_whole`].
-    Whole { key: Key, message: Box<StoredMessage>, body: Bytes },
+    Whole { key: Key, rank: Rank, message: Box<StoredMessage>, body: Bytes },
     /// Clear what is `gone`, and store this part, after the assembly's header when that is given; then [`Inbox::committed_part`].
     Part {
         key: Key,
@@ -278,9 +284,12 @@ impl Inbox {
             bytes: inner.total,
             read: false,
             file_name: inner.file_name,
+            missing: 0,
+            late: false,
         };
-        let message = Box::new(StoredMessage { received, slot: self.slot(), parts: 1 });
-        Verdict::Whole { key, message, body: inner.body }
+        let held = Some((key.stream, inner.rank.number));
+        let message = Box::new(StoredMessage { received, slot: self.slot(), parts: 1, held });
+        Verdict::Whole { key, rank: inner.rank, message, body: inner.body }
     }
 
     fn check(&self, now: UnixMillis, inner: &Inner) -> Result<(), Code> {
@@ -314,7 +323,7 @@ impl Inbox {
                 let Some(idle) = idle.map(|a| a.key) else { return Verdict::Answer(code) };
                 gone = self.drop_assembly(&idle).map(Box::new);
             }
-            let mut assembly = Assembly::new(key, self.slot(), inner.total, inner.body_id);
+            let mut assembly = Assembly::new((key, inner.rank), self.slot(), inner.total, inner.body_id);
             assembly.sent_at = inner.sent_at;
             assembly.expires_at = inner.expires_at;
             assembly.file_name.clone_from(&inner.file_name);
@@ -322,7 +331,8 @@ impl Inbox {
             self.assemblies.insert(key, assembly);
         }
         let assembly = self.assemblies.get_mut(&key).expect("looked up or made above");
-        let same = assembly.total == inner.total
+        let same = assembly.rank == inner.rank
+            && assembly.total == inner.total
             && assembly.body_id == inner.body_id
             && assembly.sent_at == inner.sent_at
             && assembly.expires_at == inner.expires_at

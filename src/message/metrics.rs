@@ -18,6 +18,12 @@ pub struct Metrics {
     pub delivered: Counter,
     /// Messages completed in the inbox.
     pub received: Counter,
+    /// Messages shown while others of their sender before them were missing.
+    pub gaps: Counter,
+    /// Messages that came after later ones of their sender were shown.
+    pub late: Counter,
+    /// Questions to senders for missing messages.
+    pub asked: Counter,
     /// Parts received again.
     pub duplicates: Counter,
     /// Received parts answered with a refusal, by code.
@@ -46,6 +52,9 @@ impl Metrics {
         r.register("sent", "Messages queued for sending", metrics.sent.clone());
         r.register("delivered", "Outgoing messages whose signed receipt came", metrics.delivered.clone());
         r.register("received", "Messages completed in the inbox", metrics.received.clone());
+        r.register("gaps", "Messages shown while others before them were missing", metrics.gaps.clone());
+        r.register("late", "Messages that came after later ones were shown", metrics.late.clone());
+        r.register("asked", "Questions to senders for missing messages", metrics.asked.clone());
         r.register("duplicates", "Parts received again", metrics.duplicates.clone());
         r.register("refused", "Received parts answered with a refusal, by code", metrics.refused.clone());
         r.register("retries", "Requests that failed and are tried again", metrics.retries.clone());

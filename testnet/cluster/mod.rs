@@ -2,6 +2,7 @@
 
 mod hostile;
 mod map;
+mod order;
 mod raw;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};

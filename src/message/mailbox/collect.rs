@@ -9,7 +9,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -137,6 +137,7 @@ impl Collect {
         contacts.mark_changed();
         loop {
             self.carry_out();
+            self.deps.shared.collecting.store(self.machine.is_collecting(), Ordering::Relaxed);
             let wait = self.machine.next_due().map_or(LOOK, |at| at.saturating_sub(self.now()).min(LOOK));
             tokio::select! {
                 biased;
@@ -325,8 +326,8 @@ async fn bring_batch(deps: &Deps, friend: PeerId, batch: Vec<(usize, Bytes)>) ->
     let entries = receipt.and_then(|r| receipt::verify(&shared.local, &shared.receipts, &r, BATCH_PARTS));
     let mut owed = Vec::new();
     for (id, at) in entries.unwrap_or_default() {
-        match shared.tables.received(&id) {
-            Ok(Some((_, message))) => owed.push((message.received.from, id, at)),
+        match shared.tables.durable(&id) {
+            Ok(Some(message)) => owed.push((message.received.from, id, at)),
             // Removed by its reader already: a direct try of the sender gets the receipt.
             Ok(None) => {}
             Err(error) => {

@@ -26,7 +26,7 @@ fn grant() -> Grant {
 }
 
 /// The sealed parts of a message that `from` has queued.
-fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
+pub(super) fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
     let tables = &from.shared.tables;
     let seq = tables.seq_of(&id).unwrap().unwrap();
     let parts = tables.outgoing(seq).unwrap().unwrap().parts;
@@ -37,7 +37,7 @@ fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
     (0..parts).map(part).collect()
 }
 
-async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec<Part>) {
+pub(super) async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec<Part>) {
     let place = Place { holder: holder.address(), owner: owner.address(), grant: grant().id };
     let deposit = from.handle.mailbox().depositor().deposit(place, &WORK, parts);
     for answer in soon("deposit", deposit).await.unwrap().0 {
@@ -60,7 +60,7 @@ async fn held(holder: &Node, owner: &Node) -> u64 {
 }
 
 /// A sender and a recipient who never meet, and friends of the recipient who agreed.
-async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
+pub(super) async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
     let (a, b) = (Node::start(net).await, Node::start(net).await);
     let mut all = Vec::new();
     for _ in 0..friends {
@@ -72,7 +72,7 @@ async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
     (a, b, all)
 }
 
-async fn collect_from(b: &Node, friends: &[Node]) {
+pub(super) async fn collect_from(b: &Node, friends: &[Node]) {
     b.handle.mailbox().set_friends(friends.iter().map(Node::address).collect()).await.unwrap();
 }
 
