@@ -300,7 +300,9 @@ impl Order {
     /// When a stream is to be looked at again.
     fn plan(&mut self, now: Duration, lane: Lane) {
         let Some(stream) = self.streams.get_mut(&lane) else { return };
-        let due = stream.waits.first().map(|(came, _)| (*came + HOLD).max(now + LOOK.min(HOLD)));
+        let due = stream.waits.first().map(|(came, _)| *came + HOLD);
+        // Past it only while friends are asked.
+        let due = due.map(|due| if due > now { due } else { now + LOOK });
         // Not later than it was: those that came first are waited for no longer by what came after them.
         let due = due.map(|due| stream.due.map_or(due, |old| old.min(due)));
         if due != stream.due {
