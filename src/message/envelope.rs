@@ -67,9 +67,19 @@ pub(super) fn part_len(total: u64, index: u32) -> Option<usize> {
     usize::try_from((total - start).min(PART_BYTES as u64)).ok() // usize fits in u64
 }
 
+/// What a sealed part is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A message for the inbox.
+    Message,
+    /// Receipts of the sender for messages of the recipient, left with a friend: see `leaving/letters.rs`.
+    Receipt,
+}
+
 /// What is inside a sealed part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Inner {
+    pub(super) kind: Kind,
     pub(super) sender: PeerId,
     pub(super) recipient: PeerId,
     pub(super) stream: StreamId,

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Body, MessageError, Outgoing, SendState, Step,
-    envelope::{BodyId, Inner, Part, part_len, parts_of},
+    envelope::{BodyId, Inner, Kind, Part, part_len, parts_of},
     lanes::{self, Number},
     order::{Lane, Rank},
     outbox::Header,
@@ -280,6 +280,7 @@ type Accepted = Result<(Header, Option<Bytes>), MessageError>;
 
 fn inner_of(shared: &Shared, header: &Header, rank: Rank, job: &Job) -> Inner {
     Inner {
+        kind: Kind::Message,
         sender: shared.local,
         recipient: job.to,
         stream: header.stream,

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// Answers whose receipt was missing or not signed by the recipient.
     pub forged_receipts: Counter,
+    /// Lists of receipts that recipients left with our friends.
+    pub letters_in: Counter,
     /// Messages sealed again for another key.
     pub resealed: Counter,
     /// Bytes of sealed parts handed to other nodes, retries included.
@@ -59,6 +61,7 @@ impl Metrics {
         r.register("refused", "Received parts answered with a refusal, by code", metrics.refused.clone());
         r.register("retries", "Requests that failed and are tried again", metrics.retries.clone());
         r.register("forged_receipts", "Answers without a good receipt", metrics.forged_receipts.clone());
+        r.register("letters_in", "Lists of receipts collected from friends", metrics.letters_in.clone());
         r.register("resealed", "Messages sealed again for another key", metrics.resealed.clone());
         r.register("bytes_out", "Bytes of sealed parts handed to other nodes", metrics.bytes_out.clone());
         r.register("bytes_in", "Bytes of sealed parts received", metrics.bytes_in.clone());

@@ -24,6 +24,8 @@
 //!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.
 //! * **States** go forward only: queued → sent → stored → delivered, or expired, refused, cancelled. `Stored`: a friend that the
 //!   recipient chose ([`friend`]) holds all parts in its mailbox ([`mailbox`]) and signed for that. It never stands for `Delivered`.
+//! * **Receipts** come with the answer to a direct try; for what was collected from a friend the recipient brings them, or leaves them
+//!   with the sender's own friends while the sender stays away (`mailbox`): so two nodes that never meet can write to each other.
 //! * **Offline recipients.** When a direct try fails, all parts go to the best two friends that the recipient's record lists, in
 //!   parallel; one that does not answer or has no room pauses, and the next one takes its place. Direct tries go on. Friends take the
 //!   same sealed parts, under the same ids, and what is collected from them comes in by the same door as what peers deliver. Who holds

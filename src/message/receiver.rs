@@ -13,6 +13,7 @@
 //! A round is what waits at one time: several requests share one commit. What is shown goes into the batch of the message that it
 //! waited for; batches reach the disk in the order in which they were planned, so after a crash nothing is shown before its turn.
 
+mod letters;
 mod turns;
 
 use std::{
@@ -27,7 +28,7 @@ use tracing::{debug, error, warn};
 
 pub(super) use self::turns::Turns;
 use super::{
-    envelope::{Inner, part_id},
+    envelope::{Inner, Kind, part_id},
     inbox::{Inbox, Key, Progress, Verdict},
     order::{Lane, Numbers, Rank},
     receipt,
@@ -56,6 +57,8 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// A part as far as it got.
 #[derive(Debug)]
 enum Item {
+    /// Receipts for messages of ours that came by way of a friend, to be settled.
+    Letter(Box<Inner>),
     /// Opened, and to be planned.
     Open(MessageId, Box<Inner>),
     /// Being stored.
@@ -66,6 +69,15 @@ enum Item {
     Completing(Key),
     /// Done: what to answer, and what to receipt.
     Done(Code, Option<(MessageId, UnixMillis)>),
+}
+
+/// How requests came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// From a peer.
+    Direct,
+    /// From a friend's mailbox.
+    Collected,
 }
 
 /// Requests that go through together.
@@ -103,13 +115,12 @@ enum Done {
 async fn arrived(
     inbound: &mut mpsc::Receiver<Inbound<Deliver>>,
     collected: &mut mpsc::Receiver<Inbound<Deliver>>,
-) -> Vec<Inbound<Deliver>> {
+) -> (Vec<Inbound<Deliver>>, Way) {
     let mut requests = Vec::new();
     tokio::select! {
-        Some(request) = collected.recv() => requests.push(request),
-        _ = inbound.recv_many(&mut requests, ROUND) => {}
+        Some(request) = collected.recv() => (vec![request], Way::Collected),
+        _ = inbound.recv_many(&mut requests, ROUND) => (requests, Way::Direct),
     }
-    requests
 }
 
 pub(super) struct Receiver {
@@ -173,11 +184,11 @@ impl Receiver {
                 Some(asked) = self.asks.join_next(), if !self.asks.is_empty() => self.asked(asked).await,
                 () = tokio::time::sleep_until(turn) => self.take_turns().await,
                 _ = sweep.tick() => self.sweep(),
-                requests = arrived(&mut inbound, &mut collected), if may_open => {
+                (requests, way) = arrived(&mut inbound, &mut collected), if may_open => {
                     if requests.is_empty() {
                         break;
                     }
-                    self.open(requests);
+                    self.open(requests, way);
                 }
             }
         }
@@ -186,16 +197,19 @@ impl Receiver {
         }
     }
 
-    fn open(&mut self, requests: Vec<Inbound<Deliver>>) {
+    fn open(&mut self, requests: Vec<Inbound<Deliver>>, way: Way) {
         self.opening += 1;
         self.rounds += 1;
         let place = self.opened;
         self.opened += 1;
-        let shared = self.shared.clone();
+        let (shared, sender) = (self.shared.clone(), self.sender.clone());
         self.tasks.spawn(async move {
-            let opened = tokio::task::spawn_blocking(move || open_all(&shared, requests)).await;
+            let worker = shared.clone();
+            let opened = tokio::task::spawn_blocking(move || open_all(&worker, requests, way)).await;
             // A panic while opening drops the requests, which answers them `Busy`; the panic is reported here.
-            Done::Opened(place, opened.expect("opening does not panic"))
+            let mut round = opened.expect("opening does not panic");
+            letters::settle(&shared, &sender, &mut round).await;
+            Done::Opened(place, round)
         });
     }
 
@@ -336,7 +350,7 @@ impl Receiver {
                 }
                 // Found whole while planning: its parts are stored already.
                 Item::Completing(key) => completions.push(*key),
-                Item::Open(..) | Item::Done(..) => {}
+                Item::Letter(..) | Item::Open(..) | Item::Done(..) => {}
             }
         }
         if flush {
@@ -486,7 +500,7 @@ fn later(error: &StoreError) -> Code {
 }
 
 /// Ids, seen marks, decryption, signatures.
-fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
+fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round {
     let opener = shared.keys.opener();
     let mut round = Round::default();
     for request in requests {
@@ -510,7 +524,10 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
                 }
             }
             match shared.envelopes.open(&opener, part) {
-                Ok(inner) => Item::Open(id, Box::new(inner)),
+                Ok(inner) if inner.kind == Kind::Message => Item::Open(id, Box::new(inner)),
+                Ok(inner) if way == Way::Collected => Item::Letter(Box::new(inner)),
+                // Who is here brings receipts by their own protocol.
+                Ok(_) => Item::Done(Code::Bad, None),
                 Err(code) => Item::Done(code, None),
             }
         };

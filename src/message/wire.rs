@@ -9,7 +9,7 @@ use prost::{
 };
 
 use super::{
-    envelope::{BodyId, Inner, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
+    envelope::{BodyId, Inner, Kind, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
     handle::{Received, SendState, Step},
     inbox::{Assembly, Key},
     order::{Numbers, RANGES, Rank},
@@ -242,10 +242,15 @@ pub(super) fn answered(answer: proto::Answer, asked: usize) -> Option<(Vec<Code>
 }
 
 const KIND_INBOX: u32 = 1;
+const KIND_RECEIPT: u32 = 2;
 const WANT_RECEIPT: u32 = 1;
 
 pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
     let parts = inner.parts();
+    let (kind, want) = match inner.kind {
+        Kind::Message => (KIND_INBOX, WANT_RECEIPT),
+        Kind::Receipt => (KIND_RECEIPT, 0),
+    };
     proto::Inner {
         sender: inner.sender.to_bytes().into(),
         recipient: inner.recipient.to_bytes().into(),
@@ -254,9 +259,9 @@ pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
         prev_hash: Bytes::new(),
         sent_at: inner.sent_at.0,
         expires_at: inner.expires_at.0,
-        r#type: KIND_INBOX,
+        r#type: kind,
         body: inner.body.clone(),
-        want: WANT_RECEIPT,
+        want,
         reply_to: Bytes::new(),
         key_id: Bytes::copy_from_slice(&inner.key_id),
         file_name: inner.file_name.clone(),
@@ -272,7 +277,12 @@ pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
 pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
     let inner = proto::Inner::decode(bytes).map_err(|_| Code::Bad)?;
     let parts = parts_of(inner.total_bytes);
-    if inner.r#type != KIND_INBOX || inner.file_name.len() > MAX_FILE_NAME || inner.part_count != parts {
+    let kind = match inner.r#type {
+        KIND_INBOX => Kind::Message,
+        KIND_RECEIPT if parts == 1 && inner.file_name.is_empty() => Kind::Receipt,
+        _ => return Err(Code::Bad),
+    };
+    if inner.file_name.len() > MAX_FILE_NAME || inner.part_count != parts {
         return Err(Code::Bad);
     }
     if part_len(inner.total_bytes, inner.part_index).is_none() {
@@ -285,6 +295,7 @@ pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
         _ => BodyId::from_slice(&inner.body_id).ok_or(Code::Bad)?,
     };
     Ok(Inner {
+        kind,
         sender: PeerId::from_bytes(&inner.sender).map_err(|_| Code::Bad)?,
         recipient: PeerId::from_bytes(&inner.recipient).map_err(|_| Code::Bad)?,
         stream: StreamId::from_slice(&inner.stream_id).ok_or(Code::Bad)?,

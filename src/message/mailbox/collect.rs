@@ -5,7 +5,8 @@
 //!                                                                                            │ codes, our own receipt
 //!                                     fates ◀─ durable ─ courier: receipts that we owe ◀─────┘
 //! ```
-//! The receiver does not know that a message was stored with a friend, so delivery is once over any number of holders and direct tries.
+//! The receiver treats a message the same way however it came, so delivery is once over any number of holders and direct tries. Receipts
+//! for our own messages that others left with our friends go through the same door and end at the outbox.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub receipts_out: Counter,
     /// Receipts that came on their own.
     pub receipts_in: Counter,
+    /// Lists of receipts left with friends of the sender.
+    pub letters_out: Counter,
 }
 
 impl Metrics {
@@ -49,6 +51,7 @@ impl Metrics {
         r.register("bad_pages", "Malformed or forged answers of friends", metrics.bad_pages.clone());
         r.register("receipts_out", "Receipts sent on their own", metrics.receipts_out.clone());
         r.register("receipts_in", "Receipts that came on their own", metrics.receipts_in.clone());
+        r.register("letters_out", "Lists of receipts left with friends of the sender", metrics.letters_out.clone());
         metrics
     }
 }

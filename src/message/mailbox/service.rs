@@ -17,7 +17,7 @@ use super::{
     wire::{Deposit, Desk, Hint, Pull, Receipts},
 };
 use crate::{
-    message::{friend::Config, sender, shared::Shared, wire::Deliver},
+    message::{friend::Config, leaving::Leaver, sender, shared::Shared, wire::Deliver},
     net::{
         PeerEvent,
         rpc::{Client, Inbound, Protocols, Wire},
@@ -117,20 +117,18 @@ impl Service {
         let (owed, owe) = mpsc::channel(courier::QUEUE);
         let (door, collected) = mpsc::channel(DOOR);
         let (collect_commands, commands) = mpsc::channel(collect::QUEUE);
+        let depositor = Depositor::new(&network, deposit.0, desk.0.clone());
+        let leaver = Leaver::new(shared.clone(), network.clone(), depositor.clone());
         let courier = Courier::load(courier::Deps {
             shared: shared.clone(),
             metrics: metrics.clone(),
             tables,
             client: receipts.0,
+            leaver,
             sender,
         })?;
         let (pull, desk) = (pull.0, desk.0);
-        let handle = Handle {
-            holder: holder_commands,
-            collect: collect_commands,
-            desk: desk.clone(),
-            depositor: Depositor::new(&network, deposit.0, desk.clone()),
-        };
+        let handle = Handle { holder: holder_commands, collect: collect_commands, desk: desk.clone(), depositor };
         let deps = collect::Deps { shared, network, metrics, pull, desk, door, courier: owed };
         let collect = Collect::new(Duration::from_secs(config.poll_s), deps);
         let (hints, receipts) = (hint.1, receipts.1);

@@ -20,7 +20,7 @@ use crate::{
 
 const WORK: Account = Account::Work(18);
 
-fn grant() -> Grant {
+pub(super) fn grant() -> Grant {
     let terms = Terms { policy: POLICY_OPEN_POW, ..Terms::default() };
     Grant { id: GrantId([1; 16]), epoch: 1, phase: Hold::Active, not_after: START.plus(DRAIN * 10), terms }
 }
@@ -45,7 +45,7 @@ pub(super) async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec
     }
 }
 
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let all = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -54,7 +54,7 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     soon(what, all).await;
 }
 
-async fn held(holder: &Node, owner: &Node) -> u64 {
+pub(super) async fn held(holder: &Node, owner: &Node) -> u64 {
     let held = soon("stats", holder.handle.mailbox().held()).await.unwrap();
     held.into_iter().find(|s| s.owner == owner.address()).map_or(0, |s| s.messages)
 }
@@ -188,7 +188,7 @@ async fn an_owner_lets_contacts_in_by_key_and_learns_what_was_refused() {
 }
 
 /// Contacts of `owner` whose deposit keys a friend knows.
-async fn known_contacts(owner: &Node, friend: &Node) -> usize {
+pub(super) async fn known_contacts(owner: &Node, friend: &Node) -> usize {
     let stats = owner.handle.mailbox().friends().await.unwrap();
     stats.get(&friend.address()).map_or(0, |stats| stats.contacts)
 }

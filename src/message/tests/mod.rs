@@ -2,6 +2,7 @@
 
 mod contacts;
 mod early;
+mod letters;
 mod mail;
 mod net;
 mod offline;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::super::{
-    envelope::{BodyId, Envelopes, Inner, part_id},
+    envelope::{BodyId, Envelopes, Inner, Kind, part_id},
     handle::{SendState, Step},
     inbox::{Inbox, Limits, Progress, Verdict},
     mailbox::{Refusal, StoredReceipt},
@@ -74,7 +74,7 @@ proptest! {
         let last = order.len() - 2 * parts as usize;
         for (step, index) in order.into_iter().enumerate() {
             let inner = Inner {
-                sender, recipient, stream: StreamId([0; 16]), seq: 1, rank: Rank { number: 1, floor: 1 }, sent_at: START,
+                kind: Kind::Message, sender, recipient, stream: StreamId([0; 16]), seq: 1, rank: Rank { number: 1, floor: 1 }, sent_at: START,
                 expires_at: START.plus(Duration::from_secs(60)), key_id: [0; 8], file_name: String::new(),
                 body: Bytes::copy_from_slice(&index.to_be_bytes()), index, total, body_id: BodyId::default(),
             };

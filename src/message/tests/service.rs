@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use super::{
     super::{
         Body, Config, Deliver, Draft, Event, MessageError, SendState,
-        envelope::{BodyId, Envelopes, Inner, PART_BYTES},
+        envelope::{BodyId, Envelopes, Inner, Kind, PART_BYTES},
         order::Rank,
         receipt,
         wire::{self, Code},
@@ -218,6 +218,7 @@ pub(super) fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inne
     let key = node.net.keys.lock().unwrap()[&node.address()][0];
     let envelopes = Envelopes::new(author.clone(), &NetworkId::default());
     let mut inner = Inner {
+        kind: Kind::Message,
         sender: author.address(),
         recipient: node.address(),
         stream: StreamId([1; 16]),

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::super::{
-    envelope::{BodyId, Inner, PART_BYTES},
+    envelope::{BodyId, Inner, Kind, PART_BYTES},
     handle::{SendState, Step},
     inbox::{Assembly, Inbox, Key, Limits, Progress, Verdict},
     lanes::Number,
@@ -100,6 +100,8 @@ struct Disk {
     ranks: HashMap<u64, Rank>,
     /// What it holds for others, by owner.
     mail: BTreeMap<(usize, MessageId), (usize, Part)>,
+    /// Letters that it holds for senders: from whom, and what they name.
+    letters: Vec<(usize, PeerId, Vec<MessageId>)>,
     /// What owners have collected here.
     collected: BTreeSet<(usize, MessageId)>,
 }
@@ -131,6 +133,7 @@ struct World {
     stored: u64,
     collected: u64,
     withdrawn: u64,
+    letters: u64,
     /// Parts stored at recipients before their message was durable at its sender; messages that never were.
     early: u64,
     abandoned: u64,
@@ -182,6 +185,7 @@ impl World {
             stored: 0,
             collected: 0,
             withdrawn: 0,
+            letters: 0,
             early: 0,
             abandoned: 0,
             forgotten: 0,
@@ -328,6 +332,7 @@ impl World {
         let header = node.sealing.get(&seq).map_or_else(|| &node.disk.outbox[&seq], |(header, _)| header);
         assert!(index + 1 < header.parts || !node.sealing.contains_key(&seq), "the last part stays");
         let inner = Inner {
+            kind: Kind::Message,
             sender: self.nodes[from].id,
             recipient: header.to,
             stream: stream(from),
@@ -536,7 +541,9 @@ impl World {
                 }
             }
             let (recipient, ids) = (self.nodes[at].id, receipts.into_iter().map(|(id, _)| id).collect());
-            if !self.fault(30) {
+            if self.offline(to) || self.fault(50) {
+                self.leave_letter(to, recipient, ids);
+            } else if !self.fault(30) {
                 self.later(500, Event::Receipted { sender: to, recipient, ids });
             }
             return;
@@ -552,7 +559,7 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
     let seeds: Vec<u64> = given.map_or_else(|| (0..40).collect(), |seed| vec![seed]);
     let (mut messages, mut repeated, mut stored, mut collected, mut withdrawn) = (0, 0, 0, 0, 0);
     let (mut early, mut abandoned, mut forgotten) = (0, 0, 0);
-    let (mut asked, mut gaps, mut late) = (0, 0, 0);
+    let (mut asked, mut gaps, mut late, mut letters) = (0, 0, 0, 0);
     for seed in seeds {
         let mut world = World::new(seed);
         world.run();
@@ -576,17 +583,17 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
         let (new_gaps, new_late) = world.check_orders(seed);
         (asked, gaps, late) = (asked + world.asked, gaps + new_gaps, late + new_late);
         world.sweep(seed);
-        repeated += world.redelivered;
+        (repeated, letters) = (repeated + world.redelivered, letters + world.letters);
         (stored, collected, withdrawn) =
             (stored + world.stored, collected + world.collected, withdrawn + world.withdrawn);
         (early, abandoned, forgotten) = (early + world.early, abandoned + world.abandoned, forgotten + world.forgotten);
     }
     println!("{messages} messages, {repeated} receipts repeated");
     println!("{early} parts came early, {abandoned} messages were abandoned, {forgotten} forgotten in a crash");
-    println!("{stored} times stored, {collected} parts collected, {withdrawn} withdrawn");
+    println!("{stored} times stored, {collected} parts collected, {withdrawn} withdrawn, {letters} letters");
     println!("{asked} times asked, {gaps} gaps, {late} came late");
     let order = asked > 100 && gaps > 10 && late > 10;
-    let mail = stored > 100 && collected > 100 && withdrawn > 100;
+    let mail = letters > 100 && stored > 100 && collected > 100 && withdrawn > 100;
     let sealing = early > 100 && abandoned > 10 && forgotten > 10;
     assert!(given.is_some() || (repeated > 100 && mail && sealing && order), "the faults did something");
 }

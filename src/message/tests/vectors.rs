@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::super::{
-    envelope::{BUCKETS, BodyId, Envelopes, Inner, PART_BYTES, id_of, part_len, parts_of},
+    envelope::{BUCKETS, BodyId, Envelopes, Inner, Kind, PART_BYTES, id_of, part_len, parts_of},
     handle::{SendState, Step},
     order::Rank,
     outbox::{Header, Left},
@@ -21,6 +21,7 @@ fn identity(seed: u8) -> Identity {
 
 fn inner(body: Bytes) -> Inner {
     Inner {
+        kind: Kind::Message,
         sender: identity(1).address(),
         recipient: identity(2).address(),
         stream: StreamId([3; 16]),
