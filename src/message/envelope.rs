@@ -13,6 +13,9 @@
 //! The signature covers the BLAKE3 hash of `inner`: Ed25519 reads its message twice, and SHA-512 over 256 KiB twice would be
 //! what a large message costs. `inner` names the recipient, so nobody can seal it again for a third party.
 //!
+//! `inner` counts the messages to this recipient in this stream, and names the first of them that is still to be receipted ([`Rank`]).
+//! The spec's hash of the message before would show that something is missing, but not how much, nor that it will never come.
+//!
 //! A body of more than [`PART_BYTES`] travels in parts. Every part's `inner` names the total bytes, from which the number of
 //! parts and each part's length follow, the part's index, and a random [`BodyId`] that its sender drew for this body. All of it is
 //! under the sender's signature, so nobody but the sender can put parts of different bodies together, and a sender that did would
@@ -21,7 +24,10 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::wire::{self, Code};
+use super::{
+    order::Rank,
+    wire::{self, Code},
+};
 use crate::{
     identity::{
         self, Identity, KeyId, MessageKey, OpenError, Opener, Purpose, SEALED_OVERHEAD, SealError, SealSession,
@@ -61,13 +67,26 @@ pub(super) fn part_len(total: u64, index: u32) -> Option<usize> {
     usize::try_from((total - start).min(PART_BYTES as u64)).ok() // usize fits in u64
 }
 
+/// What a sealed part is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// A message for the inbox.
+    Message,
+    /// Receipts of the sender for messages of the recipient, left with a friend: see `leaving/letters.rs`.
+    Receipt,
+}
+
 /// What is inside a sealed part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Inner {
+    pub(super) kind: Kind,
     pub(super) sender: PeerId,
     pub(super) recipient: PeerId,
     pub(super) stream: StreamId,
+    /// Tells the messages of a stream apart, whoever they are for.
     pub(super) seq: u64,
+    /// Its turn among those for this recipient.
+    pub(super) rank: Rank,
     pub(super) sent_at: UnixMillis,
     pub(super) expires_at: UnixMillis,
     pub(super) key_id: KeyId,

@@ -98,6 +98,10 @@ pub struct Received {
     pub read: bool,
     /// File name given by the sender, maybe empty. Hostile text: never used as a path.
     pub file_name: String,
+    /// Messages of its sender that were missing right before it when it was shown: they had not come in time, or never will.
+    pub missing: u64,
+    /// Whether it came after later ones of its sender were shown.
+    pub late: bool,
 }
 
 /// What happened to messages.

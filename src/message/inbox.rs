@@ -28,6 +28,7 @@ use bytes::Bytes;
 use super::{
     envelope::{BodyId, Inner, parts_of},
     handle::Received,
+    order::Rank,
     wire::{Code, StoredMessage},
 };
 use crate::primitives::{MessageId, PeerId, StreamId, UnixMillis, limits::CLOCK_SKEW};
@@ -82,6 +83,7 @@ enum Have {
 #[derive(Clone, Debug)]
 pub(super) struct Assembly {
     pub(super) key: Key,
+    pub(super) rank: Rank,
     /// Its place in the body family.
     pub(super) slot: u64,
     pub(super) total: u64,
@@ -99,9 +101,10 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(key: Key, slot: u64, total: u64, body_id: BodyId) -> Self {
+    pub(super) fn new((key, rank): (Key, Rank), slot: u64, total: u64, body_id: BodyId) -> Self {
         Self {
             key,
+            rank,
             slot,
             total,
             body_id,
@@ -150,8 +153,11 @@ impl Assembly {
             bytes: self.total,
             read: false,
             file_name: self.file_name.clone(),
+            missing: 0,
+            late: false,
         };
-        Some(StoredMessage { received, slot: self.slot, parts: self.parts() })
+        let held = Some((self.key.stream, self.rank.number));
+        Some(StoredMessage { received, slot: self.slot, parts: self.parts(), held })
     }
 }
 
@@ -174,7 +180,7 @@ pub(super) enum Verdict {
     /// Delivered before: receipt it again.
     Again(MessageId, UnixMillis),
     /// A message of one part: store it with its marks, then [`Inbox::committed_whole`].
-    Whole { key: Key, message: Box<StoredMessage>, body: Bytes },
+    Whole { key: Key, rank: Rank, message: Box<StoredMessage>, body: Bytes },
     /// Clear what is `gone`, and store this part, after the assembly's header when that is given; then [`Inbox::committed_part`].
     Part {
         key: Key,
@@ -281,9 +287,12 @@ impl Inbox {
             bytes: inner.total,
             read: false,
             file_name: inner.file_name,
+            missing: 0,
+            late: false,
         };
-        let message = Box::new(StoredMessage { received, slot: self.slot(), parts: 1 });
-        Verdict::Whole { key, message, body: inner.body }
+        let held = Some((key.stream, inner.rank.number));
+        let message = Box::new(StoredMessage { received, slot: self.slot(), parts: 1, held });
+        Verdict::Whole { key, rank: inner.rank, message, body: inner.body }
     }
 
     fn check(&self, now: UnixMillis, inner: &Inner) -> Result<(), Code> {
@@ -317,7 +326,7 @@ impl Inbox {
                 let Some(idle) = idle.map(|a| a.key) else { return Verdict::Answer(code) };
                 gone = self.drop_assembly(&idle).map(Box::new);
             }
-            let mut assembly = Assembly::new(key, self.slot(), inner.total, inner.body_id);
+            let mut assembly = Assembly::new((key, inner.rank), self.slot(), inner.total, inner.body_id);
             assembly.sent_at = inner.sent_at;
             assembly.expires_at = inner.expires_at;
             assembly.file_name.clone_from(&inner.file_name);
@@ -325,7 +334,8 @@ impl Inbox {
             self.assemblies.insert(key, assembly);
         }
         let assembly = self.assemblies.get_mut(&key).expect("looked up or made above");
-        let same = assembly.total == inner.total
+        let same = assembly.rank == inner.rank
+            && assembly.total == inner.total
             && assembly.body_id == inner.body_id
             && assembly.sent_at == inner.sent_at
             && assembly.expires_at == inner.expires_at

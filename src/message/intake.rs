@@ -7,6 +7,7 @@
 //! durable (`outbox/early.rs`).
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::Read,
     sync::{Arc, atomic::Ordering},
@@ -20,7 +21,9 @@ use tokio::{
 
 use super::{
     Body, MessageError, Outgoing, SendState, Step,
-    envelope::{BodyId, Inner, Part, part_len, parts_of},
+    envelope::{BodyId, Inner, Kind, Part, part_len, parts_of},
+    lanes::{self, Number},
+    order::{Lane, Rank},
     outbox::Header,
     sender::Command,
     shared::{Shared, subtract},
@@ -133,7 +136,8 @@ pub(super) async fn run(
                 let wanted = n as u64; // usize fits in u64
                 match shared.sequence.take(&shared.tables, wanted).await {
                     Ok(first) => {
-                        tasks.spawn(accept(shared.clone(), first, drafts, sender.clone()));
+                        let drafts = number_all(&shared, first, drafts);
+                        tasks.spawn(accept(shared.clone(), drafts, sender.clone()));
                     }
                     Err(error) => drafts.into_iter().for_each(|job| finish(job, Err(store_error(&error)))),
                 }
@@ -141,6 +145,29 @@ pub(super) async fn run(
         }
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// A draft with its place in the outbox and its number for its recipient.
+struct Numbered {
+    job: Job,
+    seq: u64,
+    number: Number,
+}
+
+/// Numbers drafts in the order of acceptance; `first` is the place of the first.
+fn number_all(shared: &Shared, first: u64, jobs: Vec<Job>) -> Vec<Numbered> {
+    let mut numbered = Vec::with_capacity(jobs.len());
+    for (job, seq) in jobs.into_iter().zip(first..) {
+        let lane = Lane { peer: job.to, stream: shared.sequence.stream() };
+        match lanes::stored(&shared.lanes, &lane, |lane| shared.tables.our_next(lane)) {
+            Ok(stored) => {
+                let number = shared.lanes.take(lane, seq, stored);
+                numbered.push(Numbered { job, seq, number });
+            }
+            Err(error) => finish(job, Err(store_error(&error))),
+        }
+    }
+    numbered
 }
 
 /// Drafts of one part are taken in batches, two at a time.
@@ -168,17 +195,19 @@ fn finish(mut job: Job, result: Result<Outgoing, MessageError>) {
 /// A draft that is sealed and not yet durable.
 struct Sealed {
     job: Job,
+    number: Number,
     header: Header,
     /// The wire form of a single part, so that it need not be read again to be sent.
     wire: Option<Bytes>,
 }
 
-async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::Sender<Command>) {
+async fn accept(shared: Arc<Shared>, jobs: Vec<Numbered>, sender: mpsc::Sender<Command>) {
     let (worker, early) = (shared.clone(), sender.clone());
-    let sealing = tokio::task::spawn_blocking(move || seal_all(&worker, first, jobs, &early));
+    let sealing = tokio::task::spawn_blocking(move || seal_all(&worker, jobs, &early));
     let Ok((batch, sealed)) = sealing.await else { return };
-    if let Err(error) = shared.tables.store.commit(batch).await {
-        for Sealed { job, header, .. } in sealed {
+    if let Err(error) = commit(&shared, batch, &sealed).await {
+        for Sealed { job, number, header, .. } in sealed {
+            drop(number);
             if header.parts >= PAST_LOG {
                 let mut batch = Batch::new();
                 Tables::drop_staged(&mut batch, header.seq, header.parts);
@@ -190,8 +219,9 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
         }
         return;
     }
-    for Sealed { mut job, header, wire } in sealed {
+    for Sealed { mut job, mut number, header, wire } in sealed {
         job.place.kept = true;
+        number.keep();
         shared.metrics.sent.inc();
         let view = header.view(0);
         // Durable now: when the sender is gone already, the next start sends it.
@@ -200,15 +230,29 @@ async fn accept(shared: Arc<Shared>, first: u64, jobs: Vec<Job>, sender: mpsc::S
     }
 }
 
-/// Seals drafts numbered from `first`; the batch makes all of them durable.
-fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>, sender: &mpsc::Sender<Command>) -> (Batch, Vec<Sealed>) {
+/// Makes sealed drafts durable, and that their numbers are taken.
+async fn commit(shared: &Shared, mut batch: Batch, sealed: &[Sealed]) -> Result<(), StoreError> {
+    let turn = shared.lanes.turn().await;
+    let lanes: BTreeSet<Lane> = sealed.iter().map(|sealed| sealed.header.lane()).collect();
+    for lane in lanes {
+        if let Some(next) = shared.lanes.next(&lane) {
+            Tables::put_our_next(&mut batch, &lane, next);
+        }
+    }
+    let committing = shared.tables.store.submit(batch).await?;
+    drop(turn);
+    committing.done().await
+}
+
+/// Seals drafts; the batch makes all of them durable.
+fn seal_all(shared: &Shared, jobs: Vec<Numbered>, sender: &mpsc::Sender<Command>) -> (Batch, Vec<Sealed>) {
     let (mut batch, mut all) = (Batch::new(), Vec::with_capacity(jobs.len()));
-    for (mut job, seq) in jobs.into_iter().zip(first..) {
+    for Numbered { mut job, seq, number } in jobs {
         let parts = parts_of(job.bytes);
         let result = if parts < PAST_LOG {
-            seal_small(shared, seq, &mut job, &mut batch)
+            seal_small(shared, (seq, &number), &mut job, &mut batch)
         } else {
-            let result = seal_large(shared, seq, &mut job, &mut batch, sender);
+            let result = seal_large(shared, (seq, &number), &mut job, &mut batch, sender);
             if result.is_err() {
                 let mut undo = Batch::new();
                 Tables::drop_staged(&mut undo, seq, parts);
@@ -221,9 +265,12 @@ fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>, sender: &mpsc::Sender<C
         match result {
             Ok((header, wire)) => {
                 Tables::put_pending(&mut batch, &header);
-                all.push(Sealed { job, header, wire });
+                all.push(Sealed { job, number, header, wire });
             }
-            Err(error) => finish(job, Err(error)),
+            Err(error) => {
+                drop(number);
+                finish(job, Err(error));
+            }
         }
     }
     (batch, all)
@@ -231,13 +278,15 @@ fn seal_all(shared: &Shared, first: u64, jobs: Vec<Job>, sender: &mpsc::Sender<C
 
 type Accepted = Result<(Header, Option<Bytes>), MessageError>;
 
-fn inner_of(shared: &Shared, seq: u64, job: &Job, sent_at: UnixMillis) -> Inner {
+fn inner_of(shared: &Shared, header: &Header, rank: Rank, job: &Job) -> Inner {
     Inner {
+        kind: Kind::Message,
         sender: shared.local,
         recipient: job.to,
-        stream: shared.sequence.stream(),
-        seq,
-        sent_at,
+        stream: header.stream,
+        seq: header.seq,
+        rank,
+        sent_at: header.queued_at,
         expires_at: job.expires_at,
         key_id: job.key.id,
         file_name: job.file_name.clone(),
@@ -258,9 +307,11 @@ impl Header {
     }
 }
 
-fn header_of(shared: &Shared, seq: u64, job: &Job, now: UnixMillis) -> Header {
+fn header_of(shared: &Shared, (seq, number): (u64, &Number), job: &Job, now: UnixMillis) -> Header {
     Header {
         seq,
+        stream: number.lane.stream,
+        number: number.rank.number,
         ids: Vec::new(),
         to: job.to,
         state: SendState::Queued,
@@ -277,10 +328,9 @@ fn header_of(shared: &Shared, seq: u64, job: &Job, now: UnixMillis) -> Header {
 }
 
 /// Seals all parts into the batch.
-fn seal_small(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Accepted {
-    let now = shared.now();
-    let mut inner = inner_of(shared, seq, job, now);
-    let mut header = header_of(shared, seq, job, now);
+fn seal_small(shared: &Shared, (seq, number): (u64, &Number), job: &mut Job, batch: &mut Batch) -> Accepted {
+    let mut header = header_of(shared, (seq, number), job, shared.now());
+    let mut inner = inner_of(shared, &header, number.rank, job);
     let mut source = Source::open(&mut job.body)?;
     let (mut wire, mut sealed) = (None, Vec::new());
     for index in 0..header.parts {
@@ -301,11 +351,16 @@ fn seal_small(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch) -> Ac
 type Written = (u32, Part, Option<Box<Header>>);
 
 /// Seals and writes part by part; the flush at the end makes them durable before the header that `batch` holds.
-fn seal_large(shared: &Shared, seq: u64, job: &mut Job, batch: &mut Batch, sender: &mpsc::Sender<Command>) -> Accepted {
-    let now = shared.now();
+fn seal_large(
+    shared: &Shared,
+    (seq, number): (u64, &Number),
+    job: &mut Job,
+    batch: &mut Batch,
+    sender: &mpsc::Sender<Command>,
+) -> Accepted {
     let tables = &shared.tables;
-    let mut inner = inner_of(shared, seq, job, now);
-    let mut header = header_of(shared, seq, job, now);
+    let mut header = header_of(shared, (seq, number), job, shared.now());
+    let mut inner = inner_of(shared, &header, number.rank, job);
     let last = header.parts - 1;
     // Asked before the recipient gets parts of what then finds no room.
     tables.store.check_room(job.bytes).map_err(|e| store_error(&e))?;

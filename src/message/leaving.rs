@@ -1,5 +1,7 @@
 //! Leaving messages with friends of their recipient: carries out what the outbox machine decides about deposits.
 
+mod letters;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},

@@ -10,7 +10,7 @@
 //!  ┌─────────────▼──────────────┐   message/deliver/1    ┌────────────────────────┐
 //!  │ sender (actor)             │ ─ batch of parts ────▶ │ receiver (actor)       │
 //!  │  outbox (machine): queues, │                        │  inbox (machine): seen?│
-//!  │  windows, retries, states  │ ◀─ codes and receipt ─ │  room? whole?          │
+//!  │  windows, retries, states  │ ◀─ codes and receipt ─ │  room? whole? turn?    │
 //!  └──────▲──────┬──────────────┘                        └────────────▲───────────┘
 //!         │      │ recipient away: mailbox/deposit/1                  │ collected by `mailbox`
 //!   net, map     └────────────────────────────────▶ its friends ──────┘ commit, then sign
@@ -24,6 +24,8 @@
 //!   retried, sealed again or restarted, also after it was removed there: seen marks live longer than any message.
 //! * **States** go forward only: queued → sent → stored → delivered, or expired, refused, cancelled. `Stored`: a friend that the
 //!   recipient chose ([`friend`]) holds all parts in its mailbox ([`mailbox`]) and signed for that. It never stands for `Delivered`.
+//! * **Receipts** come with the answer to a direct try; for what was collected from a friend the recipient brings them, or leaves them
+//!   with the sender's own friends while the sender stays away (`mailbox`): so two nodes that never meet can write to each other.
 //! * **Offline recipients.** When a direct try fails, all parts go to the best two friends that the recipient's record lists, in
 //!   parallel; one that does not answer or has no room pauses, and the next one takes its place. Direct tries go on. Friends take the
 //!   same sealed parts, under the same ids, and what is collected from them comes in by the same door as what peers deliver. Who holds
@@ -37,7 +39,12 @@
 //!   the same stream and sequence number. The id that the user got stays; later ids are kept with it, and a receipt for any of them counts.
 //! * **Batches.** A request carries up to 64 parts or 1 MiB: one round trip, one commit, one receipt signature. Nothing waits
 //!   for a batch to fill; what gathers while requests are in flight makes the next.
-//! * **Order** between two nodes is the order of acceptance as long as nothing is retried; it is not promised.
+//! * **Order.** Messages of one sender are shown in the order in which `send` accepted them, in `inbox` as in events. What comes early is
+//!   durable and receipted at once and waits for its turn (`order.rs`), ten seconds at most, a minute while friends are still asked; then
+//!   it is shown with a mark of how many are missing before it, and what comes after its turn is marked late. A recipient asks the sender
+//!   for what is missing (`message/missing/1`): it sends again what it still has, and says what has expired, was refused or cancelled,
+//!   so that nobody waits for that. Large messages have no way around: what is behind one waits for it as long as for any other.
+//!   Between senders, and between two streams of one sender (a new one begins when a backup is restored), no order is promised.
 //!
 //! # Limits
 //! Body: `message.max_bytes`. Outbox and inbox: bytes from the configuration, 200000 pending messages. Incomplete messages: see
@@ -58,9 +65,12 @@ mod handle;
 mod inbox;
 mod intake;
 mod keys;
+mod lanes;
 mod leaving;
 pub mod mailbox;
 mod metrics;
+mod missed;
+mod order;
 mod outbox;
 mod receipt;
 mod receiver;
@@ -79,4 +89,4 @@ pub use config::Config;
 pub use handle::*;
 pub use metrics::Metrics;
 pub use service::{Deps, Service, ServiceError};
-pub use wire::Deliver;
+pub use wire::{Deliver, Missing};

@@ -13,6 +13,7 @@
 mod deposits;
 mod early;
 mod header;
+mod wanted;
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -112,6 +113,7 @@ struct Peer {
     backoff: Backoff,
     next_try: Duration,
     last_try: Option<Duration>,
+    last_wanted: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -586,6 +588,7 @@ impl Peer {
             backoff: Backoff::new(FIRST_RETRY, retry_max),
             next_try: Duration::ZERO,
             last_try: None,
+            last_wanted: None,
         }
     }
 

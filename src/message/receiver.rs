@@ -2,16 +2,22 @@
 //!
 //! ```text
 //!  Inbound ─▶ open: ids, seen?, decrypt, verify   (blocking, 2 rounds at once)
-//!          ─▶ plan: one store batch for the round (here, in memory)
+//!          ─▶ plan: one store batch for the round (here, in memory, in the order in which rounds came):
+//!                                                 what is stored, and what is shown in which order
 //!          ─▶ commit                              (up to 8 rounds at once; the store merges them into one sync);
 //!                                                 parts of large bodies then go past the log, and are
 //!                                                 flushed when one is missing
 //!          ─▶ complete messages whose last part came: flush large bodies, second commit
 //!          ─▶ sign one receipt a request, answer
 //! ```
-//! A round is what waits at one time: several requests share one commit.
+//! A round is what waits at one time: several requests share one commit. What is shown goes into the batch of the message that it
+//! waited for; batches reach the disk in the order in which they were planned, so after a crash nothing is shown before its turn.
+
+mod letters;
+mod turns;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -20,18 +26,19 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, error, warn};
 
+pub(super) use self::turns::Turns;
 use super::{
-    Event,
-    envelope::{Inner, part_id},
+    envelope::{Inner, Kind, part_id},
     inbox::{Inbox, Key, Progress, Verdict},
+    order::{Lane, Numbers, Rank},
     receipt,
     sender::Command,
     shared::Shared,
     store::{PAST_LOG, Tables, inbox_cost},
-    wire::{self, Code, Deliver, StoredMessage},
+    wire::{self, Code, Deliver, Missing, StoredMessage},
 };
 use crate::{
-    net::rpc::Inbound,
+    net::rpc::{Client, Inbound},
     primitives::{MessageId, PeerId, UnixMillis},
     runtime::Stop,
     store::{Batch, StoreError},
@@ -50,6 +57,8 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// A part as far as it got.
 #[derive(Debug)]
 enum Item {
+    /// Receipts for messages of ours that came by way of a friend, to be settled.
+    Letter(Box<Inner>),
     /// Opened, and to be planned.
     Open(MessageId, Box<Inner>),
     /// Being stored.
@@ -60,6 +69,15 @@ enum Item {
     Completing(Key),
     /// Done: what to answer, and what to receipt.
     Done(Code, Option<(MessageId, UnixMillis)>),
+}
+
+/// How requests came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// From a peer.
+    Direct,
+    /// From a friend's mailbox.
+    Collected,
 }
 
 /// Requests that go through together.
@@ -74,13 +92,20 @@ impl Round {
     }
 }
 
-/// How completing a message ended: in the inbox, or to be tried again when a part comes again.
-type Completion = Result<Box<StoredMessage>, StoreError>;
+/// A message whose parts are all stored.
+type Complete = (Key, Rank, Box<StoredMessage>);
 
 enum Done {
-    Opened(Round),
-    Committed(Round, Result<(), StoreError>),
-    Completed(Round, Vec<(Key, Completion)>),
+    /// With its place among the rounds.
+    Opened(u64, Round),
+    /// With the number of the batch, when that hands messages over.
+    Committed(Round, Option<u64>, Result<(), StoreError>),
+    /// Large bodies are on the disk, or not.
+    Flushed(Round, Vec<Complete>, Result<(), StoreError>),
+    /// In the inbox, or to be tried again when a part comes again.
+    Completed(Round, Vec<Complete>, Option<u64>, Result<(), StoreError>),
+    /// What waited was handed over.
+    Handed(u64, Result<(), StoreError>),
     /// Work that nobody waits for.
     Nothing,
 }
@@ -90,27 +115,53 @@ enum Done {
 async fn arrived(
     inbound: &mut mpsc::Receiver<Inbound<Deliver>>,
     collected: &mut mpsc::Receiver<Inbound<Deliver>>,
-) -> Vec<Inbound<Deliver>> {
+) -> (Vec<Inbound<Deliver>>, Way) {
     let mut requests = Vec::new();
     tokio::select! {
-        Some(request) = collected.recv() => requests.push(request),
-        _ = inbound.recv_many(&mut requests, ROUND) => {}
+        Some(request) = collected.recv() => (vec![request], Way::Collected),
+        _ = inbound.recv_many(&mut requests, ROUND) => (requests, Way::Direct),
     }
-    requests
 }
 
 pub(super) struct Receiver {
     shared: Arc<Shared>,
     machine: Inbox,
+    turns: Turns,
     sender: mpsc::Sender<Command>,
+    missing: Client<Missing>,
     tasks: JoinSet<Done>,
+    /// Questions to senders: what they say never comes, or that they did not answer. Nothing is lost with them.
+    asks: JoinSet<(Lane, Option<Vec<Numbers>>)>,
     opening: usize,
+    /// Rounds opened, those planned, and what was opened before its turn.
+    opened: u64,
+    planned: u64,
+    early: BTreeMap<u64, Round>,
     rounds: usize,
 }
 
 impl Receiver {
-    pub(super) fn new(shared: Arc<Shared>, machine: Inbox, sender: mpsc::Sender<Command>) -> Self {
-        Self { shared, machine, sender, tasks: JoinSet::new(), opening: 0, rounds: 0 }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (machine, turns): (Inbox, Turns),
+        sender: mpsc::Sender<Command>,
+        missing: Client<Missing>,
+    ) -> Self {
+        let (tasks, asks, early) = (JoinSet::new(), JoinSet::new(), BTreeMap::new());
+        Self {
+            shared,
+            machine,
+            turns,
+            sender,
+            missing,
+            tasks,
+            asks,
+            opening: 0,
+            opened: 0,
+            planned: 0,
+            early,
+            rounds: 0,
+        }
     }
 
     /// Serves until stopped; what is being committed then is finished and answered.
@@ -122,44 +173,62 @@ impl Receiver {
         stop: Stop,
     ) {
         let mut sweep = tokio::time::interval(SWEEP);
+        self.take_turns().await;
         loop {
+            let turn = self.next_turn();
+            let may_open = self.opening < OPENING && self.rounds < ROUNDS && !self.is_lost();
             tokio::select! {
                 biased;
                 () = stop.wait() => break,
-                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done),
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => self.done(done).await,
+                Some(asked) = self.asks.join_next(), if !self.asks.is_empty() => self.asked(asked).await,
+                () = tokio::time::sleep_until(turn) => self.take_turns().await,
                 _ = sweep.tick() => self.sweep(),
-                requests = arrived(&mut inbound, &mut collected), if self.opening < OPENING && self.rounds < ROUNDS => {
+                (requests, way) = arrived(&mut inbound, &mut collected), if may_open => {
                     if requests.is_empty() {
                         break;
                     }
-                    self.open(requests);
+                    self.open(requests, way);
                 }
             }
         }
         while let Some(done) = self.tasks.join_next().await {
-            self.done(done);
+            self.done(done).await;
         }
     }
 
-    fn open(&mut self, requests: Vec<Inbound<Deliver>>) {
+    fn open(&mut self, requests: Vec<Inbound<Deliver>>, way: Way) {
         self.opening += 1;
         self.rounds += 1;
-        let shared = self.shared.clone();
+        let place = self.opened;
+        self.opened += 1;
+        let (shared, sender) = (self.shared.clone(), self.sender.clone());
         self.tasks.spawn(async move {
-            let opened = tokio::task::spawn_blocking(move || open_all(&shared, requests)).await;
+            let worker = shared.clone();
+            let opened = tokio::task::spawn_blocking(move || open_all(&worker, requests, way)).await;
             // A panic while opening drops the requests, which answers them `Busy`; the panic is reported here.
-            Done::Opened(opened.expect("opening does not panic"))
+            let mut round = opened.expect("opening does not panic");
+            letters::settle(&shared, &sender, &mut round).await;
+            Done::Opened(place, round)
         });
     }
 
-    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+    async fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
-            Ok(Done::Opened(round)) => {
+            Ok(Done::Opened(place, round)) => {
                 self.opening -= 1;
-                self.plan(round);
+                self.early.insert(place, round);
+                while let Some(round) = self.early.remove(&self.planned) {
+                    self.planned += 1;
+                    self.plan(round).await;
+                }
             }
-            Ok(Done::Committed(round, result)) => self.committed(round, &result),
-            Ok(Done::Completed(round, completions)) => self.completed(round, completions),
+            Ok(Done::Committed(round, number, result)) => self.committed(round, number, &result).await,
+            Ok(Done::Flushed(round, complete, result)) => self.flushed(round, complete, result).await,
+            Ok(Done::Completed(round, complete, number, result)) => {
+                self.completed(round, complete, number, &result).await;
+            }
+            Ok(Done::Handed(number, result)) => self.handed_over(number, &result).await,
             Ok(Done::Nothing) => {}
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
@@ -167,7 +236,11 @@ impl Receiver {
     }
 
     /// Decides about every part of a round and commits what is to be stored.
-    fn plan(&mut self, mut round: Round) {
+    async fn plan(&mut self, mut round: Round) {
+        if self.is_lost() {
+            // Their senders try again.
+            return self.answer(round);
+        }
         let now = self.shared.now();
         let (mut batch, mut bodies) = (Batch::new(), Vec::new());
         let mut completions = Vec::new();
@@ -178,7 +251,7 @@ impl Receiver {
             let Item::Open(id, inner) = std::mem::replace(item, Item::Done(Code::Busy, None)) else { continue };
             let key = Key::of(&inner);
             let seen = if self.machine.knows(&key) { Ok(None) } else { self.shared.tables.seen(&key) };
-            let seen = match seen {
+            let seen = match seen.and_then(|seen| self.know_lane(&inner).map(|()| seen)) {
                 Ok(seen) => seen,
                 Err(error) => {
                     error!(%error, "cannot read which messages were seen");
@@ -197,9 +270,10 @@ impl Receiver {
                     self.shared.metrics.duplicates.inc();
                     Item::Done(Code::Delivered, Some((id, at)))
                 }
-                Verdict::Whole { key, message, body } => {
+                Verdict::Whole { key, rank, message, body } => {
                     Tables::put_in_part(&mut batch, message.slot, 0, &body);
-                    self.shared.tables.put_delivered(&mut batch, message.slot, &key, &message);
+                    self.shared.tables.put_seen(&mut batch, &key, &message);
+                    self.arrive(&key, rank, (*message).clone());
                     Item::Whole(key, message)
                 }
                 Verdict::Part { key, slot, index, parts, body, header, gone } => {
@@ -223,28 +297,33 @@ impl Receiver {
             };
         }
         if batch.is_empty() && bodies.is_empty() {
-            return self.complete(round, completions);
+            return self.complete(round, completions).await;
         }
+        let number = self.settle(&mut batch);
         let tables = self.shared.tables.clone();
+        let committing = tables.store.submit(batch).await;
         self.tasks.spawn(async move {
             // Headers first, so that what a crash leaves of the bodies is known.
-            let mut result = tables.store.commit(batch).await;
+            let mut result = match committing {
+                Ok(committing) => committing.done().await,
+                Err(error) => Err(error),
+            };
             if result.is_ok() && !bodies.is_empty() {
                 let write = move || {
                     bodies.iter().try_for_each(|(slot, index, body)| tables.put_in_part_unlogged(*slot, *index, body))
                 };
                 result = tokio::task::spawn_blocking(write).await.unwrap_or(Err(StoreError::Stopped));
             }
-            Done::Committed(round, result)
+            Done::Committed(round, number, result)
         });
     }
 
-    fn committed(&mut self, mut round: Round, result: &Result<(), StoreError>) {
+    async fn committed(&mut self, mut round: Round, number: Option<u64>, result: &Result<(), StoreError>) {
         let failure = result.as_ref().err().map(later);
         if let Err(error) = result {
             warn!(%error, "cannot store received messages; their senders try again");
         }
-        let (mut completions, mut delivered, mut flush) = (Vec::new(), Vec::new(), false);
+        let (mut completions, mut flush) = (Vec::new(), false);
         for item in round.items() {
             match item {
                 Item::Part(key, index) => {
@@ -265,20 +344,20 @@ impl Receiver {
                     *item = if let Some(code) = failure {
                         Item::Done(code, None)
                     } else {
-                        delivered.push((**message).clone());
+                        self.shared.counts.inbox_bytes.fetch_add(inbox_cost(message), Ordering::Relaxed);
                         Item::Done(Code::Delivered, Some(receipt))
                     };
                 }
                 // Found whole while planning: its parts are stored already.
                 Item::Completing(key) => completions.push(*key),
-                Item::Open(..) | Item::Done(..) => {}
+                Item::Letter(..) | Item::Open(..) | Item::Done(..) => {}
             }
         }
         if flush {
             self.flush();
         }
-        delivered.into_iter().for_each(|message| self.delivered(&message));
-        self.complete(round, completions);
+        self.handed(number, result.is_ok()).await;
+        self.complete(round, completions).await;
     }
 
     /// Brings a large body to the disk while its last part is on its way: that comes when the message is durable at its sender.
@@ -292,42 +371,68 @@ impl Receiver {
     }
 
     /// Completes messages whose parts are all stored, then answers the round.
-    fn complete(&mut self, round: Round, mut keys: Vec<Key>) {
+    async fn complete(&mut self, round: Round, mut keys: Vec<Key>) {
         keys.dedup();
-        if keys.is_empty() {
+        let now = self.shared.now();
+        let complete = |key: Key| {
+            let assembly = self.machine.assembly(&key)?;
+            Some((key, assembly.rank, Box::new(assembly.message(now)?)))
+        };
+        let complete: Vec<Complete> = keys.into_iter().filter_map(complete).collect();
+        if complete.is_empty() {
             return self.answer(round);
         }
-        let now = self.shared.now();
-        let jobs: Vec<_> = keys
-            .into_iter()
-            .filter_map(|key| {
-                let message = self.machine.assembly(&key)?.message(now)?;
-                Some((key, message, self.machine.slot()))
-            })
-            .collect();
+        if complete.iter().all(|(_, _, message)| message.parts < PAST_LOG) {
+            return self.flushed(round, complete, Ok(())).await;
+        }
         let tables = self.shared.tables.clone();
         self.tasks.spawn(async move {
-            let mut completions = Vec::new();
-            for (key, message, arrival) in jobs {
-                completions.push((key, complete(&tables, &key, message, arrival).await));
-            }
-            Done::Completed(round, completions)
+            let flushed = tokio::task::spawn_blocking(move || tables.flush_in()).await;
+            Done::Flushed(round, complete, flushed.unwrap_or(Err(StoreError::Stopped)))
         });
     }
 
-    fn completed(&mut self, mut round: Round, completions: Vec<(Key, Completion)>) {
-        for (key, completion) in completions {
-            let (code, receipt) = match completion {
-                Ok(message) => {
-                    self.machine.completed(&key, true);
-                    self.delivered(&message);
+    /// Bodies are on the disk: puts their messages into the inbox.
+    async fn flushed(&mut self, round: Round, complete: Vec<Complete>, flushed: Result<(), StoreError>) {
+        let flushed =
+            if self.is_lost() { flushed.and(Err(StoreError::Failed("a batch was lost".into()))) } else { flushed };
+        let mut batch = Batch::new();
+        let put = flushed.and_then(|()| {
+            let mut put = |(key, rank, message): &Complete| self.arrive_whole(&mut batch, key, *rank, message);
+            complete.iter().try_for_each(&mut put)
+        });
+        let number = self.settle(&mut batch);
+        let committing = match put {
+            Ok(()) => self.shared.tables.store.submit(batch).await,
+            Err(error) => Err(error),
+        };
+        self.tasks.spawn(async move {
+            let result = match committing {
+                Ok(committing) => committing.done().await,
+                Err(error) => Err(error),
+            };
+            Done::Completed(round, complete, number, result)
+        });
+    }
+
+    async fn completed(
+        &mut self,
+        mut round: Round,
+        complete: Vec<Complete>,
+        number: Option<u64>,
+        result: &Result<(), StoreError>,
+    ) {
+        if let Err(error) = result {
+            warn!(%error, "cannot complete received messages; their senders try again");
+        }
+        for (key, _, message) in complete {
+            self.machine.completed(&key, result.is_ok());
+            let (code, receipt) = match result {
+                Ok(()) => {
+                    self.shared.counts.inbox_bytes.fetch_add(inbox_cost(&message), Ordering::Relaxed);
                     (Code::Delivered, Some((message.received.id, message.received.received_at)))
                 }
-                Err(error) => {
-                    warn!(%error, "cannot complete a received message; its sender tries again");
-                    self.machine.completed(&key, false);
-                    (later(&error), None)
-                }
+                Err(error) => (later(error), None),
             };
             for item in round.items() {
                 if matches!(item, Item::Completing(k) if *k == key) {
@@ -335,16 +440,8 @@ impl Receiver {
                 }
             }
         }
+        self.handed(number, result.is_ok()).await;
         self.answer(round);
-    }
-
-    fn delivered(&self, message: &StoredMessage) {
-        let counts = &self.shared.counts;
-        counts.inbox.fetch_add(1, Ordering::Relaxed);
-        counts.unread.fetch_add(1, Ordering::Relaxed);
-        counts.inbox_bytes.fetch_add(inbox_cost(message), Ordering::Relaxed);
-        self.shared.metrics.received.inc();
-        self.shared.tell(|| Event::Received(message.received.clone()));
     }
 
     fn answer(&mut self, round: Round) {
@@ -403,7 +500,7 @@ fn later(error: &StoreError) -> Code {
 }
 
 /// Ids, seen marks, decryption, signatures.
-fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
+fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round {
     let opener = shared.keys.opener();
     let mut round = Round::default();
     for request in requests {
@@ -427,7 +524,10 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
                 }
             }
             match shared.envelopes.open(&opener, part) {
-                Ok(inner) => Item::Open(id, Box::new(inner)),
+                Ok(inner) if inner.kind == Kind::Message => Item::Open(id, Box::new(inner)),
+                Ok(inner) if way == Way::Collected => Item::Letter(Box::new(inner)),
+                // Who is here brings receipts by their own protocol.
+                Ok(_) => Item::Done(Code::Bad, None),
                 Err(code) => Item::Done(code, None),
             }
         };
@@ -435,17 +535,4 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>) -> Round {
         round.requests.push((request, items));
     }
     round
-}
-
-/// Puts a message whose parts are all stored into the inbox.
-async fn complete(tables: &Tables, key: &Key, message: StoredMessage, arrival: u64) -> Completion {
-    if message.parts >= PAST_LOG {
-        let tables = tables.clone();
-        tokio::task::spawn_blocking(move || tables.flush_in()).await.unwrap_or(Err(StoreError::Stopped))?;
-    }
-    let mut batch = Batch::new();
-    Tables::end_assembly(&mut batch, message.slot);
-    tables.put_delivered(&mut batch, arrival, key, &message);
-    tables.store.commit(batch).await?;
-    Ok(Box::new(message))
 }

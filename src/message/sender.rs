@@ -69,6 +69,8 @@ pub(super) enum Command {
     Cancel(MessageId, Reply<Outgoing>),
     /// A message came from there.
     Heard(PeerId),
+    /// That recipient misses these.
+    Wanted(PeerId, Vec<u64>),
     /// This recipient's signed receipt for these came on its own; told when their end is durable.
     Receipted(PeerId, Vec<MessageId>, oneshot::Sender<()>),
 }
@@ -221,6 +223,7 @@ impl Sender {
                 self.machine.add(now, *header, true);
             }
             Command::Heard(peer) => self.machine.heard(now, peer),
+            Command::Wanted(peer, seqs) => self.machine.wanted(now, peer, &seqs),
             Command::Receipted(recipient, ids, reply) => {
                 let mut seqs: HashSet<_> = ids.iter().filter_map(|id| self.seqs.get(id).copied()).collect();
                 for seq in &seqs {
@@ -361,6 +364,7 @@ impl Sender {
                 }
                 Output::Ended(header) => {
                     let seq = header.seq;
+                    self.shared.lanes.ended(&header.lane(), header.number);
                     self.cache.forget(seq);
                     if !self.resealing.contains(&seq) {
                         self.dirty.push((*header).clone());

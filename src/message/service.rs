@@ -1,6 +1,9 @@
 //! The service: puts the parts together and runs them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{
     sync::{broadcast, mpsc},
@@ -16,19 +19,20 @@ use super::{
     inbox::{Inbox, Limits},
     intake::{self, cost},
     keys::Keys,
+    lanes::{self, Lanes},
     leaving::{self, Leaver},
     mailbox::{
         self,
         evidence::{self, Claimant},
     },
-    receipt,
-    receiver::Receiver,
+    missed, receipt,
+    receiver::{Receiver, Turns},
     recipients::{Directory, Recipients},
     sender::{self, Sender},
     shared::{Counts, Sessions, Shared},
     store::Tables,
     stream::{self, Sequence},
-    wire::Deliver,
+    wire::{Deliver, Missing},
 };
 use crate::{
     identity::Identity,
@@ -65,6 +69,8 @@ pub struct Deps {
     pub deliver: rpc::Client<Deliver>,
     /// What others want us to take.
     pub inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    /// Asks senders for what is missing, and what others miss of ours.
+    pub missing: (rpc::Client<Missing>, mpsc::Receiver<rpc::Inbound<Missing>>),
     /// Counters, registered by the node.
     pub metrics: Metrics,
     /// Mailboxes: what may be kept, protocols, counters.
@@ -83,6 +89,7 @@ pub(super) struct Parts {
     pub(super) contacts: Contacts,
     pub(super) deliver: rpc::Client<Deliver>,
     pub(super) inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    pub(super) missing: (rpc::Client<Missing>, mpsc::Receiver<rpc::Inbound<Missing>>),
     pub(super) metrics: Metrics,
     pub(super) mailbox: (friend::Config, mailbox::Ends, mailbox::Metrics),
 }
@@ -97,10 +104,11 @@ pub struct ServiceError(String);
 pub struct Service {
     shared: Arc<Shared>,
     pending: Vec<super::outbox::Header>,
-    inbox: Inbox,
+    inbox: (Inbox, Turns),
     peers: broadcast::Receiver<PeerEvent>,
     deliver: rpc::Client<Deliver>,
     inbound: mpsc::Receiver<rpc::Inbound<Deliver>>,
+    missing: (rpc::Client<Missing>, mpsc::Receiver<rpc::Inbound<Missing>>),
     small: mpsc::Receiver<intake::Job>,
     large: mpsc::Receiver<intake::Job>,
     commands: (mpsc::Sender<sender::Command>, mpsc::Receiver<sender::Command>),
@@ -111,36 +119,26 @@ pub struct Service {
     collected: mpsc::Receiver<rpc::Inbound<Deliver>>,
 }
 
-impl Service {
-    /// Loads what is pending. Blocks while it reads; call it before the node serves.
-    ///
-    /// # Errors
-    /// The store's error.
-    pub fn new(config: Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
-        let Deps { identity, network, clock, store, net, map, friend, contacts, deliver, inbound, metrics, mailbox } =
-            deps;
-        let recipients = Arc::new(Directory { map, friend });
-        let peers = net.subscribe();
-        let parts =
-            Parts { identity, network, clock, store, peers, recipients, contacts, deliver, inbound, metrics, mailbox };
-        Self::with(config, parts)
-    }
+/// What an earlier run left.
+struct Loaded {
+    pending: Vec<super::outbox::Header>,
+    inbox: (Inbox, Turns),
+    counts: Counts,
+    lanes: Lanes,
+}
 
-    pub(super) fn with(config: Config, parts: Parts) -> Result<(Self, Handle), StoreError> {
-        let Parts { identity, network, clock, store, peers, recipients, contacts, deliver, inbound, metrics, mailbox } =
-            parts;
-        let (mailbox_config, ends, mailbox_metrics) = mailbox;
-        let local = identity.address();
-        let tables = Tables::new(&store)?;
-        let envelopes = Envelopes::new(identity.clone(), &network);
-        let keys = Keys::load(store.clone(), clock.clone(), envelopes.context(), local)?;
-        let elsewhere = *recipients.signed_elsewhere().borrow();
-        let sequence = Sequence::load(&tables, elsewhere)?;
+impl Loaded {
+    fn load(tables: &Tables, config: &Config) -> Result<Self, StoreError> {
         let pending = tables.pending()?;
         let (totals, next_slot) = tables.inbox_totals()?;
         let limits = Limits { max_bytes: config.max_bytes, inbox_max_bytes: config.inbox_max_bytes };
         let mut inbox = Inbox::new(limits, next_slot);
         tables.assemblies()?.into_iter().for_each(|assembly| inbox.load(assembly));
+        let lanes = Lanes::default();
+        for header in &pending {
+            let stored = lanes::stored(&lanes, &header.lane(), |lane| tables.our_next(lane))?;
+            lanes.load(header.lane(), (header.number, header.seq), stored);
+        }
         let counts = Counts::default();
         counts.outbox_pending.store(pending.len() as u64, Ordering::Relaxed); // usize fits in u64
         let waiting = pending.iter().map(|h| cost(h.bytes, h.parts)).sum();
@@ -148,6 +146,71 @@ impl Service {
         counts.inbox.store(totals.messages, Ordering::Relaxed);
         counts.unread.store(totals.unread, Ordering::Relaxed);
         counts.inbox_bytes.store(totals.cost, Ordering::Relaxed);
+        Ok(Self { pending, inbox: (inbox, Turns::load(tables)?), counts, lanes })
+    }
+}
+
+impl Service {
+    /// Loads what is pending. Blocks while it reads; call it before the node serves.
+    ///
+    /// # Errors
+    /// The store's error.
+    pub fn new(config: Config, deps: Deps) -> Result<(Self, Handle), StoreError> {
+        let Deps {
+            identity,
+            network,
+            clock,
+            store,
+            net,
+            map,
+            friend,
+            contacts,
+            deliver,
+            inbound,
+            missing,
+            metrics,
+            mailbox,
+        } = deps;
+        let recipients = Arc::new(Directory { map, friend });
+        let peers = net.subscribe();
+        let parts = Parts {
+            identity,
+            network,
+            clock,
+            store,
+            peers,
+            recipients,
+            contacts,
+            deliver,
+            inbound,
+            missing,
+            metrics,
+            mailbox,
+        };
+        Self::with(config, parts)
+    }
+
+    pub(super) fn with(config: Config, parts: Parts) -> Result<(Self, Handle), StoreError> {
+        let Parts {
+            identity,
+            network,
+            clock,
+            store,
+            peers,
+            recipients,
+            contacts,
+            deliver,
+            inbound,
+            missing,
+            metrics,
+            mailbox: (mailbox_config, ends, mailbox_metrics),
+        } = parts;
+        let local = identity.address();
+        let tables = Tables::new(&store)?;
+        let envelopes = Envelopes::new(identity.clone(), &network);
+        let keys = Keys::load(store.clone(), clock.clone(), envelopes.context(), local)?;
+        let sequence = Sequence::load(&tables, *recipients.signed_elsewhere().borrow())?;
+        let Loaded { pending, inbox, counts, lanes } = Loaded::load(&tables, &config)?;
         let (events, _) = broadcast::channel::<Event>(EVENTS);
         let shared = Arc::new(Shared {
             config,
@@ -166,6 +229,8 @@ impl Service {
             counts,
             sessions: Sessions::default(),
             sequence,
+            lanes: Arc::new(lanes),
+            collecting: AtomicBool::new(false),
         });
         let (small_sender, small) = mpsc::channel(intake::QUEUE);
         let (large_sender, large) = mpsc::channel(intake::QUEUE);
@@ -197,6 +262,7 @@ impl Service {
             peers,
             deliver,
             inbound,
+            missing,
             small,
             large,
             commands,
@@ -221,6 +287,7 @@ impl Service {
             peers,
             deliver,
             inbound,
+            missing,
             small,
             large,
             commands,
@@ -237,7 +304,7 @@ impl Service {
         }
         let (settle, ended) = mpsc::channel(evidence::QUEUE);
         let sender = Sender::new(shared.clone(), deliver, (leaver, settle), pending);
-        let receiver = Receiver::new(shared.clone(), inbox, command_sender.clone());
+        let receiver = Receiver::new(shared.clone(), inbox, command_sender.clone(), missing.0);
         let mut tasks = JoinSet::new();
         let keys_shared = shared.clone();
         let keys_stop = stop.clone();
@@ -245,6 +312,7 @@ impl Service {
         let (stream_shared, stream_stop) = (shared.clone(), stop.clone());
         let elsewhere = shared.recipients.signed_elsewhere();
         tasks.spawn(async move { stream::run(&stream_shared, elsewhere, stream_stop).await });
+        tasks.spawn(missed::run(shared.clone(), missing.1, command_sender.clone(), stop.clone()));
         // The sender ends after the intakes, which hand it what they made durable.
         let intakes = stop.child();
         tasks.spawn(intake::run(shared.clone(), small, command_sender.clone(), intake::SMALL, intakes.clone()));

@@ -4,15 +4,15 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use tokio::sync::broadcast;
 
 use super::{
-    Config, Event, Metrics, Stats, contacts::Contacts, envelope::Envelopes, keys::Keys, recipients::Recipients,
-    store::Tables, stream::Sequence,
+    Config, Event, Metrics, Stats, contacts::Contacts, envelope::Envelopes, keys::Keys, lanes::Lanes,
+    recipients::Recipients, store::Tables, stream::Sequence,
 };
 use crate::{
     identity::{EncryptionKey, Identity, Purpose, SealError, SealSession},
@@ -67,6 +67,10 @@ pub(super) struct Shared {
     pub(super) counts: Counts,
     pub(super) sessions: Sessions,
     pub(super) sequence: Sequence,
+    /// Numbers of our messages.
+    pub(super) lanes: Arc<Lanes>,
+    /// Whether friends are being asked what they keep for us.
+    pub(super) collecting: AtomicBool,
 }
 
 impl Shared {

@@ -6,16 +6,21 @@
 //! | outbox | `i` id | seq |
 //! | outbox | `q` seq | pending: to be tried |
 //! | outbox | `s` seq | a large body is being written; left over by a crash, its parts are removed at the next start |
+//! | outbox | `n` stream recipient | the next number of our messages to it |
 //! | outbox_body | seq index | message key (32), sealed part |
 //! | inbox | `h` `!arrival` | header |
 //! | inbox | `i` id | arrival |
+//! | inbox | `w` slot | header of a message that waits for its turn; its `i` names the slot |
 //! | inbox | `a` slot | an incomplete message |
 //! | inbox_body | slot index | body bytes of a part |
 //! | seen | `t` hash(sender, stream, seq) | id, received_at, age of the store then |
 //! | seen | `i` id | received_at, age of the store then |
+//! | seen | `o` hash(sender, stream) | the next number that is shown, age of the store then |
 //! | meta | `message_age` | age of the store, see `age.rs` |
 //! | meta | `message_stream`, `message_seq` | our stream's id; sequence numbers below are taken |
 //! | meta | `message_stream_elsewhere` | the record of ours signed elsewhere that the stream is newer than |
+
+mod order;
 
 use std::{sync::Arc, time::Duration};
 
@@ -216,11 +221,9 @@ impl Tables {
 
     // -- inbox
 
-    /// A delivered message and what makes sure that it is delivered once.
-    pub(super) fn put_delivered(&self, batch: &mut Batch, arrival: u64, key_of: &Key, message: &StoredMessage) {
+    /// What makes sure that a message which is durable now is delivered once.
+    pub(super) fn put_seen(&self, batch: &mut Batch, key_of: &Key, message: &StoredMessage) {
         let (id, at) = (message.received.id, message.received.received_at);
-        batch.put(Family::Inbox, key(b'h', !arrival), wire::encode_received(message));
-        batch.put(Family::Inbox, id_key(b'i', &id.0), arrival.to_be_bytes());
         let mark = [at.0.to_be_bytes(), age::bytes(self.age.now())].concat();
         batch.put(Family::Seen, id_key(b't', &key_of.hash()), [id.0.as_slice(), &mark].concat());
         batch.put(Family::Seen, id_key(b'i', &id.0), mark);
@@ -298,7 +301,9 @@ impl Tables {
         batch.put(Family::Meta, AGE, age::bytes(now));
         for (k, mark) in &pairs {
             let then = match (k.first(), mark.len()) {
-                (Some(b't'), 48) | (Some(b'i'), 16) => mark.last_chunk::<8>().map_or(0, |at| u64::from_be_bytes(*at)),
+                (Some(b't'), 48) | (Some(b'i' | b'o'), 16) => {
+                    mark.last_chunk::<8>().map_or(0, |at| u64::from_be_bytes(*at))
+                }
                 // Made before marks had an age: as old as the count.
                 _ => 0,
             };
@@ -311,7 +316,7 @@ impl Tables {
         Ok(last.map(|(k, _)| k.clone()).unwrap_or_default())
     }
 
-    /// What the inbox holds, and the first free number.
+    /// What the inbox holds, and the first free number. What waits for its turn takes room and is not counted as a message.
     pub(super) fn inbox_totals(&self) -> Result<(InboxTotals, u64), StoreError> {
         let (mut totals, mut next) = (InboxTotals::default(), 0);
         self.store.for_each(Family::Inbox, b"h", std::ops::Bound::Unbounded, |k, value| {
@@ -325,6 +330,11 @@ impl Tables {
         })?;
         self.store.for_each(Family::Inbox, b"a", std::ops::Bound::Unbounded, |k, _| {
             next = next.max(number(&k[1..]).unwrap_or(0).saturating_add(1));
+            true
+        })?;
+        self.store.for_each(Family::Inbox, b"w", std::ops::Bound::Unbounded, |k, value| {
+            next = next.max(number(&k[1..]).unwrap_or(0).saturating_add(1));
+            totals.cost += wire::decode_received(value).map_or(0, |message| inbox_cost(&message));
             true
         })?;
         Ok((totals, next))

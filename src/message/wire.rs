@@ -9,9 +9,10 @@ use prost::{
 };
 
 use super::{
-    envelope::{BodyId, Inner, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
+    envelope::{BodyId, Inner, Kind, MAX_FILE_NAME, MAX_PART, part_len, parts_of},
     handle::{Received, SendState, Step},
     inbox::{Assembly, Key},
+    order::{Numbers, RANGES, Rank},
     outbox::{Header, Left},
     receipt::{ENTRY, Receipt},
 };
@@ -47,6 +48,70 @@ impl rpc::Wire for Deliver {
     const RATE: u32 = 20_000;
     type Request = proto::Deliver;
     type Response = proto::Answer;
+}
+
+/// Asks a sender for messages that are missing in front of those that came.
+///
+/// Idempotent: it sends again what it still has, and says what will never come.
+#[derive(Debug)]
+pub struct Missing;
+
+impl rpc::Wire for Missing {
+    const NAME: &'static str = "message/missing/1";
+    /// A stream, 64 ranges, and tags.
+    const MAX_REQUEST: usize = 16 + RANGE * RANGES + 16;
+    const MAX_RESPONSE: usize = RANGE * RANGES + 16;
+    /// Nothing is written or waited for.
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    const QUEUE: usize = 64;
+    const CONCURRENCY: usize = 2;
+    const RATE: u32 = 20;
+    type Request = proto::Missing;
+    type Response = proto::Missed;
+}
+
+/// Bytes of a range of numbers.
+const RANGE: usize = 16;
+
+fn write_ranges(ranges: &[Numbers]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(ranges.len() * RANGE);
+    for range in ranges.iter().take(RANGES) {
+        bytes.put_u64(range.start);
+        bytes.put_u64(range.end);
+    }
+    bytes.freeze()
+}
+
+/// `None`: malformed, or too many.
+fn read_ranges(bytes: &[u8]) -> Option<Vec<Numbers>> {
+    let (chunks, rest) = bytes.as_chunks::<RANGE>();
+    let read = |chunk: &[u8; RANGE]| {
+        let (from, to) = chunk.split_first_chunk::<8>()?;
+        let range = u64::from_be_bytes(*from)..u64::from_be_bytes(to.try_into().ok()?);
+        (!range.is_empty()).then_some(range)
+    };
+    if !rest.is_empty() || chunks.len() > RANGES { None } else { chunks.iter().map(read).collect() }
+}
+
+/// A question for missing numbers.
+pub(super) fn missing(stream: StreamId, ranges: &[Numbers]) -> proto::Missing {
+    proto::Missing { stream_id: Bytes::copy_from_slice(&stream.0), ranges: write_ranges(ranges) }
+}
+
+/// What is missing of which stream of ours; `None` when the question is malformed.
+pub(super) fn read_missing(request: &proto::Missing) -> Option<(StreamId, Vec<Numbers>)> {
+    let ranges = read_ranges(&request.ranges).filter(|ranges| !ranges.is_empty())?;
+    Some((StreamId::from_slice(&request.stream_id)?, ranges))
+}
+
+/// The answer: these never come.
+pub(super) fn missed(never: &[Numbers]) -> proto::Missed {
+    proto::Missed { never: write_ranges(never) }
+}
+
+/// What never comes; `None` when the answer is malformed.
+pub(super) fn read_missed(answer: &proto::Missed) -> Option<Vec<Numbers>> {
+    read_ranges(&answer.never)
 }
 
 /// How one part was answered. Codes of later versions count as [`Code::Busy`]: try again later.
@@ -177,10 +242,15 @@ pub(super) fn answered(answer: proto::Answer, asked: usize) -> Option<(Vec<Code>
 }
 
 const KIND_INBOX: u32 = 1;
+const KIND_RECEIPT: u32 = 2;
 const WANT_RECEIPT: u32 = 1;
 
 pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
     let parts = inner.parts();
+    let (kind, want) = match inner.kind {
+        Kind::Message => (KIND_INBOX, WANT_RECEIPT),
+        Kind::Receipt => (KIND_RECEIPT, 0),
+    };
     proto::Inner {
         sender: inner.sender.to_bytes().into(),
         recipient: inner.recipient.to_bytes().into(),
@@ -189,9 +259,9 @@ pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
         prev_hash: Bytes::new(),
         sent_at: inner.sent_at.0,
         expires_at: inner.expires_at.0,
-        r#type: KIND_INBOX,
+        r#type: kind,
         body: inner.body.clone(),
-        want: WANT_RECEIPT,
+        want,
         reply_to: Bytes::new(),
         key_id: Bytes::copy_from_slice(&inner.key_id),
         file_name: inner.file_name.clone(),
@@ -199,28 +269,38 @@ pub(super) fn inner_to_proto(inner: &Inner) -> proto::Inner {
         part_count: parts,
         total_bytes: inner.total,
         body_id: if parts > 1 { Bytes::copy_from_slice(&inner.body_id.0) } else { Bytes::new() },
+        position: inner.rank.number,
+        floor: inner.rank.floor,
     }
 }
 
 pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
     let inner = proto::Inner::decode(bytes).map_err(|_| Code::Bad)?;
     let parts = parts_of(inner.total_bytes);
-    if inner.r#type != KIND_INBOX || inner.file_name.len() > MAX_FILE_NAME || inner.part_count != parts {
+    let kind = match inner.r#type {
+        KIND_INBOX => Kind::Message,
+        KIND_RECEIPT if parts == 1 && inner.file_name.is_empty() => Kind::Receipt,
+        _ => return Err(Code::Bad),
+    };
+    if inner.file_name.len() > MAX_FILE_NAME || inner.part_count != parts {
         return Err(Code::Bad);
     }
     if part_len(inner.total_bytes, inner.part_index).is_none() {
         return Err(Code::Bad);
     }
+    let rank = rank(inner.position, inner.floor).ok_or(Code::Bad)?;
     let body_id = match parts {
         1 if inner.body_id.is_empty() => BodyId::default(),
         1 => return Err(Code::Bad),
         _ => BodyId::from_slice(&inner.body_id).ok_or(Code::Bad)?,
     };
     Ok(Inner {
+        kind,
         sender: PeerId::from_bytes(&inner.sender).map_err(|_| Code::Bad)?,
         recipient: PeerId::from_bytes(&inner.recipient).map_err(|_| Code::Bad)?,
         stream: StreamId::from_slice(&inner.stream_id).ok_or(Code::Bad)?,
         seq: inner.seq,
+        rank,
         sent_at: UnixMillis(inner.sent_at),
         expires_at: UnixMillis(inner.expires_at),
         key_id: inner.key_id.as_ref().try_into().map_err(|_| Code::Bad)?,
@@ -230,6 +310,11 @@ pub(super) fn inner_from_bytes(bytes: Bytes) -> Result<Inner, Code> {
         total: inner.total_bytes,
         body_id,
     })
+}
+
+/// `None`: not one that a sender gives.
+fn rank(number: u64, floor: u64) -> Option<Rank> {
+    (0 < floor && floor <= number && number < u64::MAX).then_some(Rank { number, floor })
 }
 
 const STATES: [SendState; 7] = [
@@ -261,6 +346,8 @@ pub(super) fn encode_outgoing(header: &Header) -> Vec<u8> {
         history: history.collect(),
         last_error: header.last_error.clone(),
         left: header.left.iter().map(stored_left).collect(),
+        stream_id: Bytes::copy_from_slice(&header.stream.0),
+        position: header.number,
     }
     .encode_to_vec()
 }
@@ -299,6 +386,8 @@ pub(super) fn decode_outgoing(bytes: &[u8]) -> Option<Header> {
     let history = history.collect::<Option<Vec<_>>>()?;
     Some(Header {
         seq: stored.seq,
+        stream: StreamId::from_slice(&stored.stream_id)?,
+        number: stored.position,
         ids: stored.ids.iter().map(|id| MessageId::from_slice(id)).collect::<Option<Vec<_>>>()?,
         to: PeerId::from_bytes(&stored.to).ok()?,
         state: history.last()?.state,
@@ -322,6 +411,8 @@ pub(super) struct StoredMessage {
     /// Its place in the body family.
     pub(super) slot: u64,
     pub(super) parts: u32,
+    /// Its stream and number while it waits for its turn.
+    pub(super) held: Option<(StreamId, u64)>,
 }
 
 /// A received message for the store.
@@ -337,6 +428,10 @@ pub(super) fn encode_received(message: &StoredMessage) -> Vec<u8> {
         file_name: r.file_name.clone(),
         slot: message.slot,
         parts: message.parts,
+        missing: r.missing,
+        late: r.late,
+        stream_id: message.held.map_or_else(Bytes::new, |(stream, _)| Bytes::copy_from_slice(&stream.0)),
+        position: message.held.map_or(0, |(_, number)| number),
     }
     .encode_to_vec()
 }
@@ -352,8 +447,11 @@ pub(super) fn decode_received(bytes: &[u8]) -> Option<StoredMessage> {
         bytes: stored.bytes,
         read: stored.read,
         file_name: stored.file_name,
+        missing: stored.missing,
+        late: stored.late,
     };
-    Some(StoredMessage { received, slot: stored.slot, parts: stored.parts })
+    let held = StreamId::from_slice(&stored.stream_id).map(|stream| (stream, stored.position));
+    Some(StoredMessage { received, slot: stored.slot, parts: stored.parts, held })
 }
 
 /// An incomplete message for the store.
@@ -370,6 +468,8 @@ pub(super) fn encode_assembly(assembly: &Assembly) -> Vec<u8> {
         body_id: Bytes::copy_from_slice(&assembly.body_id.0),
         id: assembly.id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
         started_at: assembly.touched_at.0,
+        position: assembly.rank.number,
+        floor: assembly.rank.floor,
     }
     .encode_to_vec()
 }
@@ -382,7 +482,8 @@ pub(super) fn decode_assembly(slot: u64, bytes: &[u8]) -> Option<Assembly> {
         stream: StreamId::from_slice(&stored.stream_id)?,
         seq: stored.seq,
     };
-    let mut assembly = Assembly::new(key, slot, stored.bytes, BodyId::from_slice(&stored.body_id)?);
+    let rank = rank(stored.position, stored.floor)?;
+    let mut assembly = Assembly::new((key, rank), slot, stored.bytes, BodyId::from_slice(&stored.body_id)?);
     assembly.sent_at = UnixMillis(stored.sent_at);
     assembly.expires_at = UnixMillis(stored.expires_at);
     assembly.file_name = stored.file_name;

@@ -290,7 +290,7 @@ impl Parts {
 
 type Ends<W> = (net::rpc::Client<W>, tokio::sync::mpsc::Receiver<net::rpc::Inbound<W>>);
 
-type MessageEnds = (Ends<message::Deliver>, message::mailbox::Ends);
+type MessageEnds = (Ends<message::Deliver>, Ends<message::Missing>, message::mailbox::Ends);
 
 struct MapEnds {
     publisher: net::pubsub::Publisher,
@@ -333,7 +333,7 @@ impl<'a> Wiring<'a> {
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
         let (publisher, gossip) = topics.add(map::wire::TOPIC);
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        let message = (protocols.add(), message::mailbox::Ends::new(&mut protocols));
+        let message = (protocols.add(), protocols.add(), message::mailbox::Ends::new(&mut protocols));
         let friend = protocols.add();
         (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message, friend)
     }
@@ -396,7 +396,7 @@ impl<'a> Wiring<'a> {
         (friend, contacts): (&friend::Handle, &Contacts),
     ) -> Result<(message::Service, message::Handle), Error> {
         let metrics = message::Metrics::new(&mut self.registry);
-        let ((deliver, inbound), mailbox) = ends;
+        let ((deliver, inbound), missing, mailbox) = ends;
         let mailbox_metrics = message::mailbox::Metrics::new(&mut self.registry);
         let deps = message::Deps {
             identity: self.identity.clone(),
@@ -409,6 +409,7 @@ impl<'a> Wiring<'a> {
             contacts: contacts.clone(),
             deliver,
             inbound,
+            missing,
             metrics,
             mailbox: (self.config.friend.clone(), mailbox, mailbox_metrics),
         };

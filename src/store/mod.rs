@@ -34,7 +34,7 @@ pub use family::Family;
 pub use open::OpenError;
 use space::Space;
 use writer::Writer;
-pub use writer::WriterStats;
+pub use writer::{Committing, WriterStats};
 
 type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;
 
@@ -234,7 +234,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the disk is full or fails: then nothing of the batch was written.
     pub async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
-        self.inner.writer.commit(batch).await
+        self.submit(batch).await?.done().await
+    }
+
+    /// Hands a batch to the writer. Batches reach the disk in the order in which this returned: after a crash the later of two
+    /// is there only if the earlier one is.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`].
+    pub async fn submit(&self, batch: Batch) -> Result<Committing, StoreError> {
+        self.inner.writer.submit(batch).await
     }
 
     /// Writes a batch without waiting for the disk.

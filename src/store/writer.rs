@@ -25,6 +25,21 @@ struct Job {
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// A batch on its way to the disk.
+#[derive(Debug)]
+#[must_use = "the batch is durable when this has said so"]
+pub struct Committing(oneshot::Receiver<Result<(), StoreError>>);
+
+impl Committing {
+    /// Waits until the batch is durable.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails: then nothing of the batch was written.
+    pub async fn done(self) -> Result<(), StoreError> {
+        self.0.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
 /// Counts of the writer since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriterStats {
@@ -59,15 +74,17 @@ impl Writer {
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), counters })
     }
 
-    pub(super) async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+    /// Waits for a place in the queue.
+    pub(super) async fn submit(&self, batch: Batch) -> Result<Committing, StoreError> {
+        let (done, answer) = oneshot::channel();
         if batch.is_empty() {
-            return Ok(());
+            // The receiver is right here.
+            let _ = done.send(Ok(()));
+            return Ok(Committing(answer));
         }
         let jobs = self.jobs.lock().expect("no panic while held").clone().ok_or(StoreError::Stopped)?;
-        let (done, answer) = oneshot::channel();
         jobs.send(Job { batch, done }).await.map_err(|_| StoreError::Stopped)?;
-        drop(jobs);
-        answer.await.map_err(|_| StoreError::Stopped)?
+        Ok(Committing(answer))
     }
 
     pub(super) fn stats(&self) -> WriterStats {

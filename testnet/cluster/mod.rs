@@ -1,7 +1,9 @@
 //! Whole nodes in one process: what only shows when map, network and store work together.
 
 mod hostile;
+mod letters;
 mod map;
+mod order;
 mod raw;
 mod strangers;
 

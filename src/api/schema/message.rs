@@ -209,6 +209,12 @@ pub struct Received {
     /// File name given by the sender, maybe empty. Hostile text: never a path.
     #[serde(default)]
     pub file_name: String,
+    /// Messages of its sender that were missing right before it when it was shown: they had not come in time, or never will.
+    #[serde(default)]
+    pub missing: u64,
+    /// Whether it came after later ones of its sender were shown.
+    #[serde(default)]
+    pub late: bool,
 }
 
 impl From<message::Received> for Received {
@@ -221,6 +227,8 @@ impl From<message::Received> for Received {
             bytes: received.bytes,
             read: received.read,
             file_name: received.file_name,
+            missing: received.missing,
+            late: received.late,
         }
     }
 }

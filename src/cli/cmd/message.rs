@@ -282,7 +282,7 @@ pub(super) async fn inbox(context: &Context, args: Inbox) -> Result<(), CliError
             let line = |event: &Event| match event {
                 Event::MessageReceived { message: m } => {
                     let text = format!("{} from {} {} {}", m.id, m.from, size(m.bytes), escape(&m.file_name));
-                    Some(text.trim_end().to_owned())
+                    Some(format!("{} {}", text.trim_end(), gap(m)).trim_end().to_owned())
                 }
                 Event::Lagged { source, lost } if source == "messages" => {
                     Some(format!("lagged: {lost} events were lost; see `vos inbox ls`"))
@@ -301,9 +301,19 @@ pub(super) async fn inbox(context: &Context, args: Inbox) -> Result<(), CliError
 fn inbox_table(out: Output, messages: &[Received]) -> String {
     let row = |m: &Received| {
         let read = if m.read { "" } else { "new" };
-        [m.id.clone(), m.from.clone(), ago(m.received_at), size(m.bytes), read.to_owned(), m.file_name.clone()]
+        let received = ago(m.received_at);
+        [m.id.clone(), m.from.clone(), received, size(m.bytes), read.to_owned(), gap(m), m.file_name.clone()]
     };
-    out.table(["ID", "FROM", "RECEIVED", "SIZE", "", "FILE"], &messages.iter().map(row).collect::<Vec<_>>())
+    out.table(["ID", "FROM", "RECEIVED", "SIZE", "", "ORDER", "FILE"], &messages.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What is not in order about a message.
+fn gap(message: &Received) -> String {
+    match (message.late, message.missing) {
+        (true, _) => "late".into(),
+        (false, 0) => String::new(),
+        (false, missing) => format!("{missing} missing before"),
+    }
 }
 
 pub(super) async fn outbox(context: &Context, args: Outbox) -> Result<(), CliError> {

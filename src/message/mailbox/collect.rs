@@ -5,11 +5,12 @@
 //!                                                                                            │ codes, our own receipt
 //!                                     fates ◀─ durable ─ courier: receipts that we owe ◀─────┘
 //! ```
-//! The receiver does not know that a message was stored with a friend, so delivery is once over any number of holders and direct tries.
+//! The receiver treats a message the same way however it came, so delivery is once over any number of holders and direct tries. Receipts
+//! for our own messages that others left with our friends go through the same door and end at the outbox.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -142,6 +143,7 @@ impl Collect {
         contacts.mark_changed();
         loop {
             self.carry_out();
+            self.deps.shared.collecting.store(self.machine.is_collecting(), Ordering::Relaxed);
             let wait = self.machine.next_due().map_or(LOOK, |at| at.saturating_sub(self.now()).min(LOOK));
             tokio::select! {
                 biased;
@@ -333,8 +335,8 @@ async fn bring_batch(deps: &Deps, friend: PeerId, batch: Vec<(usize, Bytes)>) ->
     let entries = receipt.and_then(|r| receipt::verify(&shared.local, &shared.receipts, &r, BATCH_PARTS));
     let mut owed = Vec::new();
     for (id, at) in entries.unwrap_or_default() {
-        match shared.tables.received(&id) {
-            Ok(Some((_, message))) => owed.push((message.received.from, id, at)),
+        match shared.tables.durable(&id) {
+            Ok(Some(message)) => owed.push((message.received.from, id, at)),
             // Removed by its reader already: a direct try of the sender gets the receipt.
             Ok(None) => {}
             Err(error) => {

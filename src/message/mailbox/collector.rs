@@ -101,6 +101,8 @@ struct Friend {
     /// Something was acknowledged in this pass.
     progress: bool,
     wanted: bool,
+    /// It was asked once at least, whether it answered or not.
+    asked: bool,
     pulling: bool,
     acking: bool,
     acks: BTreeSet<MessageId>,
@@ -182,6 +184,7 @@ impl Collector {
                 busy: false,
                 progress: false,
                 wanted: false,
+                asked: false,
                 pulling: false,
                 acking: false,
                 acks: BTreeSet::new(),
@@ -235,6 +238,12 @@ impl Collector {
     /// The next thing to do.
     pub(super) fn output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
+    }
+
+    /// Whether some friend may have mail that was not pulled yet: it was not asked since the start, or is being asked. One that was not
+    /// reached, or that pauses, is not waited for.
+    pub(super) fn is_collecting(&self) -> bool {
+        self.friends.values().any(|f| f.pulling || !f.asked || (f.wanted && f.backoff.tries() == 0))
     }
 
     /// When [`Collector::tick`] is next needed.
@@ -302,7 +311,7 @@ impl Collector {
     pub(super) fn pulled(&mut self, now: Duration, friend: PeerId, page: Option<Delivered>) {
         let random = self.random();
         let Some(state) = self.friends.get_mut(&friend) else { return };
-        state.pulling = false;
+        (state.pulling, state.asked) = (false, true);
         let Some(page) = page else {
             state.wanted = true;
             state.pause = now + state.backoff.next(random);

@@ -1,7 +1,8 @@
 //! Brings receipts to senders whose messages came through a friend, and takes those that others bring.
 //!
 //! Receipts that we owe are durable first ([`Owe`] is answered then), signed when they are brought, and forgotten when the sender has
-//! taken them. A sender that is not reached is tried again when it connects and with growing pauses.
+//! taken them. A sender that is not reached is tried again when it connects and with growing pauses; meanwhile they are left with its
+//! own friends, if it has any and takes us as a contact.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     message::{
+        leaving::Leaver,
         outbox::Now,
         receipt,
         sender::{Command, next},
@@ -54,6 +56,7 @@ pub(super) struct Owe {
 enum Done {
     Owed(Owe, Result<(), StoreError>),
     Brought(Errand, Taken),
+    Lettered(Errand, Result<(), String>),
     Took,
 }
 
@@ -64,6 +67,7 @@ pub(super) struct Deps {
     pub(super) metrics: Metrics,
     pub(super) tables: Tables,
     pub(super) client: rpc::Client<Receipts>,
+    pub(super) leaver: Leaver,
     /// The outbox's actor.
     pub(super) sender: mpsc::Sender<Command>,
 }
@@ -81,7 +85,7 @@ impl Courier {
     /// Loads what is owed. Blocks.
     pub(super) fn load(deps: Deps) -> Result<Self, StoreError> {
         let mut machine = Owed::new(rand::random());
-        deps.tables.owed()?.into_iter().for_each(|one| machine.add(Duration::ZERO, one));
+        deps.tables.owed()?.into_iter().for_each(|(one, left)| machine.add(Duration::ZERO, one, left));
         Ok(Self { deps, machine, started: Instant::now(), taking: 0, tasks: JoinSet::new() })
     }
 
@@ -96,6 +100,9 @@ impl Courier {
         loop {
             while let Some(errand) = self.machine.next(self.now().mono) {
                 self.bring(errand);
+            }
+            while let Some(errand) = self.machine.next_letter(self.now().mono) {
+                self.write(errand);
             }
             let wait = self.machine.next_due().map_or(LOOK, |at| at.saturating_sub(self.now().mono).min(LOOK));
             tokio::select! {
@@ -127,7 +134,7 @@ impl Courier {
             return;
         }
         let mut batch = Batch::new();
-        owe.list.iter().for_each(|(sender, id, at)| Tables::put_owed(&mut batch, sender, id, *at));
+        owe.list.iter().for_each(|(sender, id, at)| Tables::put_owed(&mut batch, sender, (id, *at), false));
         let store = self.deps.tables.store.clone();
         self.tasks.spawn(async move {
             let result = store.commit(batch).await;
@@ -150,6 +157,33 @@ impl Courier {
             };
             Done::Brought(errand, taken)
         });
+    }
+
+    /// Leaves receipts with friends of their sender.
+    fn write(&mut self, errand: Errand) {
+        let (leaver, shared) = (self.deps.leaver.clone(), self.deps.shared.clone());
+        self.tasks.spawn(async move {
+            let signed = receipt::sign(&shared.identity, &shared.receipts, &errand.1);
+            let left = leaver.leave_letter(errand.0, signed).await;
+            Done::Lettered(errand, left)
+        });
+    }
+
+    fn lettered(&mut self, errand: &Errand, left: &Result<(), String>) {
+        if let Err(error) = left {
+            debug!(sender = %errand.0, %error, "cannot leave a receipt with a friend of the sender");
+        } else {
+            self.deps.metrics.letters_out.inc();
+        }
+        let remember = self.machine.lettered(self.started.elapsed(), errand, left.is_ok());
+        let mut batch = Batch::new();
+        remember.iter().for_each(|(id, at)| Tables::put_owed(&mut batch, &errand.0, (id, *at), true));
+        // Not synced: what is not remembered is left once more, which does no harm.
+        if !batch.is_empty()
+            && let Err(error) = self.deps.tables.store.write_unsynced(batch)
+        {
+            warn!(%error, "cannot note which receipts were left with friends");
+        }
     }
 
     /// A receipt for messages of ours.
@@ -185,7 +219,7 @@ impl Courier {
         match done {
             Ok(Done::Owed(owe, result)) => {
                 if result.is_ok() {
-                    owe.list.iter().for_each(|one| self.machine.add(now.mono, *one));
+                    owe.list.iter().for_each(|one| self.machine.add(now.mono, *one, false));
                 }
                 // Who asked may have gone away.
                 let _ = owe.reply.send(result);
@@ -204,6 +238,7 @@ impl Courier {
                     warn!(%error, "cannot forget receipts that were brought");
                 }
             }
+            Ok(Done::Lettered(errand, left)) => self.lettered(&errand, &left),
             Ok(Done::Took) => self.taking -= 1,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}

@@ -44,6 +44,8 @@ pub struct Metrics {
     pub promises_broken: Counter,
     /// Promises that friends did not account for.
     pub promises_refused: Counter,
+    /// Lists of receipts left with friends of the sender.
+    pub letters_out: Counter,
 }
 
 impl Metrics {
@@ -67,6 +69,7 @@ impl Metrics {
         r.register("promises_kept", "Checked promises that friends kept", metrics.promises_kept.clone());
         r.register("promises_broken", "Promises that friends broke", metrics.promises_broken.clone());
         r.register("promises_refused", "Promises not accounted for", metrics.promises_refused.clone());
+        r.register("letters_out", "Lists of receipts left with friends of the sender", metrics.letters_out.clone());
         metrics
     }
 }

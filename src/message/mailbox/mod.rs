@@ -11,7 +11,7 @@
 //!      │                             └──────────────────────┘  mailbox/hint/1   ┌───────▼──────┐ durable ┌─────────┐
 //!      │                                        ── there is mail ─────────────▶ │ the receiver │ ──────▶ │ courier │
 //!      │                                                                        └──────────────┘         └────┬────┘
-//!      └────────────────────────────── message/receipt/1: delivered ──────────────────────────────────────────┘
+//!      └─────────────────────── message/receipt/1, or its own friends: delivered ─────────────────────────────┘
 //! ```
 //!
 //! * **Promises.** A holder signs a [`StoredReceipt`] only for what is synced; it keeps that until the owner acknowledges it, the
@@ -20,7 +20,9 @@
 //! * **Owners** acknowledge only what is durable in their inbox (or can never be used), by explicit ids and to all friends. Pulled parts
 //!   go through the receiver like parts of a peer, so a message is delivered once over any number of holders and direct tries.
 //! * **Receipts** for the sender are durable before the message is acknowledged to a friend, and are brought when the sender is
-//!   reached. Its outbox takes one exactly like one in a deliver answer.
+//!   reached. While it stays away they are also left, sealed for it, with its own friends: one letter for up to 64 messages (`owed.rs`),
+//!   which its collector settles with the outbox before it acknowledges it, and never shows. However it comes, the outbox takes a
+//!   receipt exactly like one in a deliver answer. No receipt is ever answered by one.
 //! * **Numbers** of a queue have no gap and go on over renewed grants: a receipt's number says where the part must be found.
 //! * **Evidence.** A friend that signed for a part and lost it is found out and proven wrong: [`evidence`].
 //! * **What is deposited** are the sealed parts of `envelope.rs`; a message of several parts is several deposits.
@@ -32,7 +34,7 @@
 //! * `TOO_LARGE` counts a sealed part, not a whole message.
 //! * A message that cannot be opened is acknowledged as unusable: left there, a stranger's junk would fill the mailbox. The sender has
 //!   it until it is receipted, and seals it again when it is told so by a direct try.
-//! * Not here yet: several devices of one owner, and acknowledging per device; sending receipts through the sender's own friends.
+//! * Not here yet: several devices of one owner, and acknowledging per device.
 //!
 //! # Limits
 //! By the grant: parts, bytes, size, time, each contact's parts and bytes a day, the open share. Over all owners: `friend.max_bytes`
@@ -78,3 +80,4 @@ pub use refusal::Refusal;
 pub use service::Ends;
 pub(super) use service::{Deps, Service};
 pub use wire::{Deposit, Desk, Hint, Pull, Receipts};
+pub(super) use wire::{letter, read_letter};

@@ -126,11 +126,14 @@ impl Service {
         let (owed, owe) = mpsc::channel(courier::QUEUE);
         let (door, collected) = mpsc::channel(DOOR);
         let (collect_commands, commands) = mpsc::channel(collect::QUEUE);
+        let depositor = Depositor::new(&network, deposit.0, desk.0.clone());
+        let leaver = Leaver::new(shared.clone(), network.clone(), depositor.clone());
         let courier = Courier::load(courier::Deps {
             shared: shared.clone(),
             metrics: metrics.clone(),
             tables,
             client: receipts.0,
+            leaver,
             sender,
         })?;
         let (pull, desk) = (pull.0, desk.0);
@@ -151,7 +154,7 @@ impl Service {
             holder: holder_commands,
             collect: collect_commands,
             desk: desk.clone(),
-            depositor: Depositor::new(&network, deposit.0, desk.clone()),
+            depositor,
             evidence: judged,
             claims: (claim.0, metrics.clone()),
         };

@@ -59,6 +59,9 @@ fn number(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
+/// For which sender, which message, and when it came.
+pub(super) type Receipted = (PeerId, MessageId, UnixMillis);
+
 /// The tables of mailboxes. Scans block.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
@@ -300,20 +303,23 @@ impl Tables {
 
     // -- receipts that we owe
 
-    pub(super) fn put_owed(batch: &mut Batch, sender: &PeerId, id: &MessageId, at: UnixMillis) {
-        batch.put(Family::Mailbox, key(b'r', sender, &id.0), at.0.to_be_bytes());
+    /// `left`: friends of the sender have it.
+    pub(super) fn put_owed(batch: &mut Batch, sender: &PeerId, (id, at): (&MessageId, UnixMillis), left: bool) {
+        let value = [at.0.to_be_bytes().as_slice(), if left { &[1] } else { &[] }].concat();
+        batch.put(Family::Mailbox, key(b'r', sender, &id.0), value);
     }
 
     pub(super) fn drop_owed(batch: &mut Batch, sender: &PeerId, id: &MessageId) {
         batch.delete(Family::Mailbox, key(b'r', sender, &id.0));
     }
 
-    /// All of them.
-    pub(super) fn owed(&self) -> Result<Vec<(PeerId, MessageId, UnixMillis)>, StoreError> {
+    /// All of them, and whether they were left with friends.
+    pub(super) fn owed(&self) -> Result<Vec<(Receipted, bool)>, StoreError> {
         let mut owed = Vec::new();
         self.store.for_each(Family::Mailbox, b"r", Bound::Unbounded, |k, value| {
             let found = k[1..].split_last_chunk::<32>().and_then(|(sender, id)| {
-                Some((PeerId::from_bytes(sender).ok()?, MessageId(*id), UnixMillis(number(value)?)))
+                let (at, left) = value.split_at_checked(8)?;
+                Some(((PeerId::from_bytes(sender).ok()?, MessageId(*id), UnixMillis(number(at)?)), !left.is_empty()))
             });
             owed.extend(found);
             true

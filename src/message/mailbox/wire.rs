@@ -499,6 +499,16 @@ pub(super) fn read_receipted(request: proto::Receipted) -> Option<(PeerId, Recei
     Some((recipient, Receipt { entries: request.entries, signature: request.signature }))
 }
 
+/// The body of a receipt that is left with a friend.
+pub(in crate::message) fn letter(recipient: &PeerId, receipt: Receipt) -> Bytes {
+    receipted(recipient, receipt).encode_to_vec().into()
+}
+
+/// Who signed what a letter holds, and what; not verified. `None`: malformed.
+pub(in crate::message) fn read_letter(body: &Bytes) -> Option<(PeerId, Receipt)> {
+    read_receipted(proto::Receipted::decode(body.clone()).ok()?)
+}
+
 /// All markers of an owner for the store.
 pub(super) fn encode_markers(markers: &BTreeMap<MarkerKey, Marker>) -> Vec<u8> {
     let list: Vec<_> = markers.iter().map(|(key, marker)| (*key, *marker)).collect();

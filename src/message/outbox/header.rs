@@ -5,8 +5,9 @@ use crate::{
     message::{
         envelope::{MAX_PART, PART_BYTES},
         handle::{Outgoing, SendState, Step},
+        order::Lane,
     },
-    primitives::{Hash, MessageId, PeerId, UnixMillis},
+    primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis},
 };
 
 /// What is remembered of attempts to leave one message with friends, the earliest forgotten first: a record lists 8.
@@ -38,6 +39,9 @@ pub(in crate::message) struct Left {
 pub(in crate::message) struct Header {
     /// Its number in our stream, and its place in the store.
     pub(in crate::message) seq: u64,
+    pub(in crate::message) stream: StreamId,
+    /// Its number among those for its recipient in that stream.
+    pub(in crate::message) number: u64,
     /// The id that the user knows, then those of later sealings. Never empty.
     pub(in crate::message) ids: Vec<MessageId>,
     pub(in crate::message) to: PeerId,
@@ -59,6 +63,11 @@ impl Header {
     /// The id that the user knows.
     pub(in crate::message) fn id(&self) -> MessageId {
         self.ids[0]
+    }
+
+    /// The lane of its number.
+    pub(in crate::message) fn lane(&self) -> Lane {
+        Lane { peer: self.to, stream: self.stream }
     }
 
     /// For the user; `acked` parts are at the recipient.

@@ -20,13 +20,13 @@ use crate::{
 
 const WORK: Account = Account::Work(18);
 
-fn grant() -> Grant {
+pub(super) fn grant() -> Grant {
     let terms = Terms { policy: POLICY_OPEN_POW, ..Terms::default() };
     Grant { id: GrantId([1; 16]), epoch: 1, phase: Hold::Active, not_after: START.plus(DRAIN * 10), terms }
 }
 
 /// The sealed parts of a message that `from` has queued.
-fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
+pub(super) fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
     let tables = &from.shared.tables;
     let seq = tables.seq_of(&id).unwrap().unwrap();
     let parts = tables.outgoing(seq).unwrap().unwrap().parts;
@@ -37,7 +37,7 @@ fn queued(from: &Handle, id: MessageId) -> Vec<Part> {
     (0..parts).map(part).collect()
 }
 
-async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec<Part>) {
+pub(super) async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec<Part>) {
     let place = Place { holder: holder.address(), owner: owner.address(), grant: grant().id };
     let deposit = from.handle.mailbox().depositor().deposit(place, &WORK, parts);
     for answer in soon("deposit", deposit).await.unwrap().0 {
@@ -45,7 +45,7 @@ async fn deposit(from: &Node, holder: &Node, owner: &Node, parts: Vec<Part>) {
     }
 }
 
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let all = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -54,13 +54,13 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     soon(what, all).await;
 }
 
-async fn held(holder: &Node, owner: &Node) -> u64 {
+pub(super) async fn held(holder: &Node, owner: &Node) -> u64 {
     let held = soon("stats", holder.handle.mailbox().held()).await.unwrap();
     held.into_iter().find(|s| s.owner == owner.address()).map_or(0, |s| s.messages)
 }
 
 /// A sender and a recipient who never meet, and friends of the recipient who agreed.
-async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
+pub(super) async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
     let (a, b) = (Node::start(net).await, Node::start(net).await);
     let mut all = Vec::new();
     for _ in 0..friends {
@@ -72,7 +72,7 @@ async fn apart(net: &Net, friends: usize) -> (Node, Node, Vec<Node>) {
     (a, b, all)
 }
 
-async fn collect_from(b: &Node, friends: &[Node]) {
+pub(super) async fn collect_from(b: &Node, friends: &[Node]) {
     b.handle.mailbox().set_friends(friends.iter().map(Node::address).collect()).await.unwrap();
 }
 
@@ -188,7 +188,7 @@ async fn an_owner_lets_contacts_in_by_key_and_learns_what_was_refused() {
 }
 
 /// Contacts of `owner` whose deposit keys a friend knows.
-async fn known_contacts(owner: &Node, friend: &Node) -> usize {
+pub(super) async fn known_contacts(owner: &Node, friend: &Node) -> usize {
     let stats = owner.handle.mailbox().friends().await.unwrap();
     stats.get(&friend.address()).map_or(0, |stats| stats.contacts)
 }

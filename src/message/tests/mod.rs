@@ -3,11 +3,14 @@
 mod contacts;
 mod early;
 mod evidence;
+mod letters;
 mod mail;
 mod net;
 mod offline;
 mod once;
+mod order;
 mod prop;
 mod service;
 mod sim;
+mod turns;
 mod vectors;

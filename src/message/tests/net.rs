@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::super::{
-    Body, Config, Deliver, Draft, Handle, Metrics, Service, ServiceError,
+    Body, Config, Deliver, Draft, Handle, Metrics, Missing, Service, ServiceError,
     contacts::Contacts,
     friend, mailbox,
     recipients::{Granted, Recipients},
@@ -80,6 +80,7 @@ type Grants = HashMap<(PeerId, PeerId, Hash), Granted>;
 #[derive(Clone, Debug)]
 pub(super) struct Net {
     pub(super) board: rpc::Loopback<Deliver>,
+    pub(super) missing: rpc::Loopback<Missing>,
     pub(super) mail: Mail,
     pub(super) keys: Arc<Mutex<HashMap<PeerId, Vec<EncryptionKey>>>>,
     /// Friends of owners, and the grants behind them.
@@ -96,6 +97,7 @@ impl Net {
     pub(super) fn new() -> Self {
         Self {
             board: rpc::Loopback::default(),
+            missing: rpc::Loopback::default(),
             mail: Mail::default(),
             keys: Arc::default(),
             friends: Arc::default(),
@@ -110,6 +112,7 @@ impl Net {
     /// Takes a node off the network, or back.
     pub(super) fn online(&self, peer: PeerId, online: bool) {
         self.board.set_online(peer, online);
+        self.missing.set_online(peer, online);
         self.mail.set_online(peer, online);
         let _ = self.peers.send(if online { PeerEvent::Up(peer) } else { PeerEvent::Down(peer) });
     }
@@ -225,6 +228,7 @@ impl Node {
             contacts: Contacts::open(store.clone(), net.clock.clone(), local, true).unwrap(),
             deliver,
             inbound,
+            missing: net.missing.join(local),
             metrics: metrics.clone(),
             mailbox: (friend::Config::default(), net.mail.join(local), mail_metrics.clone()),
         };

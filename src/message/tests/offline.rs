@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     map,
-    primitives::{GrantId, Hash, MessageId, PeerId, UnixMillis},
+    primitives::{GrantId, Hash, MessageId, PeerId, StreamId, UnixMillis},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -33,6 +33,8 @@ fn id(seq: u64) -> MessageId {
 fn header(seq: u64, to: PeerId, parts: u32) -> Header {
     Header {
         seq,
+        stream: StreamId([0; 16]),
+        number: seq + 1,
         ids: vec![id(seq)],
         to,
         state: SendState::Queued,

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::super::{
-    envelope::{BodyId, Envelopes, Inner, part_id},
+    envelope::{BodyId, Envelopes, Inner, Kind, part_id},
     handle::{SendState, Step},
     inbox::{Inbox, Limits, Progress, Verdict},
     mailbox::{Refusal, StoredReceipt},
+    order::Rank,
     outbox::{Friend, Header, Now, Outbox, Output, is_end},
     receipt,
     wire::{self, Code},
@@ -41,6 +42,9 @@ proptest! {
         if let Some(parts) = wire::parts(&crate::wire::proto::message::Deliver { parts: bytes.clone() }) {
             prop_assert!(parts.len() <= wire::BATCH_PARTS);
         }
+        let asked = crate::wire::proto::message::Missing { stream_id: bytes.slice(..bytes.len().min(16)), ranges: bytes.clone() };
+        let _ = wire::read_missing(&asked);
+        let _ = wire::read_missed(&crate::wire::proto::message::Missed { never: bytes.clone() });
         let signed = receipt::Receipt { entries: bytes.clone(), signature: bytes };
         prop_assert!(receipt::verify(&me.address(), &receipt::purpose(&network), &signed, 64).is_none());
     }
@@ -70,7 +74,7 @@ proptest! {
         let last = order.len() - 2 * parts as usize;
         for (step, index) in order.into_iter().enumerate() {
             let inner = Inner {
-                sender, recipient, stream: StreamId([0; 16]), seq: 1, sent_at: START,
+                kind: Kind::Message, sender, recipient, stream: StreamId([0; 16]), seq: 1, rank: Rank { number: 1, floor: 1 }, sent_at: START,
                 expires_at: START.plus(Duration::from_secs(60)), key_id: [0; 8], file_name: String::new(),
                 body: Bytes::copy_from_slice(&index.to_be_bytes()), index, total, body_id: BodyId::default(),
             };
@@ -237,9 +241,11 @@ fn id(seq: u64) -> MessageId {
     MessageId([seq as u8; 32])
 }
 
-fn header(seq: u64, to: PeerId, me: PeerId, parts: u32) -> Header {
+pub(super) fn header(seq: u64, to: PeerId, me: PeerId, parts: u32) -> Header {
     Header {
         seq,
+        stream: StreamId([0; 16]),
+        number: seq + 1,
         ids: vec![id(seq)],
         to,
         state: SendState::Queued,

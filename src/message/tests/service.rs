@@ -5,7 +5,8 @@ use std::{fs, time::Duration};
 use super::{
     super::{
         Body, Config, Deliver, Draft, Event, MessageError, SendState,
-        envelope::{BodyId, Envelopes, Inner, PART_BYTES},
+        envelope::{BodyId, Envelopes, Inner, Kind, PART_BYTES},
+        order::Rank,
         receipt,
         wire::{self, Code},
     },
@@ -33,6 +34,16 @@ pub(super) async fn bodies(node: &Node) -> Vec<Vec<u8>> {
     }
     bodies.reverse();
     bodies
+}
+
+/// Waits until so many messages are shown.
+pub(super) async fn shown(node: &Node, count: usize) {
+    let all = async {
+        while node.handle.inbox(100).await.unwrap().len() < count {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("messages are shown", all).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,15 +210,20 @@ pub(super) async fn push(
     wire::answered(answer, parts.len()).unwrap()
 }
 
+/// Becomes a rank that follows from the sequence number, and waits for nothing.
+const UNRANKED: Rank = Rank { number: 0, floor: 0 };
+
 /// A part from `author` to `node`, as it would make it, or changed.
 pub(super) fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inner)) -> bytes::Bytes {
     let key = node.net.keys.lock().unwrap()[&node.address()][0];
     let envelopes = Envelopes::new(author.clone(), &NetworkId::default());
     let mut inner = Inner {
+        kind: Kind::Message,
         sender: author.address(),
         recipient: node.address(),
         stream: StreamId([1; 16]),
         seq: 1,
+        rank: UNRANKED,
         sent_at: START,
         expires_at: START.plus(Duration::from_secs(3600)),
         key_id: key.id,
@@ -218,6 +234,9 @@ pub(super) fn part(node: &Node, author: &Identity, change: impl FnOnce(&mut Inne
         body_id: BodyId::default(),
     };
     change(&mut inner);
+    if inner.rank == UNRANKED {
+        inner.rank = Rank { number: inner.seq + 1, floor: inner.seq + 1 };
+    }
     let mut session = SealSession::new(envelopes.context(), &node.address(), key).unwrap();
     envelopes.seal(&mut session, &inner).unwrap().wire()
 }
@@ -276,6 +295,10 @@ async fn every_bad_part_has_its_own_answer_and_good_ones_beside_it_are_delivered
         (make(&|i| i.total = 5), Code::Bad),
         (make(&|i| i.index = 1), Code::Bad),
         (make(&|i| i.total = u64::MAX), Code::Bad),
+        (make(&|i| i.rank = Rank { number: 0, floor: 1 }), Code::Bad),
+        (make(&|i| i.rank = Rank { number: 1, floor: 0 }), Code::Bad),
+        (make(&|i| i.rank = Rank { number: 1, floor: 2 }), Code::Bad),
+        (make(&|i| i.rank = Rank { number: u64::MAX, floor: 1 }), Code::Bad),
         (make(&|i| i.file_name = "n".repeat(300)), Code::Bad),
         (make(&|i| i.expires_at = START.minus(hour)), Code::Expired),
         (make(&|i| i.expires_at = START.plus(hour * 24 * 31)), Code::Bad),
@@ -367,7 +390,9 @@ async fn a_full_inbox_delays_and_loses_nothing() {
     assert_eq!(a.handle.outgoing(second).await.unwrap().state, SendState::Queued);
     b.handle.remove(first).await.unwrap();
     delivered(&a, second).await;
-    assert_eq!(bodies(&b).await, [vec![3; 10], vec![2; 1000]]);
+    // The tiny one was there first, and waited for its turn.
+    shown(&b, 2).await;
+    assert_eq!(bodies(&b).await, [vec![2; 1000], vec![3; 10]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -450,6 +475,7 @@ async fn cancelled_and_expired_messages_end_and_stay_ended() {
     assert_eq!(a.handle.stats().outbox_pending, 1);
     net.online(b.address(), true);
     delivered(&a, kept).await;
+    shown(&b, 1).await;
     assert_eq!(bodies(&b).await, [b"keep".to_vec()]);
     assert_eq!(a.handle.outgoing(cancelled).await.unwrap().state, SendState::Cancelled);
 }

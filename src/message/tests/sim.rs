@@ -1,8 +1,10 @@
 //! Many nodes, lost and repeated and late requests, crashes at any point, lost keys: in the end everything accepted is in its
-//! recipient's inbox once, and nothing that was not. `SEED=n` replays a run.
+//! recipient's inbox once and each stream in order, and nothing that was not. `SEED=n` replays a run.
 
+mod crash;
 mod early;
 mod mail;
+mod order;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,11 +14,13 @@ use std::{
 use bytes::Bytes;
 
 use super::super::{
-    envelope::{BodyId, Inner, PART_BYTES},
+    envelope::{BodyId, Inner, Kind, PART_BYTES},
     handle::{SendState, Step},
     inbox::{Assembly, Inbox, Key, Limits, Progress, Verdict},
-    outbox::{Answer, Deposited, Header, Item, Now, Outbox, Output, is_end},
-    wire::Code,
+    lanes::Number,
+    order::{Lane, Numbers, Order, Rank},
+    outbox::{Answer, Deposited, Header, Item, Now, Outbox, Output},
+    wire::{Code, StoredMessage},
 };
 use crate::primitives::{Hash, MessageId, PeerId, StreamId, UnixMillis};
 
@@ -60,6 +64,8 @@ enum Event {
     Deposited { node: (usize, u32), flight: u64, answer: Deposited },
     Collect { node: usize },
     Receipted { sender: usize, recipient: PeerId, ids: Vec<MessageId> },
+    Missing { node: (usize, u32), to: usize, lane: Lane, missing: Vec<Numbers> },
+    Missed { node: (usize, u32), lane: Lane, never: Option<Vec<Numbers>> },
     Offline { node: usize },
     Tick { node: usize },
     Crash { node: usize },
@@ -76,7 +82,7 @@ enum Planned {
 enum Write {
     Part(Key, Option<Box<Assembly>>, u32),
     Gone(Key),
-    Delivered(Key, MessageId),
+    Delivered(Key, Rank, MessageId),
 }
 
 /// What survives a crash.
@@ -85,9 +91,17 @@ struct Disk {
     outbox: BTreeMap<u64, Header>,
     assemblies: HashMap<Key, (Assembly, BTreeSet<u32>)>,
     seen: HashMap<Key, MessageId>,
-    inbox: Vec<Key>,
+    inbox: Vec<order::Arrived>,
+    /// What waits for its turn, and where streams go on.
+    held: BTreeMap<(Lane, u64), StoredMessage>,
+    next_of: HashMap<Lane, u64>,
+    /// Numbers of its own messages.
+    our_next: HashMap<Lane, u64>,
+    ranks: HashMap<u64, Rank>,
     /// What it holds for others, by owner.
     mail: BTreeMap<(usize, MessageId), (usize, Part)>,
+    /// Letters that it holds for senders: from whom, and what they name.
+    letters: Vec<(usize, PeerId, Vec<MessageId>)>,
     /// What owners have collected here.
     collected: BTreeSet<(usize, MessageId)>,
 }
@@ -96,8 +110,12 @@ struct Node {
     id: PeerId,
     outbox: Outbox,
     /// Messages being sealed, lost in a crash.
-    sealing: BTreeMap<u64, Header>,
+    sealing: BTreeMap<u64, (Header, Number)>,
+    lanes: order::Ours,
     inbox: Inbox,
+    order: Order,
+    /// Numbers of what it got.
+    numbers: HashMap<Key, u64>,
     epoch: u32,
     keys: u64,
     next_seq: u64,
@@ -115,10 +133,12 @@ struct World {
     stored: u64,
     collected: u64,
     withdrawn: u64,
+    letters: u64,
     /// Parts stored at recipients before their message was durable at its sender; messages that never were.
     early: u64,
     abandoned: u64,
     forgotten: u64,
+    asked: u64,
 }
 
 fn stream(node: usize) -> StreamId {
@@ -143,7 +163,10 @@ impl World {
                 id,
                 outbox: Outbox::new(id, Duration::from_secs(30), random.below(u64::MAX)),
                 sealing: BTreeMap::new(),
+                lanes: order::Ours::default(),
                 inbox: inbox(),
+                order: Order::default(),
+                numbers: HashMap::new(),
                 epoch: 0,
                 keys: 0,
                 next_seq: 0,
@@ -162,9 +185,11 @@ impl World {
             stored: 0,
             collected: 0,
             withdrawn: 0,
+            letters: 0,
             early: 0,
             abandoned: 0,
             forgotten: 0,
+            asked: 0,
         };
         for _ in 0..MESSAGES * NODES as u64 {
             let (from, to) = (world.node(), world.node());
@@ -251,12 +276,15 @@ impl World {
             }
             Event::Collect { node } => self.collect(node),
             Event::Receipted { sender, recipient, ids } => self.receipted(sender, recipient, &ids),
+            Event::Missing { node, to, lane, missing } => self.missing(node, to, lane, &missing),
+            Event::Missed { node, lane, never } if alive(self, node) => self.missed(node.0, lane, never.as_deref()),
             Event::Offline { node } => {
                 self.nodes[node].offline_until = self.now + self.random.below(40_000);
             }
             Event::Tick { node } => {
                 self.nodes[node].outbox.tick(now);
                 self.carry_out(node);
+                self.turns(node);
                 self.later(400, Event::Tick { node });
             }
             Event::Crash { node } => self.crash(node),
@@ -270,8 +298,11 @@ impl World {
         let node = &mut self.nodes[from];
         let seq = node.next_seq;
         node.next_seq += 1;
+        let mut number = node.number(Lane { peer: recipient, stream: stream(from) }, seq);
         let header = Header {
             seq,
+            stream: number.lane.stream,
+            number: number.rank.number,
             ids: vec![part_id(from, seq, 0, 0)],
             to: recipient,
             state: SendState::Queued,
@@ -286,9 +317,11 @@ impl World {
             left: Vec::new(),
         };
         if parts > 1 && self.random.below(3) > 0 {
-            return self.seal(from, header);
+            return self.seal(from, header, number);
         }
         let node = &mut self.nodes[from];
+        number.keep();
+        node.numbered(header.lane());
         node.disk.outbox.insert(seq, header.clone());
         node.outbox.add(now, header, true);
         self.carry_out(from);
@@ -296,13 +329,15 @@ impl World {
 
     fn part(&self, from: usize, (seq, index): Item) -> Part {
         let node = &self.nodes[from];
-        let header = node.sealing.get(&seq).unwrap_or_else(|| &node.disk.outbox[&seq]);
+        let header = node.sealing.get(&seq).map_or_else(|| &node.disk.outbox[&seq], |(header, _)| header);
         assert!(index + 1 < header.parts || !node.sealing.contains_key(&seq), "the last part stays");
         let inner = Inner {
+            kind: Kind::Message,
             sender: self.nodes[from].id,
             recipient: header.to,
             stream: stream(from),
             seq,
+            rank: node.disk.ranks[&seq],
             sent_at: header.queued_at,
             expires_at: header.expires_at,
             key_id: header.key_id,
@@ -340,6 +375,7 @@ impl World {
                     assert!(!self.nodes[node].sealing.contains_key(&header.seq), "it has no state yet");
                     assert_eq!(header.state, SendState::Delivered, "nothing is lost: {}", header.last_error);
                     let key = Key { sender: self.nodes[node].id, stream: stream(node), seq: header.seq };
+                    self.nodes[node].lanes.ended(&header.lane(), header.number);
                     let to = self.nodes.iter().find(|n| n.id == header.to).unwrap();
                     assert!(to.disk.seen.contains_key(&key), "delivered means durable at the recipient");
                     // Not synced: a crash may forget it.
@@ -414,8 +450,8 @@ impl World {
                     self.redelivered += 1;
                     Planned::Done(Code::Delivered, Some(id))
                 }
-                Verdict::Whole { key, message, .. } => {
-                    writes.push(Write::Delivered(key, message.received.id));
+                Verdict::Whole { key, rank, message, .. } => {
+                    writes.push(Write::Delivered(key, rank, message.received.id));
                     Planned::Whole(key, message.received.id)
                 }
                 Verdict::Part { key, index, header, gone, .. } => {
@@ -432,7 +468,7 @@ impl World {
 
     fn commit(&mut self, at: usize, reply: ((usize, u32), u64), items: Vec<Planned>, writes: Vec<Write>) {
         let ok = !self.fault(5);
-        let now = self.clock().wall;
+        let Now { wall: now, mono } = self.clock();
         let (mut stored, mut delivered) = (Vec::new(), Vec::new());
         let node = &mut self.nodes[at];
         for write in writes.into_iter().filter(|_| ok) {
@@ -447,8 +483,8 @@ impl World {
                     entry.1.insert(index);
                 }
                 Write::Gone(key) => drop(node.disk.assemblies.remove(&key)),
-                Write::Delivered(key, id) => {
-                    node.deliver(key, id);
+                Write::Delivered(key, rank, id) => {
+                    node.arrive(mono, key, rank, id);
                     delivered.push(key);
                 }
             }
@@ -476,13 +512,15 @@ impl World {
         }
         for key in completing {
             let id = node.inbox.assembly(&key).unwrap().message(now).unwrap().received.id;
-            let parts = node.inbox.assembly(&key).unwrap().parts();
+            let assembly = node.inbox.assembly(&key).unwrap();
+            let (parts, rank) = (assembly.parts(), assembly.rank);
             let (_, stored) = node.disk.assemblies.remove(&key).unwrap();
             assert_eq!(stored.len(), parts as usize, "whole on disk, too");
             node.inbox.completed(&key, true);
-            node.deliver(key, id);
+            node.arrive(mono, key, rank, id);
             delivered.push(key);
         }
+        node.settle(mono);
         let durable = |key: &Key| {
             let sender = self.nodes.iter().find(|n| n.id == key.sender).unwrap();
             sender.disk.outbox.contains_key(&key.seq)
@@ -501,59 +539,15 @@ impl World {
                 }
             }
             let (recipient, ids) = (self.nodes[at].id, receipts.into_iter().map(|(id, _)| id).collect());
-            if !self.fault(30) {
+            if self.offline(to) || self.fault(50) {
+                self.leave_letter(to, recipient, ids);
+            } else if !self.fault(30) {
                 self.later(500, Event::Receipted { sender: to, recipient, ids });
             }
             return;
         }
         let answer = if self.fault(20) { Err("answer lost".into()) } else { Ok((codes, receipts)) };
         self.later(200, Event::Answer { node: (to, epoch), flight, answer });
-    }
-
-    fn reseal(&mut self, node: usize, seq: u64) {
-        let now = self.clock();
-        let Some((header, _)) = self.nodes[node].outbox.get(seq) else { return };
-        let mut header = header.clone();
-        let keys = self.nodes.iter().find(|n| n.id == header.to).unwrap().keys;
-        let result = if keys.to_be_bytes() == header.key_id || self.fault(20) {
-            Err("no other key yet".into())
-        } else {
-            header.ids.push(part_id(node, seq, header.ids.len(), 0));
-            header.key_id = keys.to_be_bytes();
-            self.nodes[node].disk.outbox.insert(seq, header.clone());
-            Ok(header)
-        };
-        self.nodes[node].outbox.resealed(now, seq, result);
-        self.carry_out(node);
-    }
-
-    fn crash(&mut self, at: usize) {
-        let (now, seed) = (self.clock(), self.random.below(u64::MAX));
-        let node = &mut self.nodes[at];
-        node.epoch += 1;
-        self.forgotten += node.sealing.len() as u64;
-        node.sealing.clear();
-        node.outbox = Outbox::new(node.id, Duration::from_secs(30), seed);
-        node.inbox = inbox();
-        for (assembly, stored) in node.disk.assemblies.values_mut() {
-            let mut fresh = Assembly::new(assembly.key, assembly.slot, assembly.total, assembly.body_id);
-            (fresh.sent_at, fresh.expires_at) = (assembly.sent_at, assembly.expires_at);
-            (fresh.id, fresh.touched_at) = (assembly.id, assembly.touched_at);
-            // Parts of large bodies go past the log: some of them are lost.
-            stored.retain(|_| self.random.below(2) == 0);
-            stored.iter().for_each(|index| fresh.found(*index));
-            node.inbox.load(fresh);
-        }
-        let pending: Vec<_> = node.disk.outbox.values().filter(|h| !is_end(h.state)).cloned().collect();
-        pending.into_iter().for_each(|header| node.outbox.add(now, header, false));
-        self.carry_out(at);
-    }
-}
-
-impl Node {
-    fn deliver(&mut self, key: Key, id: MessageId) {
-        self.disk.seen.insert(key, id);
-        self.disk.inbox.push(key);
     }
 }
 
@@ -563,6 +557,7 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
     let seeds: Vec<u64> = given.map_or_else(|| (0..40).collect(), |seed| vec![seed]);
     let (mut messages, mut repeated, mut stored, mut collected, mut withdrawn) = (0, 0, 0, 0, 0);
     let (mut early, mut abandoned, mut forgotten) = (0, 0, 0);
+    let (mut asked, mut gaps, mut late, mut letters) = (0, 0, 0, 0);
     for seed in seeds {
         let mut world = World::new(seed);
         world.run();
@@ -579,19 +574,24 @@ fn whatever_is_lost_repeated_late_or_restarted_every_message_is_delivered_once()
             let mut wanted = expected.remove(&node.id).unwrap_or_default();
             messages += wanted.len();
             wanted.sort_unstable();
-            node.disk.inbox.sort_unstable();
-            assert!(node.disk.inbox == wanted, "SEED={seed}: exactly once");
+            let mut inbox: Vec<_> = node.disk.inbox.iter().map(|arrived| arrived.key).collect();
+            inbox.sort_unstable();
+            assert!(inbox == wanted, "SEED={seed}: exactly once");
         }
+        let (new_gaps, new_late) = world.check_orders(seed);
+        (asked, gaps, late) = (asked + world.asked, gaps + new_gaps, late + new_late);
         world.sweep(seed);
-        repeated += world.redelivered;
+        (repeated, letters) = (repeated + world.redelivered, letters + world.letters);
         (stored, collected, withdrawn) =
             (stored + world.stored, collected + world.collected, withdrawn + world.withdrawn);
         (early, abandoned, forgotten) = (early + world.early, abandoned + world.abandoned, forgotten + world.forgotten);
     }
     println!("{messages} messages, {repeated} receipts repeated");
     println!("{early} parts came early, {abandoned} messages were abandoned, {forgotten} forgotten in a crash");
-    println!("{stored} times stored, {collected} parts collected, {withdrawn} withdrawn");
-    let mail = stored > 100 && collected > 100 && withdrawn > 100;
+    println!("{stored} times stored, {collected} parts collected, {withdrawn} withdrawn, {letters} letters");
+    println!("{asked} times asked, {gaps} gaps, {late} came late");
+    let order = asked > 100 && gaps > 10 && late > 10;
+    let mail = letters > 100 && stored > 100 && collected > 100 && withdrawn > 100;
     let sealing = early > 100 && abandoned > 10 && forgotten > 10;
-    assert!(given.is_some() || (repeated > 100 && mail && sealing), "the faults did something");
+    assert!(given.is_some() || (repeated > 100 && mail && sealing && order), "the faults did something");
 }

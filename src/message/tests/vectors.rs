@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::super::{
-    envelope::{BUCKETS, BodyId, Envelopes, Inner, PART_BYTES, id_of, part_len, parts_of},
+    envelope::{BUCKETS, BodyId, Envelopes, Inner, Kind, PART_BYTES, id_of, part_len, parts_of},
     handle::{SendState, Step},
+    order::Rank,
     outbox::{Header, Left},
     receipt,
     wire::{self, Code},
@@ -20,10 +21,12 @@ fn identity(seed: u8) -> Identity {
 
 fn inner(body: Bytes) -> Inner {
     Inner {
+        kind: Kind::Message,
         sender: identity(1).address(),
         recipient: identity(2).address(),
         stream: StreamId([3; 16]),
         seq: 4,
+        rank: Rank { number: 6, floor: 5 },
         sent_at: UnixMillis(1_700_000_000_000),
         expires_at: UnixMillis(1_700_000_060_000),
         key_id: [5; 8],
@@ -48,7 +51,7 @@ fn the_plain_part_is_signature_length_inner_and_zeros() {
     assert_eq!(plain.len(), 1024);
     let length = u32::from_be_bytes(plain[64..68].try_into().unwrap()) as usize;
     assert!(plain[68 + length..].iter().all(|b| *b == 0));
-    assert_eq!(Hash::of(&plain).to_string(), "2a2834b020a1d25d3f9ac9cb7793807163151951220cf1026ea19c6c6d04801f");
+    assert_eq!(Hash::of(&plain).to_string(), "eaf87310ca7beb9b2adf047e3ff05dd3fd4d58fcda080c1db001fdd9d0b65217");
     let opened = envelopes.check(&plain.into(), &[5; 8]).unwrap();
     assert_eq!(opened, inner(Bytes::from_static(b"hello")));
 }
@@ -78,6 +81,7 @@ fn a_body_is_padded_to_the_smallest_bucket_that_holds_it() {
     let mut largest = inner(vec![1; PART_BYTES].into());
     largest.file_name = "n".repeat(255);
     (largest.seq, largest.total, largest.sent_at) = (u64::MAX, u64::MAX / 2, UnixMillis(u64::MAX));
+    largest.rank = Rank { number: u64::MAX - 1, floor: u64::MAX - 1 };
     (largest.expires_at, largest.index) = (UnixMillis(u64::MAX), u32::MAX);
     assert_eq!(envelopes.plain(&largest).len(), BUCKETS[4], "with everything at its largest");
 }
@@ -155,6 +159,8 @@ fn an_outgoing_message_survives_the_store_in_every_state() {
         let history = vec![Step { state: SendState::Queued, at, by: me }, Step { state, at: UnixMillis(2), by: to }];
         let header = Header {
             seq: u64::MAX,
+            stream: StreamId([8; 16]),
+            number: u64::MAX - 1,
             ids: vec![MessageId([1; 32]), MessageId([2; 32])],
             to,
             state,

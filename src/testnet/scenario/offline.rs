@@ -45,12 +45,7 @@ pub(super) async fn agreed(network: &mut Network, deadline: Deadline) -> Outcome
     let roles = Roles::of(network);
     let owner = &network.nodes[roles.recipient];
     for (priority, friend) in (1..).zip(roles.friends.map(|i| &network.nodes[i])) {
-        let offer = json!({ "to": friend.address(), "priority": priority });
-        let offered = post(owner, "friends/offer", &offer).await?;
-        let grant = offered["grant_id"].as_str().unwrap_or_default().to_owned();
-        deadline.until("the offer", async || in_state(friend, "holding_for", &grant, "offered").await).await?;
-        post(friend, "friends/accept", &json!({ "target": grant })).await?;
-        deadline.until("the answer", async || in_state(owner, "held_by", &grant, "active").await).await?;
+        agree(owner, friend, priority, deadline).await?;
     }
     let (sender, address) = (&network.nodes[roles.sender], owner.address());
     post(owner, "contacts", &json!({ "target": sender.address() })).await?;
@@ -61,13 +56,7 @@ pub(super) async fn agreed(network: &mut Network, deadline: Deadline) -> Outcome
             if known == 2 { Ok(()) } else { Err(format!("{known} of 2 do")) }
         })
         .await?;
-    deadline
-        .until("the record", async || {
-            let record = record(sender, &address).await?;
-            let listed = record["friends"].as_array().map_or(0, Vec::len);
-            if listed == 2 { Ok(()) } else { Err(format!("{} reads of {listed} friends", sender.name)) }
-        })
-        .await?;
+    deadline.until("the record", async || reads(sender, &address, 2).await).await?;
     let [first, second] = roles.friends.map(|i| network.nodes[i].name.clone());
     Ok(format!("{first} and {second} hold messages for {}, and {} knows it", owner.name, sender.name))
 }
@@ -119,6 +108,44 @@ pub(super) async fn by_none(network: &mut Network, deadline: Deadline) -> Outcom
     Ok(format!("queued while both were dead, then {holders}, read once, receipt of the recipient"))
 }
 
+/// The sender has a friend, too, and learns from it what its recipient has got: the two are never there at one time from the sending
+/// to the receipt.
+pub(super) async fn by_letter(network: &mut Network, deadline: Deadline) -> Outcome {
+    let roles = Roles::of(network);
+    let own = roles.friends[1];
+    let (sender, friend) = (&network.nodes[roles.sender], &network.nodes[own]);
+    agree(sender, friend, 1, deadline).await?;
+    let (recipient, address) = (&network.nodes[roles.recipient], sender.address());
+    deadline.until("the record", async || reads(recipient, &address, 1).await).await?;
+    network.kill(roles.recipient).await;
+    let message = send(network, roles, "stored").await?;
+    let sender = &network.nodes[roles.sender];
+    deadline
+        .until("the friend lets the recipient in", async || {
+            let mailbox = ask(sender, "mailbox").await?;
+            let known = mailbox["held_by"][0]["contacts"].as_u64().unwrap_or(0);
+            if known > 0 { Ok(()) } else { Err("it does not yet".into()) }
+        })
+        .await?;
+    back_and_read(network, roles, deadline, &message).await?;
+    let friend = &network.nodes[own];
+    deadline
+        .until("the receipt is left", async || {
+            let mailbox = ask(friend, "mailbox").await?;
+            let owners = mailbox["holding_for"].as_array().cloned().unwrap_or_default();
+            let held = owners.iter().find(|o| o["address"] == address).map(|o| o["messages"].clone());
+            if held == Some(1.into()) { Ok(()) } else { Err(format!("{} holds {held:?} parts", friend.name)) }
+        })
+        .await?;
+    network.kill(roles.recipient).await;
+    receipt(network, roles, deadline, &message).await?;
+    network.start(roles.recipient, &Start::default()).await.map_err(|e| e.to_string())?;
+    Ok(format!(
+        "{} told its owner what was delivered, who was never there together with the recipient",
+        network.nodes[own].name
+    ))
+}
+
 struct Message {
     id: String,
     hash: Hash,
@@ -135,11 +162,30 @@ async fn send(network: &Network, roles: Roles, state: &str) -> Result<Message, S
 
 /// Kills the sender, brings the recipient back, who reads, brings the sender back, who has the recipient's receipt.
 async fn story(network: &mut Network, roles: Roles, deadline: Deadline, message: &Message) -> Result<(), String> {
-    let [from, to] = [roles.sender, roles.recipient].map(|i| network.nodes[i].address());
+    back_and_read(network, roles, deadline, message).await?;
+    receipt(network, roles, deadline, message).await?;
+    // Whoever held a copy does not bring it a second time.
+    let from = network.nodes[roles.sender].address();
+    received(&network.nodes[roles.recipient], &message.id, &from, message.hash).await
+}
+
+/// Kills the sender and brings the recipient back, who reads.
+async fn back_and_read(
+    network: &mut Network,
+    roles: Roles,
+    deadline: Deadline,
+    message: &Message,
+) -> Result<(), String> {
+    let from = network.nodes[roles.sender].address();
     network.kill(roles.sender).await;
     network.start(roles.recipient, &Start::default()).await.map_err(|e| e.to_string())?;
     let recipient = &network.nodes[roles.recipient];
-    deadline.until("the inbox", async || received(recipient, &message.id, &from, message.hash).await).await?;
+    deadline.until("the inbox", async || received(recipient, &message.id, &from, message.hash).await).await
+}
+
+/// Brings the sender back, who gets the recipient's receipt.
+async fn receipt(network: &mut Network, roles: Roles, deadline: Deadline, message: &Message) -> Result<(), String> {
+    let to = network.nodes[roles.recipient].address();
     network.start(roles.sender, &Start::default()).await.map_err(|e| e.to_string())?;
     let sender = &network.nodes[roles.sender];
     deadline
@@ -149,9 +195,24 @@ async fn story(network: &mut Network, roles: Roles, deadline: Deadline, message:
             let told = last["state"] == "delivered" && last["by"] == *to;
             if told { Ok(()) } else { Err(format!("{} says {last}", sender.name)) }
         })
-        .await?;
-    // Whoever held a copy does not bring it a second time.
-    received(&network.nodes[roles.recipient], &message.id, &from, message.hash).await
+        .await
+}
+
+/// Asks a node to hold messages of another, which says yes.
+async fn agree(owner: &Node, friend: &Node, priority: u32, deadline: Deadline) -> Result<(), String> {
+    let offer = json!({ "to": friend.address(), "priority": priority });
+    let offered = post(owner, "friends/offer", &offer).await?;
+    let grant = offered["grant_id"].as_str().unwrap_or_default().to_owned();
+    deadline.until("the offer", async || in_state(friend, "holding_for", &grant, "offered").await).await?;
+    post(friend, "friends/accept", &json!({ "target": grant })).await?;
+    deadline.until("the answer", async || in_state(owner, "held_by", &grant, "active").await).await
+}
+
+/// Whether a node reads of so many friends in a record.
+async fn reads(node: &Node, owner: &str, friends: usize) -> Result<(), String> {
+    let record = record(node, owner).await?;
+    let listed = record["friends"].as_array().map_or(0, Vec::len);
+    if listed == friends { Ok(()) } else { Err(format!("{} reads of {listed} friends", node.name)) }
 }
 
 /// Whether these friends, and no others, hold it by the sender's book; their names.

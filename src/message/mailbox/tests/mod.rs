@@ -3,6 +3,7 @@
 
 mod collector;
 mod holder;
+mod owed;
 mod prop;
 mod sim;
 

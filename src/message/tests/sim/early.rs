@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 use super::{Event, NODES, World};
-use crate::message::{inbox::IDLE, outbox::Header};
+use crate::message::{inbox::IDLE, lanes::Number, outbox::Header};
 
 /// A part is sealed within this time, in milliseconds: some are sent, answered, lost or repeated meanwhile.
 const SEALING: u64 = 150;
 
 impl World {
     /// Begins to seal a message. Nothing of it is on the disk but its number.
-    pub(super) fn seal(&mut self, node: usize, header: Header) {
+    pub(super) fn seal(&mut self, node: usize, header: Header, number: Number) {
         let (seq, epoch) = (header.seq, self.nodes[node].epoch);
-        self.nodes[node].sealing.insert(seq, header);
+        self.nodes[node].sealing.insert(seq, (header, number));
         self.later(SEALING, Event::Sealed { node: (node, epoch), seq, index: 0 });
     }
 
     /// One part more; after the last one the message is durable, unless that fails.
     pub(super) fn sealed(&mut self, node: (usize, u32), seq: u64, index: u32) {
         let now = self.clock();
-        let header = self.nodes[node.0].sealing[&seq].clone();
+        let header = self.nodes[node.0].sealing[&seq].0.clone();
         if self.fault(1) {
             self.nodes[node.0].sealing.remove(&seq);
             self.nodes[node.0].outbox.abandon(seq);
@@ -27,7 +27,9 @@ impl World {
             return;
         }
         if index == header.parts {
-            self.nodes[node.0].sealing.remove(&seq);
+            let sealed = self.nodes[node.0].sealing.remove(&seq);
+            sealed.into_iter().for_each(|(_, mut number)| number.keep());
+            self.nodes[node.0].numbered(header.lane());
             self.nodes[node.0].disk.outbox.insert(seq, header.clone());
             self.nodes[node.0].outbox.add(now, header, true);
         } else {

@@ -58,6 +58,7 @@ impl World {
     pub(super) fn collect(&mut self, node: usize) {
         let holder = (node + 1 + self.random.below(FRIENDS as u64) as usize) % NODES;
         if !self.offline(node) && !self.offline(holder) {
+            self.collect_letters(node, holder);
             let mail = &self.nodes[holder].disk.mail;
             let all: Vec<_> = mail.range((node, MessageId([0; 32]))..).take_while(|(k, _)| k.0 == node).collect();
             let mut by_sender: BTreeMap<usize, Vec<Part>> = BTreeMap::new();
@@ -68,6 +69,26 @@ impl World {
             }
         }
         self.later(10_000, Event::Collect { node });
+    }
+
+    /// A receipt is left with a friend of the sender that is away, or nobody takes it.
+    pub(super) fn leave_letter(&mut self, sender: usize, recipient: PeerId, ids: Vec<MessageId>) {
+        let holder = (sender + 1 + self.random.below(FRIENDS as u64) as usize) % NODES;
+        if !self.offline(holder) && !ids.is_empty() {
+            self.nodes[holder].disk.letters.push((sender, recipient, ids));
+        }
+    }
+
+    /// A sender takes the letters that a friend holds for it; what is not acknowledged comes again.
+    fn collect_letters(&mut self, node: usize, holder: usize) {
+        let letters = self.nodes[holder].disk.letters.clone();
+        for (sender, recipient, ids) in letters.into_iter().filter(|(sender, ..)| *sender == node) {
+            self.letters += 1;
+            self.receipted(sender, recipient, &ids);
+        }
+        if !self.fault(20) {
+            self.nodes[holder].disk.letters.retain(|(sender, ..)| *sender != node);
+        }
     }
 
     pub(super) fn receipted(&mut self, sender: usize, recipient: PeerId, ids: &[MessageId]) {
