@@ -45,7 +45,7 @@ pub(super) const PART_BYTES: usize = (256 << 10) - 1024;
 /// Version and key id in front of the sealed bytes.
 pub(super) const PART_HEADER: usize = 9;
 /// Largest part on the wire.
-pub(super) const MAX_PART: usize = PART_HEADER + SEALED_OVERHEAD + (256 << 10);
+pub(super) const MAX_PART: usize = PART_HEADER + SEALED_OVERHEAD + BUCKETS[4];
 /// Longest file name in bytes.
 pub(super) const MAX_FILE_NAME: usize = 255;
 

@@ -26,13 +26,11 @@ pub(super) use self::{
     header::{Header, Left, is_end},
 };
 use super::{
-    envelope::{BUCKETS, MAX_PART, PART_HEADER},
     handle::SendState,
     mailbox::evidence::Settle,
     wire::{BATCH_BYTES, BATCH_PARTS, Code},
 };
 use crate::{
-    identity::SEALED_OVERHEAD,
     primitives::{MessageId, PeerId, UnixMillis},
     runtime::Backoff,
 };
@@ -597,6 +595,3 @@ impl Peer {
         self.waiting.is_empty() && self.held.is_empty() && self.flights == 0
     }
 }
-
-/// The largest part is what four of a request are counted with.
-const _: () = assert!(MAX_PART == PART_HEADER + SEALED_OVERHEAD + BUCKETS[4]);

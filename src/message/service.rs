@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    Config, Event, Handle, Metrics,
+    Config, Handle, Metrics,
     contacts::Contacts,
     desk,
     envelope::Envelopes,
@@ -211,7 +211,6 @@ impl Service {
         let keys = Keys::load(store.clone(), clock.clone(), envelopes.context(), local)?;
         let sequence = Sequence::load(&tables, *recipients.signed_elsewhere().borrow())?;
         let Loaded { pending, inbox, counts, lanes } = Loaded::load(&tables, &config)?;
-        let (events, _) = broadcast::channel::<Event>(EVENTS);
         let shared = Arc::new(Shared {
             config,
             receipts: receipt::purpose(&network),
@@ -225,15 +224,14 @@ impl Service {
             recipients,
             contacts,
             metrics,
-            events,
+            events: broadcast::channel(EVENTS).0,
             counts,
             sessions: Sessions::default(),
             sequence,
             lanes: Arc::new(lanes),
             collecting: AtomicBool::new(false),
         });
-        let (small_sender, small) = mpsc::channel(intake::QUEUE);
-        let (large_sender, large) = mpsc::channel(intake::QUEUE);
+        let [(small_sender, small), (large_sender, large)] = [(); 2].map(|()| mpsc::channel(intake::QUEUE));
         let commands = mpsc::channel(sender::QUEUE);
         let (desk_sender, desk) = mpsc::channel(desk::QUEUE);
         let deps = mailbox::Deps {
