@@ -8,6 +8,8 @@
 //!                       └─ part:  assembly header, body part  written ─▶ stored ─▶ last one: complete
 //!                                                             flush, header, seen marks: one commit ─▶ receipt
 //! ```
+//! Whether a message is shown now or waits for those before it is for `order.rs`; it is durable and receipted either way.
+//!
 //! `stored` is no promise: parts of a large body are written past the log and lost when the node is killed before the last one
 //! came. Only the receipt is, and a sender that has all its parts stored and no receipt offers them again.
 //!

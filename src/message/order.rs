@@ -113,15 +113,15 @@ struct Stream {
     held: BTreeMap<u64, Held>,
     /// The same by when they came.
     waits: BTreeSet<(Duration, u64)>,
-    /// Shown with the next batch, in the order in which they came.
-    late: Vec<StoredMessage>,
+    /// Shown with the next batch, in the order in which they came: in their turn, or late.
+    ready: Vec<StoredMessage>,
     due: Option<Duration>,
     ask_at: Option<Duration>,
     asks: u32,
     asking: bool,
     touched: bool,
-    /// Whether the store has it.
-    written: bool,
+    /// The next number that the store knows.
+    written: Option<u64>,
     /// The last batch with something of it.
     batch: u64,
 }
@@ -155,7 +155,7 @@ impl Order {
 
     /// Takes over what the store knows of a stream: its next number.
     pub(super) fn load(&mut self, lane: Lane, next: u64) {
-        self.streams.entry(lane).or_insert_with(|| Stream::new(next, true));
+        self.streams.entry(lane).or_insert_with(|| Stream::new(next, Some(next)));
     }
 
     /// Takes over a held message from the store; its stream was loaded before.
@@ -170,17 +170,23 @@ impl Order {
     /// A message that becomes durable with the next batch. Of a stream that is not known this is the first one.
     pub(super) fn arrive(&mut self, now: Duration, lane: Lane, rank: Rank, message: StoredMessage) {
         let Rank { number, floor } = rank;
-        let stream = self.streams.entry(lane).or_insert_with(|| Stream::new(floor.min(number), false));
+        let stream = self.streams.entry(lane).or_insert_with(|| Stream::new(floor.min(number), None));
         stream.floor = stream.floor.max(floor.min(number));
         if number < stream.next || stream.held.contains_key(&number) {
             let received = crate::message::Received { late: true, ..message.received };
-            stream.late.push(StoredMessage { received, held: None, ..message });
+            stream.ready.push(StoredMessage { received, held: None, ..message });
+        } else if number == stream.next && stream.held.is_empty() {
+            // As a rule.
+            stream.next += 1;
+            stream.ready.push(StoredMessage { held: None, ..message });
         } else {
             stream.held.insert(number, Held { message, at: now, saved: false });
             stream.waits.insert((now, number));
             self.held += 1;
         }
-        self.touch(lane);
+        if !std::mem::replace(&mut stream.touched, true) {
+            self.touched.push(lane);
+        }
     }
 
     /// Its sender answered: these numbers never come. `None`: it did not.
@@ -253,9 +259,9 @@ impl Order {
             let Some(stream) = self.streams.get_mut(&lane) else { continue };
             stream.touched = false;
             stream.batch = self.batch;
-            let (next, held) = (stream.next, stream.held.len());
-            let late = std::mem::take(&mut stream.late).into_iter();
-            settled.shown.extend(late.map(|message| Shown { message, was_held: false }));
+            let held = stream.held.len();
+            let ready = std::mem::take(&mut stream.ready).into_iter();
+            settled.shown.extend(ready.map(|message| Shown { message, was_held: false }));
             stream.hand_over(&mut settled.shown);
             if stream.held.len() > PER_LANE || self.held - (held - stream.held.len()) > ALL {
                 stream.give_up(|_| true);
@@ -266,11 +272,9 @@ impl Order {
                 held.saved = true;
                 settled.held.push(held.message.clone());
             }
-            if stream.next != next {
+            if stream.written != Some(stream.next) {
+                stream.written = Some(stream.next);
                 stream.asks = 0;
-            }
-            if stream.next != next || !stream.written {
-                stream.written = true;
                 settled.next.push((lane, stream.next));
             }
             self.plan(now, lane);
@@ -328,13 +332,13 @@ impl Order {
 }
 
 impl Stream {
-    fn new(next: u64, written: bool) -> Self {
+    fn new(next: u64, written: Option<u64>) -> Self {
         Self {
             next,
             floor: next,
             held: BTreeMap::new(),
             waits: BTreeSet::new(),
-            late: Vec::new(),
+            ready: Vec::new(),
             due: None,
             ask_at: None,
             asks: 0,

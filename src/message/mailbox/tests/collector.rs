@@ -159,3 +159,25 @@ fn a_friend_is_told_of_contacts_once_and_again_when_it_may_have_forgotten() {
     };
     assert_eq!((again.add, again.revoke), (BTreeSet::from([b]), BTreeSet::from([a])));
 }
+
+#[test]
+fn it_is_collecting_until_every_friend_was_asked_once_and_not_for_one_that_is_gone() {
+    let mut fixture = Fixture::new();
+    assert!(fixture.machine.is_collecting(), "nobody was asked yet");
+    assert_eq!(fixture.pull(), 0);
+    fixture.answer(&[(1, Fate::Done)], true, 1000);
+    assert!(fixture.machine.is_collecting(), "there is more");
+    assert_eq!(fixture.pull(), 1);
+    fixture.answer(&[(2, Fate::Done)], false, 1000);
+    assert!(!fixture.machine.is_collecting());
+    while let Some(output) = fixture.machine.output() {
+        let Output::Ack { friend, ids } = output else { panic!("{output:?}") };
+        fixture.machine.acked(fixture.now, friend, &ids, true);
+    }
+    assert_eq!(fixture.hint(), Some(2));
+    assert!(fixture.machine.is_collecting());
+    fixture.machine.pulled(fixture.now, fixture.friend, None);
+    assert!(!fixture.machine.is_collecting(), "who does not answer is not waited for");
+    fixture.machine.set_friends(fixture.now, &[]);
+    assert!(!fixture.machine.is_collecting());
+}
