@@ -170,6 +170,10 @@ fn it_is_collecting_until_every_friend_was_asked_once_and_not_for_one_that_is_go
     assert_eq!(fixture.pull(), 1);
     fixture.answer(&[(2, Fate::Done)], false, 1000);
     assert!(!fixture.machine.is_collecting());
+    while let Some(output) = fixture.machine.output() {
+        let Output::Ack { friend, ids } = output else { panic!("{output:?}") };
+        fixture.machine.acked(fixture.now, friend, &ids, true);
+    }
     assert_eq!(fixture.hint(), Some(2));
     assert!(fixture.machine.is_collecting());
     fixture.machine.pulled(fixture.now, fixture.friend, None);
