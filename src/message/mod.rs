@@ -32,7 +32,8 @@
 //!   a message, and who refused it and why, is stored with it. After a direct delivery friends are told that they need not keep it.
 //! * **Who may leave messages.** Contacts ([`contacts`]), with a deposit key that both sides derive; others prove work for each part,
 //!   where the grant lets them in at all. What friends signed is kept until it is settled with the recipient, so a friend that lost a
-//!   message is found out ([`mailbox::evidence`]). A friend that is full is tried again after a pause; its markers do not wake the sender. A recipient that answers but has no room is
+//!   message is found out ([`mailbox::evidence`]). A friend that is full is tried again after a pause; when the recipient has collected,
+//!   it greets the contacts that were refused (`mailbox/resume.rs`), and they try directly. A recipient that answers but has no room is
 //!   waited for: nothing is left with its friends then.
 //! * **Sealing** happens once, when the message is sent; a part's id is the hash of its sealed form (`envelope.rs`). When the
 //!   recipient has lost the key (NEED_RESEAL) the sender, who keeps each part's symmetric key beside it, seals again with

@@ -30,6 +30,7 @@ use super::{
     evidence::{Served, Tokens},
     machine::{Marker, Who},
     refusal::Refusal,
+    resume::{self, Resume},
     wire::{self, Desk, DeskWork, Hint, Page, Pull, PulledItem},
 };
 use crate::{
@@ -92,6 +93,8 @@ enum Done {
     Delivered(PeerId, Delivered),
     Acked(PeerId, Vec<MessageId>, bool),
     Registered(Keys, bool),
+    /// Work that nobody waits for.
+    Nothing,
 }
 
 /// What collecting needs.
@@ -116,6 +119,7 @@ pub(super) struct Collect {
     deps: Arc<Deps>,
     machine: Collector,
     stats: HashMap<PeerId, FriendStats>,
+    resume: Resume,
     started: Instant,
     tasks: JoinSet<Done>,
 }
@@ -126,6 +130,7 @@ impl Collect {
             deps: Arc::new(deps),
             machine: Collector::new(poll, rand::random()),
             stats: HashMap::new(),
+            resume: Resume::default(),
             started: Instant::now(),
             tasks: JoinSet::new(),
         }
@@ -177,6 +182,7 @@ impl Collect {
         match command {
             Command::Friends(friends) => {
                 self.stats.retain(|friend, _| friends.contains(friend));
+                self.resume.keep(&friends);
                 self.machine.set_friends(self.now(), &friends);
             }
             Command::Stats(reply) => {
@@ -201,6 +207,14 @@ impl Collect {
                     Refused { who: *who, why, marker: *marker }
                 });
                 stats.refused = refused.collect();
+                let deps = self.deps.clone();
+                let news = if page.more { Vec::new() } else { self.resume.news(now, friend, &page.markers) };
+                if !news.is_empty() {
+                    self.tasks.spawn(async move {
+                        resume::greet(&deps, friend, news).await;
+                        Done::Nothing
+                    });
+                }
                 self.deps.metrics.pulled.inc_by(page.items.len() as u64); // usize fits in u64
                 let known: Vec<_> = page.items.iter().map(|item| self.machine.is_recent(&item.id)).collect();
                 let deps = self.deps.clone();
@@ -214,6 +228,7 @@ impl Collect {
             Ok(Done::Delivered(friend, delivered)) => self.machine.pulled(now, friend, Some(delivered)),
             Ok(Done::Registered(keys, ok)) => self.machine.registered(now, &keys, ok),
             Ok(Done::Acked(friend, ids, ok)) => self.machine.acked(now, friend, &ids, ok),
+            Ok(Done::Nothing) => {}
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => {}
         }

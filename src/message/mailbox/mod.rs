@@ -60,6 +60,7 @@ mod owed;
 mod proof;
 mod rates;
 mod refusal;
+mod resume;
 mod service;
 mod store;
 mod turn;

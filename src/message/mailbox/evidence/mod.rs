@@ -16,10 +16,10 @@
 //!   protocol of its own, so that delivery does not wait for it. Only after that it takes back what it left: a friend that was told to
 //!   give a part up owes it no more. A claim that cannot be settled now is made again, with growing pauses and when the recipient
 //!   connects, over restarts, until the promise ends.
-//! * **The check.** What the friend gave us when we collected is kept (`served.rs`). Of the rest the owner asks what became of it. Each honest answer can be shown: *held*, by giving the part
-//!   when it is pulled by its queue number; *acknowledged*, by the token that came with the owner's acknowledgement; *taken back*, by
-//!   the preimage that only the depositor had. The answer is signed, with a nonce and the friend's time (`account.rs`), and judged by
-//!   `judge.rs`, where the table of verdicts stands.
+//! * **The check.** What the friend gave us when we collected is kept (`served.rs`). Of the rest the owner asks what became of it. Each
+//!   honest answer can be shown: *held*, by giving the part when it is pulled by its queue number; *acknowledged*, by the token that came
+//!   with the owner's acknowledgement; *taken back*, by the preimage that only the depositor had. The answer is signed, with a nonce and
+//!   the friend's time (`account.rs`), and judged by `judge.rs`, where the table of verdicts stands.
 //! * **The score** is how many of the checked promises were kept. What cannot be judged does not count. A friend that is there and
 //!   gives no account that can be judged, three times, loses those points without evidence. The score is shown, and nothing else
 //!   follows from it by itself: to lower a friend's priority or to drop it is for its owner to decide. Senders do not see it.
