@@ -41,10 +41,23 @@
 //! and the disk's reserve. One peer: 32 MiB a second, charged before anything is verified. Memory: counts only, nothing for each message.
 //! Constants stand beside their use.
 //!
+//! # Privacy
+//! | a holder sees | what limits that |
+//! |---|---|
+//! | whose mailbox it is, and when that node collects | collecting follows hints and a timer with jitter, not the sender; the owner may be reached through a relay |
+//! | which node brought a deposit, and from which IP | the sender is named only inside the sealed part; a relay hides the IP |
+//! | a contact's deposit key, how often it is used, how much it leaves | each contact has another key at each friend, so two friends cannot match them, and no key says who it is; sizes are padded to 1, 4, 16, 64 or 256 KiB |
+//! | that a deposit came from a stranger | it carries work instead of a key |
+//! | what was acknowledged, taken back or ran out, and when | ids are hashes of sealed parts; receipts travel as parts like others |
+//! | that the owner asks what became of a part | not which sender told the owner of it |
+//! | no content, file name, sender or order, nor which message answers which | all of it is sealed to the owner's key |
+//!
+//! Not hidden are the amount and the time of all of it.
+//!
 //! # Security
-//! A holder sees who owns a queue, deposit keys, sizes and times; the parts are sealed. Deposits need a registered key or work on their
-//! id, so a stranger can neither fill a mailbox nor take a contact's share. Only the owner's own connection pulls, acknowledges and
-//! registers keys. An altered part does not match its id and counts as bad at that friend only.
+//! Deposits need a registered key or work on their id, so a stranger can neither fill a mailbox nor take a contact's share. Only the
+//! owner's own connection pulls, acknowledges and registers keys. An altered part does not match its id and counts as bad at that
+//! friend only.
 
 mod collect;
 mod collector;

@@ -499,7 +499,7 @@ fn seeds(count: u64) -> Vec<u64> {
 #[test]
 fn nothing_that_was_receipted_is_lost_and_nothing_that_was_acknowledged_comes_back() {
     let (mut messages, mut refused, mut judged) = (0, 0, 0);
-    for seed in seeds(300) {
+    for seed in seeds(1500) {
         println!("SEED={seed}");
         let mut world = World::new(seed);
         world.run();
