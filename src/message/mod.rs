@@ -47,6 +47,12 @@
 //!   so that nobody waits for that. Large messages have no way around: what is behind one waits for it as long as for any other.
 //!   Between senders, and between two streams of one sender (a new one begins when a backup is restored), no order is promised.
 //!
+//! # Differences from the design
+//! Each stands where it is built: ids and signatures over BLAKE3 (`envelope.rs`), derived deposit keys ([`contacts`]), and what mailboxes
+//! do otherwise ([`mailbox`]). Beyond these, `prev_hash` stays empty: a message's place and floor say how much is missing and whether it
+//! can still come. There is no state `read`: nobody is told what a user has read. Senders ask friends in the order of their
+//! priority, not of a score: scores belong to the owner and are not published. Several devices of one owner are not here yet.
+//!
 //! # Limits
 //! Body: `message.max_bytes`. Outbox and inbox: bytes from the configuration, 200000 pending messages. Incomplete messages: see
 //! `inbox`. Full is an answer (`Full`, `inbox_full`), never an eviction. Queues are bounded constants beside their use.
