@@ -104,8 +104,15 @@ impl Ledger {
         judgements: Vec<(StoredReceipt, Judgement)>,
         friends: &HashSet<PeerId>,
     ) -> Result<(), StoreError> {
-        let mut batch = Batch::new();
-        let forgotten = self.surplus(&mut batch, &friend, friends)?;
+        let surplus = self.surplus(&friend, friends);
+        let mut batch = match surplus {
+            None => Batch::new(),
+            Some(old) => {
+                let store = self.store.clone();
+                let removed = tokio::task::spawn_blocking(move || without(&store, &old)).await;
+                removed.unwrap_or(Err(StoreError::Stopped))?
+            }
+        };
         let mut entry = self.entries.get(&friend).copied().unwrap_or_default();
         if entry.judged >= JUDGED {
             let store = self.store.clone();
@@ -138,32 +145,20 @@ impl Ledger {
         entry.at = now;
         batch.put(Family::Mailbox, key(b'S', &friend, &[]), wire::encode_score(&entry.score, now));
         self.store.commit(batch).await?;
-        if let Some(old) = forgotten {
+        if let Some(old) = surplus {
             self.entries.remove(&old);
         }
         self.entries.insert(friend, entry);
         Ok(())
     }
 
-    /// Makes room for one more friend.
-    fn surplus(
-        &self,
-        batch: &mut Batch,
-        new: &PeerId,
-        friends: &HashSet<PeerId>,
-    ) -> Result<Option<PeerId>, StoreError> {
+    /// Who makes room for one more friend, when that is needed.
+    fn surplus(&self, new: &PeerId, friends: &HashSet<PeerId>) -> Option<PeerId> {
         if self.entries.len() < FRIENDS || self.entries.contains_key(new) {
-            return Ok(None);
+            return None;
         }
         let former = self.entries.iter().filter(|(friend, _)| !friends.contains(friend));
-        let Some((old, _)) = former.min_by_key(|(_, entry)| entry.at) else { return Ok(None) };
-        for prefix in b"SEJ" {
-            self.store.for_each(Family::Mailbox, &key(*prefix, old, &[]), Bound::Unbounded, |k, _| {
-                batch.delete(Family::Mailbox, k);
-                true
-            })?;
-        }
-        Ok(Some(*old))
+        former.min_by_key(|(_, entry)| entry.at).map(|(old, _)| *old)
     }
 
     /// So many judged parts were forgotten by [`forget_judged`].
@@ -172,6 +167,18 @@ impl Ledger {
             entry.judged = entry.judged.saturating_sub(judged);
         }
     }
+}
+
+/// Removes everything about a friend. Blocks.
+fn without(store: &Store, old: &PeerId) -> Result<Batch, StoreError> {
+    let mut batch = Batch::new();
+    for prefix in b"SEJ" {
+        store.for_each(Family::Mailbox, &key(*prefix, old, &[]), Bound::Unbounded, |k, _| {
+            batch.delete(Family::Mailbox, k);
+            true
+        })?;
+    }
+    Ok(batch)
 }
 
 /// Forgets what was judged of promises that have ended: nobody can claim them any more. How many of whom. Blocks.
