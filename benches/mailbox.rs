@@ -15,15 +15,14 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tempfile::TempDir;
 use vos::{
-    config::Config,
     identity::Identity,
     message::{
         SendState,
-        friend::{Accept, Hold, POLICY_OPEN_POW, State, Terms},
+        friend::{Hold, POLICY_OPEN_POW, State, Terms},
         mailbox::{Account, Grant, Part, Place, WORK_BITS},
     },
     primitives::{Clock as _, GrantId, Hash, Multiaddr, PeerId, SystemClock},
-    test_util::{Member, config},
+    test_util::{Member, config_of_friend},
 };
 
 use crate::{
@@ -44,12 +43,6 @@ const PADDED: usize = 1024;
 /// Owners of a crowded friend.
 const OWNERS: usize = 1000;
 const WAIT: Duration = Duration::from_secs(120);
-
-fn settings(bootstrap: &[Multiaddr]) -> Config {
-    let mut config = config(bootstrap);
-    (config.friend.accept, config.friend.reserve_bytes) = (Accept::All, 0);
-    config
-}
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
@@ -72,7 +65,7 @@ async fn held(friends: &[Member], owner: PeerId) -> usize {
 async fn start_all(dirs: Vec<TempDir>, mut boot: Vec<Multiaddr>) -> Vec<Member> {
     let mut members = Vec::new();
     for dir in dirs {
-        let member = Member::start_in(dir, "friend", settings(&boot)).await;
+        let member = Member::start_in(dir, "friend", config_of_friend(&boot)).await;
         boot = vec![member.multiaddr()];
         members.push(member);
     }
@@ -93,12 +86,12 @@ struct Story {
 
 impl Story {
     async fn start(friends: usize) -> Self {
-        let sender = Member::start("sender", settings(&[])).await;
+        let sender = Member::start("sender", config_of_friend(&[])).await;
         let boot = [sender.multiaddr()];
-        let recipient = Member::start("recipient", settings(&boot)).await;
+        let recipient = Member::start("recipient", config_of_friend(&boot)).await;
         let mut all = Vec::new();
         for n in 0..friends {
-            all.push(Member::start(&format!("friend{n}"), settings(&boot)).await);
+            all.push(Member::start(&format!("friend{n}"), config_of_friend(&boot)).await);
         }
         let to = recipient.address();
         let terms = Terms { quota_msgs: 100_000, quota_bytes: 1 << 30, per_contact_msgs: 100_000, ..Terms::default() };
@@ -134,7 +127,7 @@ impl Story {
 async fn leaving() {
     let story = Story::start(1).await;
     let friend = start_all(story.friends, Vec::new()).await.remove(0);
-    let sender = Member::start_in(story.sender, "sender", settings(&[friend.multiaddr()])).await;
+    let sender = Member::start_in(story.sender, "sender", config_of_friend(&[friend.multiaddr()])).await;
     let (handle, direct) = (&sender.node.message, friend.address());
     rate(handle, story.to, (BODY, 640), (IN_FLIGHT, SendState::Stored)).await;
     rate(handle, direct, (BODY, 640), (IN_FLIGHT, SendState::Delivered)).await;
@@ -196,7 +189,7 @@ struct Collected {
 async fn collecting(friends: usize, owners: usize) -> Collected {
     let Story { sender, friends: mut dirs, recipient, to } = Story::start(friends).await;
     // A sender leaves two copies: that others have them too takes another sender with the same outbox.
-    let sender = Member::start_in(sender, "sender", settings(&[])).await;
+    let sender = Member::start_in(sender, "sender", config_of_friend(&[])).await;
     let mut rest = [sender.node.writer_stats().bytes, 0, 0];
     rate(&sender.node.message, to, (WAITING_BODY, WAITING), (IN_FLIGHT, SendState::Queued)).await;
     rest[0] = sender.node.writer_stats().bytes - rest[0];
@@ -209,7 +202,7 @@ async fn collecting(friends: usize, owners: usize) -> Collected {
         assert!(copied.expect("cp runs").success(), "copied");
         let some = start_all(dirs.drain(..dirs.len().min(2)).collect(), Vec::new()).await;
         let before = loopback();
-        let sender = Member::start_in(copy, "sender", settings(&[some[0].multiaddr()])).await;
+        let sender = Member::start_in(copy, "sender", config_of_friend(&[some[0].multiaddr()])).await;
         until("every friend has all", async || held(&some, to).await == WAITING * some.len()).await;
         (wire[0], rest[1]) = (wire[0] + loopback() - before, some[0].node.writer_stats().bytes);
         if owners > 1 {
@@ -221,7 +214,7 @@ async fn collecting(friends: usize, owners: usize) -> Collected {
     let friends = start_all(full, Vec::new()).await;
     let boot = [friends[0].multiaddr()];
     let (start, before) = (Instant::now(), loopback());
-    let recipient = Member::start_in(recipient, "recipient", settings(&boot)).await;
+    let recipient = Member::start_in(recipient, "recipient", config_of_friend(&boot)).await;
     let started = start.elapsed();
     until("all are in the inbox", async || recipient.node.message.stats().inbox == WAITING as u64).await;
     let there = start.elapsed();

@@ -4,6 +4,7 @@ use tempfile::TempDir;
 
 use crate::{
     config::Config,
+    message::friend::Accept,
     node::Node,
     primitives::{Multiaddr, PeerId},
 };
@@ -25,6 +26,14 @@ pub fn config(bootstrap: &[Multiaddr]) -> Config {
     config.net.bootstrap = bootstrap.to_vec();
     config.node.http = crate::api::Endpoint::Off;
     config.map.sync_interval_s = 2;
+    config
+}
+
+/// The same for a node that holds mail of whoever asks, however full the disk of the tests is.
+#[must_use]
+pub fn config_of_friend(bootstrap: &[Multiaddr]) -> Config {
+    let mut config = config(bootstrap);
+    (config.friend.accept, config.friend.reserve_bytes) = (Accept::All, 0);
     config
 }
 

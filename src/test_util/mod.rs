@@ -6,6 +6,6 @@ mod network;
 mod wait;
 
 pub use book::Book;
-pub use cluster::{Member, config};
+pub use cluster::{Member, config, config_of_friend};
 pub use network::{Ground, Node, node, node_on};
 pub use wait::until;

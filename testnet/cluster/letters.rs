@@ -3,22 +3,15 @@
 use std::time::{Duration, Instant};
 
 use vos::{
-    config::Config,
     message::{
         Body, Draft, SendState,
-        friend::{Accept, State, Terms},
+        friend::{State, Terms},
     },
-    primitives::{Multiaddr, PeerId},
-    test_util::{Member, config},
+    primitives::PeerId,
+    test_util::{Member, config_of_friend},
 };
 
 const WAIT: Duration = Duration::from_secs(60);
-
-fn settings(bootstrap: &[Multiaddr]) -> Config {
-    let mut config = config(bootstrap);
-    (config.friend.accept, config.friend.reserve_bytes) = (Accept::All, 0);
-    config
-}
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
@@ -29,7 +22,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// `friend` holds mail of `owner` from now on, and `reader` knows it.
-async fn befriend(owner: &Member, friend: &Member, reader: &Member) {
+pub(super) async fn befriend(owner: &Member, friend: &Member, reader: &Member) {
     let known = async || owner.node.map.get(&friend.address()).is_some();
     until("they know each other", known).await;
     owner.node.friend.offer(friend.address(), Terms::default(), None, 0).await.expect("offered");
@@ -42,7 +35,8 @@ async fn befriend(owner: &Member, friend: &Member, reader: &Member) {
     until("the friend is in the record", listed).await;
 }
 
-async fn lets_in(owner: &Member, contact: PeerId) {
+/// The friends of `owner` take what `contact` leaves.
+pub(super) async fn lets_in(owner: &Member, contact: PeerId) {
     owner.node.message.contacts().add(contact).await.expect("a contact");
     until("the friend knows the contact", async || {
         let stats = owner.node.message.mailbox().friends().await.expect("running");
@@ -59,11 +53,11 @@ async fn held(friend: &Member, owner: PeerId) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_never_meets_its_recipient_learns_of_the_delivery_from_its_own_friend() {
     let _turn = super::beside_others().await;
-    let of_b = Member::start("friend of b", settings(&[])).await;
+    let of_b = Member::start("friend of b", config_of_friend(&[])).await;
     let boot = [of_b.multiaddr()];
-    let of_a = Member::start("friend of a", settings(&boot)).await;
-    let a = Member::start("a", settings(&boot)).await;
-    let b = Member::start("b", settings(&boot)).await;
+    let of_a = Member::start("friend of a", config_of_friend(&boot)).await;
+    let a = Member::start("a", config_of_friend(&boot)).await;
+    let b = Member::start("b", config_of_friend(&boot)).await;
     let (from, to) = (a.address(), b.address());
     befriend(&a, &of_a, &b).await;
     befriend(&b, &of_b, &a).await;
@@ -76,11 +70,11 @@ async fn who_never_meets_its_recipient_learns_of_the_delivery_from_its_own_frien
     // Whom it writes to may leave it something.
     lets_in(&a, to).await;
     let a_dir = a.stop().await;
-    let b = Member::start_in(b_dir, "b", settings(&boot)).await;
+    let b = Member::start_in(b_dir, "b", config_of_friend(&boot)).await;
     until("it arrives", async || b.node.message.inbox(10).await.expect("read").len() == 1).await;
     until("the receipt is left", async || held(&of_a, from).await == 1).await;
     let _b_dir = b.stop().await;
-    let a = Member::start_in(a_dir, "a", settings(&boot)).await;
+    let a = Member::start_in(a_dir, "a", config_of_friend(&boot)).await;
     let end = a.node.message.wait(id, SendState::Delivered, WAIT).await.expect("known").expect("in time");
     assert_eq!((end.state, end.history.last().expect("a story").by), (SendState::Delivered, to));
     until("it is acknowledged", async || held(&of_a, from).await == 0).await;

@@ -6,17 +6,19 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vos::{
     message::{
-        Body, Draft, SendState,
-        friend::{self, Accept, State, Terms},
+        Body, Draft, SendState, friend,
         mailbox::{Deposit, Desk, Hint, Pull, Receipts},
     },
     net::rpc::{Client, Protocols, RequestError, Wire},
-    primitives::{Multiaddr, PeerId},
-    test_util::{Ground, Member, Node, config, node_on, until},
+    primitives::PeerId,
+    test_util::{Ground, Member, Node, config_of_friend, node_on, until},
     wire::Status,
 };
 
-use super::hostile::{Bytes, MIB, lying, noise, resident};
+use super::{
+    hostile::{Bytes, MIB, lying, noise, resident},
+    letters::{befriend, lets_in},
+};
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -72,33 +74,17 @@ impl Stranger {
     }
 }
 
-fn settings(bootstrap: &[Multiaddr]) -> vos::config::Config {
-    let mut config = config(bootstrap);
-    (config.friend.accept, config.friend.reserve_bytes) = (Accept::All, 0);
-    config
-}
-
 /// A friend that holds a message for an owner who is away, and who sent it.
 async fn holding() -> (Member, Member, TempDir) {
-    let sender = Member::start("sender", settings(&[])).await;
+    let sender = Member::start("sender", config_of_friend(&[])).await;
     let boot = [sender.multiaddr()];
-    let friend = Member::start("friend", settings(&boot)).await;
-    let owner = Member::start("owner", settings(&boot)).await;
+    let friend = Member::start("friend", config_of_friend(&boot)).await;
+    let owner = Member::start("owner", config_of_friend(&boot)).await;
     let all = [&sender, &friend, &owner];
     until("all maps are complete", || all.iter().all(|m| m.node.map.stats().records == 3)).await;
-    owner.node.friend.offer(friend.address(), Terms::default(), None, 0).await.unwrap();
-    owner.node.message.contacts().add(sender.address()).await.unwrap();
-    let agreed = async || owner.node.friend.list().await.unwrap().iter().any(|f| f.state == State::Active);
-    let let_in = async || owner.node.message.mailbox().friends().await.unwrap().values().any(|f| f.contacts == 1);
-    tokio::time::timeout(WAIT, async {
-        while !(agreed().await && let_in().await) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .expect("the two are friends, and the sender is let in");
     let to = owner.address();
-    until("the sender reads of the friend", || sender.node.map.get(&to).is_some_and(|e| e.friends.len() == 1)).await;
+    befriend(&owner, &friend, &sender).await;
+    lets_in(&owner, sender.address()).await;
     let dir = owner.stop().await;
     let draft = Draft { to, body: Body::Bytes(b"kept".to_vec()), file_name: String::new(), ttl: None };
     let sent = sender.node.message.send(draft).await.unwrap();
@@ -147,7 +133,7 @@ async fn what_a_friend_holds_survives_strangers_and_reaches_its_owner() {
     // Only the friend can have it now.
     sender.stop().await;
 
-    let owner = Member::start_in(dir, "owner", settings(&[friend.multiaddr()])).await;
+    let owner = Member::start_in(dir, "owner", config_of_friend(&[friend.multiaddr()])).await;
     until("the message is there", || owner.node.message.stats().inbox == 1).await;
     owner.stop().await;
     friend.stop().await;

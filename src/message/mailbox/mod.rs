@@ -29,8 +29,9 @@
 //!
 //! # Differences from the spec
 //! * One queue an owner, not a grant: a renewal keeps it without moving anything, and a pull needs no grant id.
-//! * A protocol for each kind of request instead of one for all, and no waiting pull: the rpc server reserves memory for the longest answer, so a thousand owners
-//!   who wait for a page of 1 MiB would use all of it. A connected owner gets a hint within a moment instead.
+//! * A protocol for each kind of request instead of one for all, and no waiting pull: the rpc server reserves memory for the longest
+//!   answer, so a thousand owners who wait for a page of 1 MiB would use all of it. A connected owner gets a hint within a moment
+//!   instead.
 //! * `TOO_LARGE` counts a sealed part, not a whole message.
 //! * A message that cannot be opened is acknowledged as unusable: left there, a stranger's junk would fill the mailbox. The sender has
 //!   it until it is receipted, and seals it again when it is told so by a direct try.

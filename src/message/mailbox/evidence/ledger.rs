@@ -109,7 +109,7 @@ impl Ledger {
             None => Batch::new(),
             Some(old) => {
                 let store = self.store.clone();
-                let removed = tokio::task::spawn_blocking(move || without(&store, &old)).await;
+                let removed = tokio::task::spawn_blocking(move || removal(&store, &old)).await;
                 removed.unwrap_or(Err(StoreError::Stopped))?
             }
         };
@@ -169,8 +169,8 @@ impl Ledger {
     }
 }
 
-/// Removes everything about a friend. Blocks.
-fn without(store: &Store, old: &PeerId) -> Result<Batch, StoreError> {
+/// What removes everything about a friend. Blocks.
+fn removal(store: &Store, old: &PeerId) -> Result<Batch, StoreError> {
     let mut batch = Batch::new();
     for prefix in b"SEJ" {
         store.for_each(Family::Mailbox, &key(*prefix, old, &[]), Bound::Unbounded, |k, _| {
