@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tempfile::TempDir;
 use vos::{
@@ -155,7 +156,7 @@ fn each(n: usize, mut work: impl FnMut(usize)) -> f64 {
 fn crypto() {
     let (now, network) = (SystemClock.now(), NetworkId::default());
     let (sender, recipient) = (Identity::generate(), Identity::generate());
-    let (inner, receipt) = (Purpose::new("vos-inner/1", &network), Purpose::new("vos-receipt/1", &network));
+    let (part, receipt) = (Purpose::new("vos-part/1", &network), Purpose::new("vos-receipt/1", &network));
     let mut ring = Keyring::default();
     ring.rotate(now);
     let key = ring.current().expect("rotated");
@@ -164,11 +165,16 @@ fn crypto() {
     let opener = Opener::new("bench", owner, ring);
     let plain = vec![7; PADDED];
     let (mut signatures, mut sealed) = (Vec::new(), Vec::new());
-    let sign = each(ALONE, |_| signatures.push(sender.sign(&inner, blake3::hash(&plain).as_bytes())));
-    let seal = each(ALONE, |_| sealed.push(session.seal(b"aad", &plain).expect("sealed")));
-    let open = each(ALONE, |i| assert!(opener.open(&key.id, b"aad", &sealed[i]).is_ok()));
+    let sign = each(ALONE, |_| signatures.push(sender.sign(&part, blake3::hash(&plain).as_bytes())));
+    let seal = each(ALONE, |i| {
+        let mut out = Vec::new();
+        let note = |_: &[u8]| signatures[i].as_slice().try_into().expect("64 bytes");
+        session.seal(b"aad", &mut out, |out| out.extend_from_slice(&plain), note).expect("sealed");
+        sealed.push(BytesMut::from(&*out));
+    });
+    let open = each(ALONE, |i| assert!(opener.open(&key.id, b"aad", std::mem::take(&mut sealed[i])).is_ok()));
     let check = each(ALONE, |i| {
-        assert!(verify(&sender.address(), &inner, blake3::hash(&plain).as_bytes(), &signatures[i]));
+        assert!(verify(&sender.address(), &part, blake3::hash(&plain).as_bytes(), &signatures[i]));
     });
     let entries = vec![7; 40 * 32];
     let signed = recipient.sign(&receipt, &entries);

@@ -7,9 +7,14 @@
 //! One encapsulation serves many messages: a [`SealSession`] runs the key agreement once and takes each message's
 //! key from HPKE's exporter (RFC 9180, 5.3) with the message's counter, so that messages of a session can be opened
 //! in any order, by whoever holds the private key, without any state but the counter that travels with them.
+//!
+//! Behind each sealed text stands a *note* of [`NOTE`] bytes, sealed with the same key: what the sender says of the sealed bytes,
+//! such as its signature over them. A signature inside the text would be over the text, and then a message is hashed twice on
+//! either side, once for the signature and once for its id.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
+use bytes::{Bytes, BytesMut};
 use hpke::{
     Deserializable, Kem as _, OpModeR, OpModeS, Serializable,
     aead::{AeadCtxR, AeadCtxS, ExportOnlyAead},
@@ -35,8 +40,12 @@ const ENCAPSULATED: usize = 32;
 const HEADER: usize = ENCAPSULATED + 8;
 /// Bytes of the authentication tag.
 const TAG: usize = 16;
-/// Bytes that sealing adds: encapsulated key, counter, tag.
-pub const SEALED_OVERHEAD: usize = HEADER + TAG;
+/// Bytes of the note behind a sealed text: an Ed25519 signature.
+pub const NOTE: usize = 64;
+/// Bytes of a note, sealed.
+pub const SEALED_NOTE: usize = NOTE + TAG;
+/// Bytes that sealing adds: encapsulated key, counter, tag, note.
+pub const SEALED_OVERHEAD: usize = HEADER + TAG + SEALED_NOTE;
 /// Messages sealed with one encapsulation before a new one is made: bounds what one leaked session key opens.
 const SESSION_MESSAGES: u64 = 4096;
 /// Key agreements an [`Opener`] remembers, 100 bytes each. A miss costs one X25519 multiplication (about 50 us).
@@ -225,26 +234,18 @@ impl SealSession {
         &self.key
     }
 
-    /// Seals `plain`, bound to `aad`: encapsulated key (32), counter (8, big endian), ciphertext and tag (16).
-    ///
-    /// # Errors
-    /// [`SealError`] as [`SealSession::new`], when the session is renewed.
-    pub fn seal(&mut self, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut sealed = Vec::with_capacity(SEALED_OVERHEAD + plain.len());
-        self.seal_into(aad, &mut sealed, |out| out.extend_from_slice(plain))?;
-        Ok(sealed)
-    }
-
-    /// Seals what `write` appends to `out`, in place, and puts in front what [`SealSession::seal`] does. Returns the message's own
-    /// key: with it the sender can open what it sealed ([`MessageKey::open`]), to seal it again when the recipient has lost its key.
+    /// Seals what `write` appends to `out`, bound to `aad`, in place: encapsulated key (32), counter (8, big endian), ciphertext, tag
+    /// (16). Behind it goes, sealed too, what `note` says of all that is in `out` then. Returns the message's own key: with it the
+    /// sender can open what it sealed ([`MessageKey::open`]), to seal it again when the recipient has lost its key.
     ///
     /// # Errors
     /// [`SealError`] as [`SealSession::new`], when the session is renewed; `out` is then as before.
-    pub fn seal_into(
+    pub fn seal(
         &mut self,
         aad: &[u8],
         out: &mut Vec<u8>,
         write: impl FnOnce(&mut Vec<u8>),
+        note: impl FnOnce(&[u8]) -> [u8; NOTE],
     ) -> Result<MessageKey, SealError> {
         if self.counter == SESSION_MESSAGES {
             (self.encapsulated, self.context) = agree(&self.key, &self.info)?;
@@ -253,20 +254,35 @@ impl SealSession {
         let counter = self.counter;
         self.counter += 1;
         let key = message_key(counter, |label, out| self.context.export(label, out).is_ok()).ok_or(SealError)?;
+        let cipher = key.cipher().map_err(|_| SealError)?;
         let start = out.len();
         out.extend_from_slice(&self.encapsulated);
         out.extend_from_slice(&counter.to_be_bytes());
         write(out);
-        let text = &mut out[start + HEADER..];
-        match key.cipher().and_then(|c| c.seal_in_place_separate_tag(nonce(), Aad::from(aad), text)) {
-            Ok(tag) => out.extend_from_slice(tag.as_ref()),
-            Err(_) => {
-                out.truncate(start);
-                return Err(SealError);
-            }
+        let text = start + HEADER;
+        let sealed = cipher.seal_in_place_separate_tag(nonce(TEXT), Aad::from(aad), &mut out[text..]).and_then(|tag| {
+            out.extend_from_slice(tag.as_ref());
+            let mut note = note(out);
+            let end = cipher.seal_in_place_separate_tag(nonce(SIDE), Aad::from(tag.as_ref()), &mut note)?;
+            out.extend_from_slice(&note);
+            out.extend_from_slice(end.as_ref());
+            Ok(())
+        });
+        if sealed.is_err() {
+            out.truncate(start);
+            return Err(SealError);
         }
         Ok(key)
     }
+}
+
+/// What was sealed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// The text.
+    pub plain: Bytes,
+    /// The note behind it.
+    pub note: [u8; NOTE],
 }
 
 /// One message's symmetric key. It opens that message and no other.
@@ -286,16 +302,24 @@ impl MessageKey {
         &self.0
     }
 
-    /// Opens what was sealed with this key.
+    /// Opens what was sealed with this key, in place.
     ///
     /// # Errors
     /// [`OpenError::Damaged`] when it was not, or was altered.
-    pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let text = sealed.get(HEADER..).ok_or(OpenError::Damaged)?;
-        let mut plain = text.to_vec();
-        let opened = self.cipher().and_then(|c| c.open_in_place(nonce(), Aad::from(aad), &mut plain).map(|p| p.len()));
-        plain.truncate(opened.map_err(|_| OpenError::Damaged)?);
-        Ok(plain)
+    pub fn open(&self, aad: &[u8], mut sealed: BytesMut) -> Result<Opened, OpenError> {
+        if sealed.len() < SEALED_OVERHEAD {
+            return Err(OpenError::Damaged);
+        }
+        let damaged = |_| OpenError::Damaged;
+        let cipher = self.cipher().map_err(damaged)?;
+        let mut text = sealed.split_off(HEADER);
+        let mut side = text.split_off(text.len() - SEALED_NOTE);
+        let (_, tag) = text.split_last_chunk::<TAG>().ok_or(OpenError::Damaged)?;
+        let note = cipher.open_in_place(nonce(SIDE), Aad::from(tag), &mut side).map_err(damaged)?;
+        let note = (&*note).try_into().map_err(|_| OpenError::Damaged)?;
+        let plain = cipher.open_in_place(nonce(TEXT), Aad::from(aad), &mut text).map_err(damaged)?.len();
+        text.truncate(plain);
+        Ok(Opened { plain: text.freeze(), note })
     }
 
     fn cipher(&self) -> Result<LessSafeKey, ring::error::Unspecified> {
@@ -303,9 +327,14 @@ impl MessageKey {
     }
 }
 
-/// Each key seals one message, so a constant nonce is safe.
-fn nonce() -> Nonce {
-    Nonce::assume_unique_for_key([0; 12])
+/// What a key seals: one text and one note, so constant nonces are safe.
+const TEXT: u8 = 0;
+const SIDE: u8 = 1;
+
+fn nonce(what: u8) -> Nonce {
+    let mut nonce = [0; 12];
+    nonce[11] = what;
+    Nonce::assume_unique_for_key(nonce)
 }
 
 impl std::fmt::Debug for MessageKey {
@@ -346,11 +375,11 @@ impl Opener {
         Self { context: context.to_owned(), owner, keyring, agreed: Mutex::default() }
     }
 
-    /// Opens sealed bytes. The caller caps their length before.
+    /// Opens sealed bytes, in place. The caller caps their length before.
     ///
     /// # Errors
     /// [`OpenError::UnknownKey`] when the sender must seal again; [`OpenError::Damaged`] otherwise.
-    pub fn open(&self, id: &KeyId, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+    pub fn open(&self, id: &KeyId, aad: &[u8], sealed: BytesMut) -> Result<Opened, OpenError> {
         if sealed.len() < SEALED_OVERHEAD {
             return Err(OpenError::Damaged);
         }

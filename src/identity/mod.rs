@@ -20,8 +20,8 @@ mod pair;
 mod tests;
 
 pub use encryption::{
-    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, MessageKey, OpenError, Opener,
-    SEALED_OVERHEAD, SealError, SealSession,
+    EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, MessageKey, NOTE, OpenError, Opened,
+    Opener, SEALED_NOTE, SEALED_OVERHEAD, SealError, SealSession,
 };
 pub use envelope::{EnvelopeError, Purpose, open_canonical_envelope, open_envelope, seal_envelope, verify_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};

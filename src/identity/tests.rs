@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
+use bytes::BytesMut;
 use proptest::prelude::*;
 
 use super::*;
@@ -120,6 +121,22 @@ fn an_envelopes_signature_is_good_for_its_key_purpose_and_payload_alone() {
     }
 }
 
+/// `plain` sealed, with a note that is the hash of everything before it, twice.
+fn sealed(session: &mut SealSession, aad: &[u8], plain: &[u8]) -> (Vec<u8>, MessageKey) {
+    let mut out = Vec::new();
+    let key = session.seal(aad, &mut out, |out| out.extend_from_slice(plain), twice).unwrap();
+    (out, key)
+}
+
+fn twice(bytes: &[u8]) -> [u8; NOTE] {
+    let hash = *blake3::hash(bytes).as_bytes();
+    [hash, hash].concat().try_into().unwrap()
+}
+
+fn copy(bytes: &[u8]) -> BytesMut {
+    BytesMut::from(bytes)
+}
+
 #[test]
 fn keys_rotate_at_half_their_life_and_are_wiped_after_retention() {
     let mut ring = ring();
@@ -132,11 +149,11 @@ fn keys_rotate_at_half_their_life_and_are_wiped_after_retention() {
     assert_eq!(ring.offered(NOW.plus(KEY_LIFETIME)).len(), 1);
     let last = NOW.plus(KEY_LIFETIME + KEY_RETENTION);
     ring.rotate(last.minus(std::time::Duration::from_millis(1)));
-    let sealed = SealSession::new(CONTEXT, &PeerId::random(), first).unwrap().seal(b"", b"x").unwrap();
+    let (sealed, _) = sealed(&mut SealSession::new(CONTEXT, &PeerId::random(), first).unwrap(), b"", b"x");
     let opener = |ring: &Keyring| Opener::new(CONTEXT, PeerId::random(), ring.clone());
-    assert_eq!(opener(&ring).open(&first.id, b"", &sealed), Err(OpenError::Damaged), "still there");
+    assert_eq!(opener(&ring).open(&first.id, b"", copy(&sealed)), Err(OpenError::Damaged), "still there");
     assert!(ring.rotate(last));
-    assert_eq!(opener(&ring).open(&first.id, b"", &sealed), Err(OpenError::UnknownKey), "wiped");
+    assert_eq!(opener(&ring).open(&first.id, b"", copy(&sealed)), Err(OpenError::UnknownKey), "wiped");
 }
 
 #[test]
@@ -166,13 +183,13 @@ fn messages_of_a_session_open_in_any_order_and_by_anybody_with_the_key() {
     let (owner, ring) = (PeerId::random(), ring());
     let key = ring.current().unwrap();
     let mut session = SealSession::new(CONTEXT, &owner, key).unwrap();
-    let sealed: Vec<_> = (0..5000_u32).map(|i| session.seal(b"aad", &i.to_be_bytes()).unwrap()).collect();
+    let sealed: Vec<_> = (0..5000_u32).map(|i| sealed(&mut session, b"aad", &i.to_be_bytes()).0).collect();
     assert_ne!(sealed[0][..32], sealed[4999][..32], "a new agreement after 4096 messages");
     assert_eq!(sealed[0][..32], sealed[4095][..32]);
     let opener = Opener::new(CONTEXT, owner, ring);
     for i in [4999_u32, 0, 4095, 4096, 17] {
         // The index fits: it is a literal.
-        assert_eq!(opener.open(&key.id, b"aad", &sealed[i as usize]).unwrap(), i.to_be_bytes());
+        assert_eq!(opener.open(&key.id, b"aad", copy(&sealed[i as usize])).unwrap().plain[..], i.to_be_bytes());
     }
 }
 
@@ -180,23 +197,24 @@ fn messages_of_a_session_open_in_any_order_and_by_anybody_with_the_key() {
 fn sealed_bytes_open_only_unaltered_and_for_their_owner_context_key_and_aad() {
     let (owner, ring) = (PeerId::random(), ring());
     let key = ring.current().unwrap();
-    let sealed = SealSession::new(CONTEXT, &owner, key).unwrap().seal(b"aad", b"secret").unwrap();
+    let (sealed, _) = sealed(&mut SealSession::new(CONTEXT, &owner, key).unwrap(), b"aad", b"secret");
     assert_eq!(sealed.len(), SEALED_OVERHEAD + 6);
     let opener = Opener::new(CONTEXT, owner, ring.clone());
-    assert_eq!(opener.open(&key.id, b"aad", &sealed).unwrap(), b"secret");
-    assert_eq!(opener.open(&key.id, b"aae", &sealed), Err(OpenError::Damaged));
-    assert_eq!(opener.open(&[0; 8], b"aad", &sealed), Err(OpenError::UnknownKey));
+    let opened = opener.open(&key.id, b"aad", copy(&sealed)).unwrap();
+    assert_eq!((&opened.plain[..], opened.note), (&b"secret"[..], twice(&sealed[..sealed.len() - SEALED_NOTE])));
+    assert_eq!(opener.open(&key.id, b"aae", copy(&sealed)), Err(OpenError::Damaged));
+    assert_eq!(opener.open(&[0; 8], b"aad", copy(&sealed)), Err(OpenError::UnknownKey));
     let other = Opener::new(CONTEXT, PeerId::random(), ring.clone());
-    assert_eq!(other.open(&key.id, b"aad", &sealed), Err(OpenError::Damaged));
+    assert_eq!(other.open(&key.id, b"aad", copy(&sealed)), Err(OpenError::Damaged));
     let other = Opener::new("vos-mail/1/test", owner, ring);
-    assert_eq!(other.open(&key.id, b"aad", &sealed), Err(OpenError::Damaged));
+    assert_eq!(other.open(&key.id, b"aad", copy(&sealed)), Err(OpenError::Damaged));
     for at in 0..sealed.len() {
         let mut altered = sealed.clone();
         altered[at] ^= 1;
-        assert_eq!(opener.open(&key.id, b"aad", &altered), Err(OpenError::Damaged), "byte {at}");
+        assert_eq!(opener.open(&key.id, b"aad", copy(&altered)), Err(OpenError::Damaged), "byte {at}");
     }
     for cut in 0..sealed.len() {
-        assert_eq!(opener.open(&key.id, b"aad", &sealed[..cut]), Err(OpenError::Damaged), "cut at {cut}");
+        assert_eq!(opener.open(&key.id, b"aad", copy(&sealed[..cut])), Err(OpenError::Damaged), "cut at {cut}");
     }
 }
 
@@ -204,13 +222,13 @@ fn sealed_bytes_open_only_unaltered_and_for_their_owner_context_key_and_aad() {
 fn the_sender_opens_its_own_message_with_its_key_and_no_other() {
     let (owner, ring) = (PeerId::random(), ring());
     let mut session = SealSession::new(CONTEXT, &owner, ring.current().unwrap()).unwrap();
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    let key = session.seal_into(b"aad", &mut first, |out| out.extend_from_slice(b"one")).unwrap();
-    session.seal_into(b"aad", &mut second, |out| out.extend_from_slice(b"two")).unwrap();
+    let ((first, key), (second, _)) = (sealed(&mut session, b"aad", b"one"), sealed(&mut session, b"aad", b"two"));
     let key = MessageKey::from_bytes(*key.expose());
-    assert_eq!(key.open(b"aad", &first).unwrap(), b"one");
-    assert_eq!(key.open(b"aad", &second), Err(OpenError::Damaged));
-    assert_eq!(key.open(b"aad", b"short"), Err(OpenError::Damaged));
+    assert_eq!(key.open(b"aad", copy(&first)).unwrap().plain, "one");
+    assert_eq!(key.open(b"aad", copy(&second)), Err(OpenError::Damaged));
+    assert_eq!(key.open(b"aad", copy(b"short")), Err(OpenError::Damaged));
+    let mixed = [&first[..first.len() - SEALED_NOTE], &second[second.len() - SEALED_NOTE..]].concat();
+    assert_eq!(key.open(b"aad", copy(&mixed)), Err(OpenError::Damaged), "the note of another message");
     assert!(!format!("{key:?}").contains(&hex::encode(key.expose())));
 }
 
@@ -226,7 +244,7 @@ proptest! {
         let ring = ring();
         let key = ring.current().unwrap();
         let opener = Opener::new(CONTEXT, PeerId::random(), ring);
-        prop_assert!(opener.open(&key.id, b"", &bytes).is_err());
+        prop_assert!(opener.open(&key.id, b"", copy(&bytes)).is_err());
         let _ = Keyring::decode(&bytes);
         prop_assert!(open_envelope(&purpose("a/1"), &bytes).is_err());
     }

@@ -1,17 +1,21 @@
 //! Sealing, opening, signing and ids of message parts (spec `mail.md` 3.4). No store, no network.
 //!
 //! ```text
-//!  part     = version (1) | key id (8) | sealed
-//!  sealed   = encapsulated key (32) | counter (8) | ciphertext | tag (16)           (HPKE, identity::SealSession)
-//!  plain    = signature (64) | length of inner (4) | inner (protobuf) | zeros       1, 4, 16, 64 or 256 KiB in all
-//!  aad      = version | owner | key id
-//!  id       = BLAKE3("vos-mail/1" | part)
+//!  part      = version (1) | key id (8) | sealed | note
+//!  sealed    = encapsulated key (32) | counter (8) | ciphertext | tag (16)           (HPKE, identity::SealSession)
+//!  plain     = length of inner (4) | inner (protobuf) | zeros                        1, 4, 16, 64 or 256 KiB in all
+//!  note      = signature (64), sealed | tag (16)
+//!  aad       = version | owner | key id
+//!  signature = over BLAKE3("vos-mail/1" | part without its note), by the sender
+//!  id        = BLAKE3("vos-mail/1" | part)
 //! ```
 //! The spec's id was SHA-256 of the sealed bytes. The part's header is in it, so that no mailbox can make a part useless and still
 //! show what it has a receipt for. And both sides and every mailbox hash all sealed bytes, which was a tenth of what a large message cost;
 //! BLAKE3 is here anyway, and no release has the other one.
-//! The signature covers the BLAKE3 hash of `inner`: Ed25519 reads its message twice, and SHA-512 over 256 KiB twice would be
-//! what a large message costs. `inner` names the recipient, so nobody can seal it again for a third party.
+//! The sender signs the sealed part and seals its signature behind it, so that one pass over a part gives its id and what was
+//! signed; the spec's signature inside the plain part costs a second pass on either side. It is a hash that is signed, since Ed25519
+//! reads its message twice. Nobody but the recipient can see who signed. `inner` names the sender and the recipient, so
+//! nobody can pass a part on as one for a third party.
 //!
 //! `inner` counts the messages to this recipient in this stream, and names the first of them that is still to be receipted ([`Rank`]).
 //! The spec's hash of the message before would show that something is missing, but not how much, nor that it will never come.
@@ -21,7 +25,7 @@
 //! under the sender's signature, so nobody but the sender can put parts of different bodies together, and a sender that did would
 //! only have sent another body. So a body is read once, part by part. **The id of a message is the id of its part 0.**
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 
 use super::{
@@ -30,7 +34,8 @@ use super::{
 };
 use crate::{
     identity::{
-        self, Identity, KeyId, MessageKey, OpenError, Opener, Purpose, SEALED_OVERHEAD, SealError, SealSession,
+        self, Identity, KeyId, MessageKey, OpenError, Opened, Opener, Purpose, SEALED_NOTE, SEALED_OVERHEAD, SealError,
+        SealSession,
     },
     primitives::{MessageId, NetworkId, PeerId, StreamId, UnixMillis},
 };
@@ -39,8 +44,8 @@ use crate::{
 pub(super) const VERSION: u8 = 1;
 /// Sizes of the padded plain part.
 pub(super) const BUCKETS: [usize; 5] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
-/// Body bytes in each part but the last: a part of them fills the largest bucket. What is left (1024 bytes) holds the
-/// signature, a file name of 255 bytes, two addresses and the numbers.
+/// Body bytes in each part but the last: a part of them fills the largest bucket. What is left (1024 bytes) holds a file name of
+/// 255 bytes, two addresses and the numbers.
 pub(super) const PART_BYTES: usize = (256 << 10) - 1024;
 /// Version and key id in front of the sealed bytes.
 pub(super) const PART_HEADER: usize = 9;
@@ -49,8 +54,8 @@ pub(super) const MAX_PART: usize = PART_HEADER + SEALED_OVERHEAD + BUCKETS[4];
 /// Longest file name in bytes.
 pub(super) const MAX_FILE_NAME: usize = 255;
 
-const SIGNATURE: usize = 64;
-const PLAIN_HEADER: usize = SIGNATURE + 4;
+/// Bytes of the length in front of `inner`.
+const LENGTH: usize = 4;
 
 /// How many parts a body of `total` bytes has.
 pub(super) fn parts_of(total: u64) -> u32 {
@@ -156,7 +161,7 @@ pub(super) struct Envelopes {
 
 impl Envelopes {
     pub(super) fn new(identity: Identity, network: &NetworkId) -> Self {
-        Self { identity, context: format!("vos-mail/1/{network}"), purpose: Purpose::new("vos-inner/1", network) }
+        Self { identity, context: format!("vos-mail/1/{network}"), purpose: Purpose::new("vos-part/1", network) }
     }
 
     /// The HPKE context string.
@@ -172,69 +177,56 @@ impl Envelopes {
         stored.extend_from_slice(&[0; 32]);
         stored.push(VERSION);
         stored.extend_from_slice(&inner.key_id);
-        let key = session.seal_into(&aad(&inner.recipient, &inner.key_id), &mut stored, |out| {
-            self.write(&inner_proto, bucket, out);
+        let aad = aad(&inner.recipient, &inner.key_id);
+        let mut hasher = hasher();
+        let write = |out: &mut Vec<u8>| write(&inner_proto, bucket, out);
+        let key = session.seal(&aad, &mut stored, write, |stored| {
+            let signature = self.identity.sign(&self.purpose, hasher.update(&stored[32..]).finalize().as_bytes());
+            signature.try_into().expect("Ed25519 signatures are 64 bytes")
         })?;
+        let id = MessageId(hasher.update(&stored[stored.len() - SEALED_NOTE..]).finalize().into());
         stored[..32].copy_from_slice(key.expose());
-        let id = id_of(&stored[32..]);
         Ok(Part { id, stored: stored.into() })
-    }
-
-    /// Appends a plain part of `bucket` bytes: signature, length, inner, zeros.
-    fn write(&self, inner: &impl prost::Message, bucket: usize, out: &mut Vec<u8>) {
-        let start = out.len();
-        out.resize(start + PLAIN_HEADER, 0);
-        inner.encode(out).expect("a Vec grows");
-        let (head, body) = out[start..].split_at_mut(PLAIN_HEADER);
-        head[..SIGNATURE].copy_from_slice(&self.identity.sign(&self.purpose, blake3::hash(body).as_bytes()));
-        let length = u32::try_from(body.len()).expect("at most 256 KiB");
-        head[SIGNATURE..].copy_from_slice(&length.to_be_bytes());
-        out.resize(start + bucket, 0);
     }
 
     /// The plain part of `inner`.
     #[cfg(test)]
-    pub(super) fn plain(&self, inner: &Inner) -> Vec<u8> {
+    pub(super) fn plain(inner: &Inner) -> Vec<u8> {
         let (inner, mut plain) = (wire::inner_to_proto(inner), Vec::new());
-        self.write(&inner, bucket(inner.encoded_len()), &mut plain);
+        write(&inner, bucket(inner.encoded_len()), &mut plain);
         plain
     }
 
-    /// Opens and checks one part addressed to us: everything that needs no memory of other parts and no clock.
-    pub(super) fn open(&self, opener: &Opener, part: &Bytes) -> Result<Inner, Code> {
-        let (version, rest) = part.split_first().ok_or(Code::Bad)?;
-        let (key_id, sealed) = rest.split_first_chunk::<8>().ok_or(Code::Bad)?;
-        if *version != VERSION {
-            return Err(Code::Bad);
-        }
+    /// Opens and checks one part addressed to us, in place: everything that needs no memory of other parts and no clock.
+    pub(super) fn open(&self, opener: &Opener, mut part: BytesMut, digests: &Digests) -> Result<Inner, Code> {
+        let sealed = part.split_off(PART_HEADER.min(part.len()));
+        let key_id = key_id(&part)?;
         let owner = self.identity.address();
-        let plain = opener.open(key_id, &aad(&owner, key_id), sealed).map_err(|e| match e {
+        let opened = opener.open(&key_id, &aad(&owner, &key_id), sealed).map_err(|e| match e {
             OpenError::UnknownKey => Code::NeedReseal,
             OpenError::Damaged => Code::Bad,
         })?;
-        let inner = self.check(&plain.into(), key_id)?;
+        let inner = self.check(opened, digests, &key_id)?;
         if inner.recipient != owner || inner.sender == owner {
             return Err(Code::Bad);
         }
         Ok(inner)
     }
 
-    /// The inner part of a padded plain part, its form and signature checked.
-    pub(super) fn check(&self, plain: &Bytes, key_id: &KeyId) -> Result<Inner, Code> {
-        let (signature, length) =
-            plain.get(..PLAIN_HEADER).and_then(|h| h.split_at_checked(SIGNATURE)).ok_or(Code::Bad)?;
-        let length = u32::from_be_bytes(length.try_into().map_err(|_| Code::Bad)?) as usize; // u32 fits in usize
-        let padding = plain.get(PLAIN_HEADER + length..).ok_or(Code::Bad)?;
+    /// The inner part of what was sealed, its form and signature checked.
+    pub(super) fn check(&self, opened: Opened, digests: &Digests, key_id: &KeyId) -> Result<Inner, Code> {
+        let Opened { plain, note: signature } = opened;
+        let length = plain.first_chunk::<LENGTH>().ok_or(Code::Bad)?;
+        let length = u32::from_be_bytes(*length) as usize; // u32 fits in usize
+        let padding = plain.get(LENGTH + length..).ok_or(Code::Bad)?;
         if !BUCKETS.contains(&plain.len()) || padding.iter().any(|b| *b != 0) {
             return Err(Code::Bad);
         }
-        let bytes = plain.slice(PLAIN_HEADER..PLAIN_HEADER + length);
-        let hash = blake3::hash(&bytes);
-        let inner = wire::inner_from_bytes(bytes)?;
+        let inner = wire::inner_from_bytes(plain.slice(LENGTH..LENGTH + length))?;
         if inner.key_id != *key_id || part_len(inner.total, inner.index) != Some(inner.body.len()) {
             return Err(Code::Bad);
         }
-        if !identity::verify(&inner.sender, &self.purpose, hash.as_bytes(), signature) {
+        if !identity::verify(&inner.sender, &self.purpose, &digests.signed, &signature) {
             return Err(Code::Bad);
         }
         Ok(inner)
@@ -243,26 +235,72 @@ impl Envelopes {
     /// Opens our own stored part with the key beside it, to seal it again.
     pub(super) fn reopen(&self, recipient: &PeerId, stored: &Bytes) -> Result<Inner, Code> {
         let (key, part) = stored.split_first_chunk::<32>().ok_or(Code::Bad)?;
-        let (key_id, sealed) = part.get(1..).and_then(|p| p.split_first_chunk::<8>()).ok_or(Code::Bad)?;
-        let plain = MessageKey::from_bytes(*key).open(&aad(recipient, key_id), sealed).map_err(|_| Code::Bad)?;
-        self.check(&plain.into(), key_id)
+        let digests = Digests::of(part).ok_or(Code::Bad)?;
+        let key_id = key_id(part)?;
+        let sealed = BytesMut::from(&part[PART_HEADER..]);
+        let opened = MessageKey::from_bytes(*key).open(&aad(recipient, &key_id), sealed).map_err(|_| Code::Bad)?;
+        self.check(opened, &digests, &key_id)
     }
+}
+
+/// Appends a plain part of `bucket` bytes: length, inner, zeros.
+fn write(inner: &impl prost::Message, bucket: usize, out: &mut Vec<u8>) {
+    let start = out.len();
+    let length = u32::try_from(inner.encoded_len()).expect("at most 256 KiB");
+    out.extend_from_slice(&length.to_be_bytes());
+    inner.encode(out).expect("a Vec grows");
+    out.resize(start + bucket, 0);
+}
+
+/// The key id in a part's header.
+fn key_id(part: &[u8]) -> Result<KeyId, Code> {
+    let (version, rest) = part.split_first().ok_or(Code::Bad)?;
+    let key_id = rest.first_chunk().ok_or(Code::Bad)?;
+    if *version == VERSION { Ok(*key_id) } else { Err(Code::Bad) }
+}
+
+/// What one pass over a part gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Digests {
+    pub(super) id: MessageId,
+    /// What its sender signed.
+    signed: [u8; 32],
+}
+
+impl Digests {
+    /// `None` when the bytes are too short to be a part.
+    pub(super) fn of(part: &[u8]) -> Option<Self> {
+        let note = part.len().checked_sub(SEALED_NOTE).filter(|_| is_long_enough(part))?;
+        let mut hasher = hasher();
+        let signed = hasher.update(&part[..note]).finalize().into();
+        Some(Self { id: MessageId(hasher.update(&part[note..]).finalize().into()), signed })
+    }
+}
+
+fn hasher() -> blake3::Hasher {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"vos-mail/1");
+    hasher
+}
+
+fn is_long_enough(part: &[u8]) -> bool {
+    part.len() > PART_HEADER + SEALED_OVERHEAD
 }
 
 /// The padded size of a plain part whose inner has so many bytes.
 fn bucket(inner: usize) -> usize {
-    let bucket = BUCKETS.into_iter().find(|b| PLAIN_HEADER + inner <= *b);
+    let bucket = BUCKETS.into_iter().find(|b| LENGTH + inner <= *b);
     bucket.expect("parts and file names are capped before, see PART_BYTES")
 }
 
 /// The id of a part on the wire; `None` when it is too short to be one.
 pub(super) fn part_id(part: &[u8]) -> Option<MessageId> {
-    (part.len() > PART_HEADER + SEALED_OVERHEAD).then(|| id_of(part))
+    is_long_enough(part).then(|| id_of(part))
 }
 
 /// The id of a part's wire form.
 pub(super) fn id_of(part: &[u8]) -> MessageId {
-    MessageId(blake3::Hasher::new().update(b"vos-mail/1").update(part).finalize().into())
+    MessageId(hasher().update(part).finalize().into())
 }
 
 fn aad(owner: &PeerId, key_id: &KeyId) -> Vec<u8> {

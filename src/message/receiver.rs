@@ -22,13 +22,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, error, warn};
 
 pub(super) use self::turns::Turns;
 use super::{
-    envelope::{Inner, Kind, part_id},
+    envelope::{Digests, Inner, Kind},
     inbox::{Inbox, Key, Progress, Verdict},
     order::{Lane, Numbers, Rank},
     receipt,
@@ -503,15 +503,16 @@ fn later(error: &StoreError) -> Code {
 fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round {
     let opener = shared.keys.opener();
     let mut round = Round::default();
-    for request in requests {
+    for mut request in requests {
         shared.metrics.batches_in.inc();
         shared.metrics.bytes_in.inc_by(request.request.parts.len() as u64); // usize fits in u64
-        let Some(parts) = wire::parts(&request.request) else {
+        let Some(parts) = wire::take_parts(&mut request.request) else {
             request.refuse(Status::Invalid);
             continue;
         };
-        let open = |part: &Bytes| {
-            let Some(id) = part_id(part) else { return Item::Done(Code::Bad, None) };
+        let open = |part: BytesMut| {
+            let Some(digests) = Digests::of(&part) else { return Item::Done(Code::Bad, None) };
+            let id = digests.id;
             match shared.tables.seen_id(&id) {
                 Ok(Some(at)) => {
                     shared.metrics.duplicates.inc();
@@ -523,7 +524,7 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round
                     return Item::Done(Code::Busy, None);
                 }
             }
-            match shared.envelopes.open(&opener, part) {
+            match shared.envelopes.open(&opener, part, &digests) {
                 Ok(inner) if inner.kind == Kind::Message => Item::Open(id, Box::new(inner)),
                 Ok(inner) if way == Way::Collected => Item::Letter(Box::new(inner)),
                 // Who is here brings receipts by their own protocol.
@@ -531,7 +532,7 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round
                 Err(code) => Item::Done(code, None),
             }
         };
-        let items = parts.iter().map(open).collect();
+        let items = parts.into_iter().map(open).collect();
         round.requests.push((request, items));
     }
     round

@@ -24,7 +24,7 @@ use crate::{
 
 /// Parts in one request.
 pub(super) const BATCH_PARTS: usize = 64;
-/// Bytes of parts in one request: four of the largest, 56 + 9 bytes over 256 KiB each.
+/// Bytes of parts in one request: four of the largest, 145 bytes over 256 KiB each.
 pub(super) const BATCH_BYTES: usize = 4 * (MAX_PART + 4);
 
 /// Hands sealed parts to their recipient.
@@ -36,7 +36,7 @@ pub struct Deliver;
 
 impl rpc::Wire for Deliver {
     const NAME: &'static str = "message/deliver/1";
-    /// 1 MiB and 256 bytes of parts, and a protobuf tag.
+    /// 1 MiB and 596 bytes of parts, and a protobuf tag.
     const MAX_REQUEST: usize = BATCH_BYTES + 16;
     /// 64 codes, and a receipt of 64 entries with its signature and tags.
     const MAX_RESPONSE: usize = 2 * BATCH_PARTS + ENTRY * BATCH_PARTS + 64 + 32;
@@ -211,9 +211,10 @@ pub(super) fn pieces(parts: &[Bytes]) -> Vec<Bytes> {
     pieces
 }
 
-/// The parts of a request; `None` when it is malformed, empty, or has too many. A part may still be anything.
-pub(super) fn parts(request: &proto::Deliver) -> Option<Vec<Bytes>> {
-    let mut rest = request.parts.clone();
+/// Takes the parts out of a request; `None` when it is malformed, empty, or has too many. A part may still be anything. They lie where they
+/// were read to, unless somebody else holds these bytes too.
+pub(super) fn take_parts(request: &mut proto::Deliver) -> Option<Vec<BytesMut>> {
+    let mut rest = std::mem::take(&mut request.parts).try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
     let mut parts = Vec::new();
     while let Some(length) = rest.first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize; // u32 fits in usize

@@ -1,9 +1,9 @@
 //! Fixed inputs and golden bytes: what other implementations must produce.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::super::{
-    envelope::{BUCKETS, BodyId, Envelopes, Inner, Kind, PART_BYTES, id_of, part_len, parts_of},
+    envelope::{BUCKETS, BodyId, Digests, Envelopes, Inner, Kind, PART_BYTES, id_of, part_len, parts_of},
     handle::{SendState, Step},
     order::Rank,
     outbox::{Header, Left},
@@ -11,7 +11,7 @@ use super::super::{
     wire::{self, Code},
 };
 use crate::{
-    identity::Identity,
+    identity::{Identity, Keyring, OpenError, Opener, SEALED_NOTE, SealSession},
     primitives::{Hash, MessageId, NetworkId, PeerId, StreamId, UnixMillis},
 };
 
@@ -45,36 +45,83 @@ fn the_id_is_blake3_over_the_prefix_and_the_whole_part() {
 }
 
 #[test]
-fn the_plain_part_is_signature_length_inner_and_zeros() {
-    let envelopes = Envelopes::new(identity(1), &NetworkId::default());
-    let plain = envelopes.plain(&inner(Bytes::from_static(b"hello")));
+fn the_plain_part_is_length_inner_and_zeros() {
+    let plain = Envelopes::plain(&inner(Bytes::from_static(b"hello")));
     assert_eq!(plain.len(), 1024);
-    let length = u32::from_be_bytes(plain[64..68].try_into().unwrap()) as usize;
-    assert!(plain[68 + length..].iter().all(|b| *b == 0));
-    assert_eq!(Hash::of(&plain).to_string(), "eaf87310ca7beb9b2adf047e3ff05dd3fd4d58fcda080c1db001fdd9d0b65217");
-    let opened = envelopes.check(&plain.into(), &[5; 8]).unwrap();
-    assert_eq!(opened, inner(Bytes::from_static(b"hello")));
+    let length = u32::from_be_bytes(plain[..4].try_into().unwrap()) as usize;
+    assert!(plain[4 + length..].iter().all(|b| *b == 0));
+    assert_eq!(wire::inner_from_bytes(Bytes::from(plain.clone()).slice(4..4 + length)).unwrap().body, "hello");
+    assert_eq!(Hash::of(&plain).to_string(), "93cfd71ac73afdc3264d0661f6ff26bb360e776c3dc2ddd88aecd009df9fb9a6");
+}
+
+/// A part from node 1 to node 2, the key of node 2 that opens it, and what is in it.
+fn sealed(network: &NetworkId) -> (Vec<u8>, Opener, Inner) {
+    let envelopes = Envelopes::new(identity(1), network);
+    let (owner, mut ring) = (identity(2).address(), Keyring::default());
+    ring.rotate(UnixMillis(1_700_000_000_000));
+    let key = ring.current().unwrap();
+    let inner = Inner { key_id: key.id, ..inner(Bytes::from_static(b"hello")) };
+    let mut session = SealSession::new(envelopes.context(), &owner, key).unwrap();
+    let part = envelopes.seal(&mut session, &inner).unwrap();
+    assert_eq!(part.id, id_of(&part.wire()));
+    (part.wire().to_vec(), Opener::new(envelopes.context(), owner, ring), inner)
+}
+
+fn open(envelopes: &Envelopes, opener: &Opener, part: &[u8]) -> Result<Inner, Code> {
+    envelopes.open(opener, BytesMut::from(part), &Digests::of(part).ok_or(Code::Bad)?)
 }
 
 #[test]
-fn a_plain_part_with_any_change_is_refused() {
-    let envelopes = Envelopes::new(identity(1), &NetworkId::default());
-    let plain = envelopes.plain(&inner(Bytes::from_static(b"hello")));
-    for at in 0..plain.len() {
-        let mut altered = plain.clone();
+fn a_part_is_header_sealed_text_and_the_sealed_signature_over_both() {
+    let network = NetworkId::default();
+    let (part, opener, inner) = sealed(&network);
+    assert_eq!(part.len(), 9 + 32 + 8 + 1024 + 16 + 64 + 16);
+    assert_eq!(open(&Envelopes::new(identity(2), &network), &opener, &part), Ok(inner.clone()));
+    // By hand: what RFC 9180 exports, and what the note says.
+    let aad = [&[1], &identity(2).address().to_bytes()[..], &inner.key_id].concat();
+    let opened = opener.open(&inner.key_id, &aad, BytesMut::from(&part[9..])).unwrap();
+    assert_eq!(opened.plain, Envelopes::plain(&inner));
+    let signed = id_of(&part[..part.len() - SEALED_NOTE]);
+    let purpose = crate::identity::Purpose::new("vos-part/1", &network);
+    assert!(crate::identity::verify(&inner.sender, &purpose, &signed.0, &opened.note));
+    assert_eq!(opener.open(&inner.key_id, b"", BytesMut::from(&part[9..])), Err(OpenError::Damaged));
+}
+
+#[test]
+fn a_part_with_any_change_is_refused() {
+    let network = NetworkId::default();
+    let (part, opener, _) = sealed(&network);
+    let envelopes = Envelopes::new(identity(2), &network);
+    for at in 0..part.len() {
+        let mut altered = part.clone();
         altered[at] ^= 1;
-        assert_eq!(envelopes.check(&altered.into(), &[5; 8]), Err(Code::Bad), "byte {at}");
+        let expected = if (1..9).contains(&at) { Code::NeedReseal } else { Code::Bad };
+        assert_eq!(open(&envelopes, &opener, &altered), Err(expected), "byte {at}");
+        assert_eq!(open(&envelopes, &opener, &part[..at]), Err(Code::Bad), "cut at {at}");
     }
-    assert_eq!(envelopes.check(&plain.clone().into(), &[6; 8]), Err(Code::Bad), "another key id");
-    assert_eq!(envelopes.check(&Bytes::copy_from_slice(&plain[..1023]), &[5; 8]), Err(Code::Bad), "not a bucket");
-    let other = Envelopes::new(identity(1), &"other".parse().unwrap());
-    assert_eq!(other.check(&plain.into(), &[5; 8]), Err(Code::Bad), "another network");
+    let other = Envelopes::new(identity(2), &"other".parse().unwrap());
+    assert_eq!(open(&other, &opener, &part), Err(Code::Bad), "another network");
+    assert_eq!(open(&Envelopes::new(identity(3), &network), &opener, &part), Err(Code::Bad), "another owner");
+}
+
+#[test]
+fn a_part_that_somebody_else_signed_is_refused() {
+    // The sealed text is node 1's, whose name is in it; the signature is node 3's.
+    let network = NetworkId::default();
+    let (owner, mut ring) = (identity(2).address(), Keyring::default());
+    ring.rotate(UnixMillis(1_700_000_000_000));
+    let key = ring.current().unwrap();
+    let inner = Inner { key_id: key.id, ..inner(Bytes::from_static(b"hello")) };
+    let forger = Envelopes::new(identity(3), &network);
+    let mut session = SealSession::new(forger.context(), &owner, key).unwrap();
+    let part = forger.seal(&mut session, &inner).unwrap().wire();
+    let opener = Opener::new(forger.context(), owner, ring);
+    assert_eq!(open(&Envelopes::new(identity(2), &network), &opener, &part), Err(Code::Bad));
 }
 
 #[test]
 fn a_body_is_padded_to_the_smallest_bucket_that_holds_it() {
-    let envelopes = Envelopes::new(identity(1), &NetworkId::default());
-    let size = |n: usize| envelopes.plain(&inner(vec![1; n].into())).len();
+    let size = |n: usize| Envelopes::plain(&inner(vec![1; n].into())).len();
     assert_eq!(size(0), BUCKETS[0]);
     assert_eq!(size(1024), BUCKETS[1]);
     assert_eq!(size(60_000), BUCKETS[3]);
@@ -83,7 +130,7 @@ fn a_body_is_padded_to_the_smallest_bucket_that_holds_it() {
     (largest.seq, largest.total, largest.sent_at) = (u64::MAX, u64::MAX / 2, UnixMillis(u64::MAX));
     largest.rank = Rank { number: u64::MAX - 1, floor: u64::MAX - 1 };
     (largest.expires_at, largest.index) = (UnixMillis(u64::MAX), u32::MAX);
-    assert_eq!(envelopes.plain(&largest).len(), BUCKETS[4], "with everything at its largest");
+    assert_eq!(Envelopes::plain(&largest).len(), BUCKETS[4], "with everything at its largest");
 }
 
 #[test]

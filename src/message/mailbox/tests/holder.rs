@@ -239,14 +239,14 @@ async fn what_is_left_is_pulled_by_its_owner_until_it_is_acknowledged_and_never_
 async fn every_refusal_has_its_own_code() {
     let (f, owner, stranger) = (Fixture::new(), owner(), owner());
     let mut grant = open_grant(1);
-    grant.terms = Terms { max_msg_bytes: 8 + 150 + 65, max_ttl_s: 3600, quota_msgs: 3, ..grant.terms };
+    grant.terms = Terms { max_msg_bytes: 303, max_ttl_s: 3600, quota_msgs: 3, ..grant.terms };
     assert_eq!(f.grant(PeerId::random(), grant).await, Err(GrantError::BadOwner));
     f.grant(owner, grant).await.unwrap();
     let one = async |part: Part, account: &Account| f.deposit(owner, 1, account, vec![part]).await.remove(0);
     assert_eq!(f.one(stranger, &WORK, 1).await, Err(Refusal::NotFriend));
     assert_eq!(f.deposit(owner, 2, &WORK, vec![part(1)]).await, [Err(Refusal::NotFriend)]);
     let large = Part { sealed: sealed(1, 151), ..part(1) };
-    assert_eq!(one(large, &WORK).await, Err(Refusal::TooLarge(223)));
+    assert_eq!(one(large, &WORK).await, Err(Refusal::TooLarge(303)));
     assert!(one(Part { sealed: sealed(1, 150), ..part(1) }, &WORK).await.is_ok());
     assert_eq!(one(Part { ttl_s: 3601, ..part(1) }, &WORK).await, Err(Refusal::TtlTooLong(3600)));
     assert_eq!(f.one(owner, &Account::Work(0), 1).await, Err(Refusal::NeedPow(18)));
@@ -293,7 +293,7 @@ async fn contacts_have_their_own_share_and_can_be_shut_out_alone() {
     f.grant(owner, Grant { terms, ..open_grant(1) }).await.unwrap();
     let (ann, bob) = (Identity::generate(), Identity::generate());
     let (a, b) = (Account::Key(Box::new(ann.clone())), Account::Key(Box::new(bob.clone())));
-    let contacts = vec![(ann.public_key(), 9, 10_000), (bob.public_key(), 9, 500)];
+    let contacts = vec![(ann.public_key(), 9, 10_000), (bob.public_key(), 9, 600)];
     f.desk(owner, DeskWork { contacts, ..DeskWork::default() }).await.unwrap();
     assert_eq!(f.one(owner, &WORK, 1).await, Err(Refusal::BadAuth), "contacts only");
     for n in [1, 2] {
@@ -309,7 +309,7 @@ async fn contacts_have_their_own_share_and_can_be_shut_out_alone() {
     assert!(f.one(owner, &b, 5).await.is_ok());
     f.ack(owner, &[id(5)]).await.unwrap();
     f.restart().await;
-    assert_eq!(f.one(owner, &b, 6).await, Err(Refusal::QuotaContact), "500 bytes a day, of 173 each");
+    assert_eq!(f.one(owner, &b, 6).await, Err(Refusal::QuotaContact), "600 bytes a day, of 253 each");
     f.clock.set(START.plus(DAY));
     assert!(f.one(owner, &b, 6).await.is_ok(), "a new day");
     let page = f.pull(owner, 0).await.unwrap();
@@ -348,8 +348,8 @@ async fn contacts_have_their_own_share_and_can_be_shut_out_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_deposits_fill_their_share_only_and_cost_more_the_fuller_it_is() {
     let (f, owner) = (Fixture::new(), owner());
-    // Ten parts of 173 + 512 bytes.
-    let terms = Terms { policy: POLICY_CONTACTS_POW, quota_bytes: 137_000, open_share_percent: 5, ..Terms::default() };
+    // Ten parts of 253 + 512 bytes.
+    let terms = Terms { policy: POLICY_CONTACTS_POW, quota_bytes: 153_000, open_share_percent: 5, ..Terms::default() };
     f.grant(owner, Grant { terms, ..open_grant(1) }).await.unwrap();
     let (mut bits, mut asked) = (18, Vec::new());
     for n in 0..6 {
@@ -417,7 +417,7 @@ async fn time_ends_messages_and_grants_and_leaves_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_and_a_full_node_refuse_and_lose_nothing() {
-    let config = Config { max_bytes: 2 * (173 + 512), reserve_bytes: 0, ..Config::default() };
+    let config = Config { max_bytes: 2 * (253 + 512), reserve_bytes: 0, ..Config::default() };
     let (mut f, owner) = (Fixture::with(config), owner());
     f.grant(owner, open_grant(1)).await.unwrap();
     f.one(owner, &WORK, 1).await.unwrap();
