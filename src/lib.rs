@@ -29,6 +29,7 @@
 //! arrived · *friend*: a node that will hold messages for another · *inbox*, *outbox*: received and outgoing messages.
 
 pub mod api;
+pub mod block;
 pub mod cli;
 pub mod config;
 pub mod identity;

@@ -94,7 +94,14 @@ pub fn public_key_of(address: &PeerId) -> Option<PublicKey> {
     key.clone().try_into_ed25519().is_ok().then_some(key)
 }
 
-/// The same for a bare Ed25519 public key, such as one that is nobody's address.
+/// The address of a raw Ed25519 public key; `None` when the bytes are not a point of the curve.
+#[must_use]
+pub fn address_of(key: &[u8; 32]) -> Option<PeerId> {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key).ok()?;
+    Some(PublicKey::from(key).to_peer_id())
+}
+
+/// Whether `signature` over `message` for `purpose` was made with a bare Ed25519 public key, such as one that is nobody's address.
 #[must_use]
 pub fn verify_key(key: &[u8; 32], purpose: &Purpose, message: &[u8], signature: &[u8]) -> bool {
     let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key);

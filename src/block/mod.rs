@@ -1,0 +1,24 @@
+//! L4: block exchange. A chain of blocks that every node of the network holds the same.
+//!
+//! ```text
+//!   Handle (api, cli)          Client<W>, Inbound<W>, topics           Producer, Pool
+//!      │                               │                                    │
+//!      │                    exchange: service and pure machines             │
+//!      │            announcer · fetcher · planner · claims · clock          │
+//!      │                               │ blocks that were checked            │
+//!   ┌──▼───────────────────────────────▼────────────────────────────────────▼──┐
+//!   │ chain: one owner (core.rs) of tree, orphans, commits, reorgs             │
+//!   └──────────────────────────────────┬──────────────────────────────────────┘
+//!                                   ChainStore
+//! ```
+//!
+//! * A [`Header`] is signed by its producer, and its hash covers every byte of it. Its root covers every byte of the [`Body`].
+//! * A [`Block`] is a header with its body, and the type says that both were checked.
+
+mod body;
+mod checked;
+mod header;
+
+pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
+pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};
+pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, purpose};
