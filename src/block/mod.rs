@@ -1,14 +1,13 @@
 //! L4: block exchange. A chain of blocks that every node of the network holds the same.
 //!
 //! ```text
-//!   Handle (api, cli)          Client<W>, Inbound<W>, topics           Producer, Pool
-//!      │                               │                                    │
-//!      │                    exchange: service and pure machines             │
-//!      │            announcer · fetcher · planner · claims · clock          │
-//!      │                               │ blocks that were checked            │
-//!   ┌──▼───────────────────────────────▼────────────────────────────────────▼──┐
-//!   │ chain: one owner (core.rs) of tree, orphans, commits, reorgs             │
-//!   └──────────────────────────────────┬──────────────────────────────────────┘
+//!   Handle (api, cli)        topics, Client<W>, Inbound<W>               Client<W>, Inbound<W>
+//!      │                            │                                        │
+//!      │      broadcast: new blocks, once to everybody        sync: SHAKEHAND, claims, pulls of ranges
+//!      │                            │ checked blocks                         │ checked blocks
+//!   ┌──▼────────────────────────────▼────────────────────────────────────────▼──┐
+//!   │ chain: one owner of tree, orphans, commits, reorgs    ◀── producer, pool   │
+//!   └───────────────────────────────────┬───────────────────────────────────────┘
 //!                                   ChainStore
 //! ```
 //!
@@ -16,8 +15,11 @@
 //! * A [`Block`] is a header with its body, and the type says that both were checked.
 
 mod body;
+pub mod broadcast;
+pub mod chain;
 mod checked;
 mod header;
+pub mod sync;
 
 pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
 pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};

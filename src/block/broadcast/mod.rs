@@ -1,0 +1,1 @@
+//! New blocks, to everybody, once.
