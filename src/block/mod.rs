@@ -18,10 +18,14 @@ mod body;
 pub mod broadcast;
 pub mod chain;
 mod checked;
+mod config;
 mod genesis;
 mod header;
 #[cfg(any(test, feature = "test-util"))]
 pub mod kit;
+pub mod pool;
+pub mod producer;
+pub mod segment;
 pub mod sync;
 
 #[cfg(test)]
@@ -29,5 +33,6 @@ mod tests;
 
 pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
 pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};
+pub use config::{Config, ConfigError, ForkRule};
 pub use genesis::{Genesis, GenesisError};
 pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, purpose};
