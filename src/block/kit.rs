@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     identity::{Identity, Purpose},
-    primitives::{Clock, ManualClock, NetworkId, UnixMillis},
+    primitives::{Clock, ManualClock, NetworkId, PeerId, UnixMillis},
 };
 
 /// Some day in 2026, long after the built-in genesis block.
@@ -33,6 +33,12 @@ impl Maker {
         seed[..8].copy_from_slice(&number.to_be_bytes());
         let keypair = libp2p::identity::Keypair::ed25519_from_bytes(seed).expect("any 32 bytes are a key");
         Self { identity: Identity::from_keypair(keypair), purpose: purpose(&network()) }
+    }
+
+    /// The producer's address.
+    #[must_use]
+    pub fn address(&self) -> PeerId {
+        self.identity.address()
     }
 
     /// A block on `parent`, `after_ms` later.

@@ -6,8 +6,11 @@ mod conflict;
 mod defects;
 mod forks;
 mod format;
+mod pool;
+mod producer;
 mod restart;
 mod seam;
+mod segment;
 mod stores;
 
 use std::sync::{
