@@ -172,7 +172,8 @@ impl Core {
     }
 
     /// Most peers seen on a branch that contradicts what is final.
-    pub(super) fn conflicting_peers(&self) -> usize {
+    #[must_use]
+    pub fn conflicting_peers(&self) -> usize {
         self.conflicts.most_peers()
     }
 
@@ -387,7 +388,7 @@ impl Core {
             return Ok(std::mem::take(&mut self.events));
         }
         let mut change = std::mem::take(&mut self.change);
-        change.marks = Marks { genesis: self.rules.genesis.hash(), head: self.head(), committed: self.tree.root() };
+        change.marks = self.marks();
         if let Err(error) = self.store.write(&change, change.is_final()) {
             tracing::error!(%error, "the chain could not be written; no blocks are taken until it can");
             self.halted = Some(Halt::Store(error.clone()));
@@ -410,6 +411,10 @@ impl Core {
         Ok(events)
     }
 
+    fn marks(&self) -> Marks {
+        Marks { genesis: self.rules.genesis.hash(), head: self.head(), committed: self.tree.root() }
+    }
+
     fn refuse_when_halted(&self) -> Result<(), ChainError> {
         match &self.halted {
             None => Ok(()),
@@ -422,9 +427,15 @@ impl Core {
         matches!(self.halted, Some(Halt::Store(_)))
     }
 
-    /// Reads the chain from the store again after a write has failed. What comes back is what the disk holds.
+    /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds.
     pub fn recover(&mut self, now: UnixMillis) {
-        match Self::open(self.rules.clone(), self.store.clone(), now) {
+        let opened = Self::open(self.rules.clone(), self.store.clone(), now);
+        // Reading works on a full disk, too.
+        let writes = |core: Self| {
+            let change = Change { marks: core.marks(), ..Change::default() };
+            core.store.write(&change, true).map(|()| core).map_err(OpenError::Store)
+        };
+        match opened.and_then(writes) {
             Ok(core) => {
                 tracing::info!("the store works again: blocks are taken");
                 let (orphans, invalid) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.invalid));

@@ -11,6 +11,7 @@ mod producer;
 mod restart;
 mod seam;
 mod segment;
+mod sim;
 mod stores;
 
 use std::sync::{

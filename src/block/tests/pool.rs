@@ -77,7 +77,7 @@ fn a_detached_block_gives_its_transactions_back_but_not_those_of_the_new_branch(
 fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
     let mut pool = Pool::new(40, 10_000);
     let peers: Vec<_> = (0..5).map(|_| Identity::generate().address()).collect();
-    let mut taken = vec![0; 5];
+    let mut taken = [0; 5];
     for n in 0..100u64 {
         for (i, peer) in peers.iter().enumerate() {
             let result = pool.add(transaction(n * 10 + u64::try_from(i).unwrap()), Some(*peer), NOW);

@@ -1,16 +1,17 @@
 //! The process may end at any write: what is found then is what was told before, and the chain goes on from there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Faulty, Random, answer, feed, forest};
 use crate::{
     block::{
         Block, Origin,
-        chain::{ChainError, ChainStore, Core, Memory, OpenError, Rocks},
+        chain::{self, ChainError, ChainStore, Core, Memory, OpenError, Rocks},
         kit,
     },
-    primitives::UnixMillis,
-    store::Store,
+    primitives::{ManualClock, UnixMillis},
+    runtime::Stop,
+    store::{Store, StoreError},
 };
 
 const DEPTH: u64 = 4;
@@ -96,8 +97,9 @@ fn a_failed_store_is_read_again_without_a_restart() {
     let mut core = Core::open(kit::rules(DEPTH), faulty.clone(), kit::NOW).unwrap();
     let came = feed_until_it_fails(&mut core, &blocks);
     core.recover(kit::NOW);
-    assert!(core.status().halted.is_none(), "the store can be read");
-    assert!(core.import(blocks[came + 1].clone(), Origin::File, kit::NOW).is_err(), "and cannot be written");
+    assert!(core.status().halted.is_some(), "it can be read, and not written");
+    let refused = core.import(blocks[came + 1].clone(), Origin::File, kit::NOW);
+    assert!(matches!(refused, Err(ChainError::Halted(_))));
     faulty.repair();
     core.recover(kit::NOW);
     feed(&mut core, &blocks);
@@ -105,6 +107,46 @@ fn a_failed_store_is_read_again_without_a_restart() {
     let mut never = Core::open(kit::rules(DEPTH), store.clone(), kit::NOW).unwrap();
     feed(&mut never, &blocks);
     assert_eq!(answer(&core, faulty.as_ref()), answer(&never, store.as_ref()));
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_blocks_and_they_go_on_by_themselves_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let clock = Arc::new(ManualClock::new(kit::NOW));
+    let deps = chain::Deps {
+        store: Arc::new(Rocks::new(store.clone())),
+        clock: clock.clone(),
+        metrics: chain::Metrics::default(),
+    };
+    let metrics = deps.metrics.clone();
+    let (service, chain) = chain::open(kit::rules(DEPTH), deps).unwrap();
+    let stop = Stop::new();
+    #[allow(clippy::disallowed_methods, reason = "the test joins it")]
+    let task = tokio::spawn(service.run(stop.clone()));
+    let row = kit::Maker::new(1).row(&kit::genesis(), 8, 5000);
+    for block in &row[..6] {
+        chain.import(block.clone(), Origin::Local).await.unwrap();
+    }
+    store.pretend_full(true);
+    let error = chain.import(row[6].clone(), Origin::Local).await.unwrap_err();
+    assert!(matches!(error, ChainError::Store(StoreError::DiskFull(_))), "{error}");
+    assert!(chain.status().halted.is_some_and(|h| h.contains("disk is full")));
+    assert_eq!((chain.status().head.height, metrics.halted.get()), (6, 1));
+    assert!(chain.range(1, 6, usize::MAX).unwrap().len() == 6, "what is here is served");
+    store.pretend_full(false);
+    clock.set(UnixMillis(kit::NOW.0 + 5000));
+    let mut status = chain.watch();
+    let healed = tokio::time::timeout(Duration::from_secs(10), status.wait_for(|s| s.halted.is_none()));
+    healed.await.expect("in time").unwrap();
+    for block in &row[6..] {
+        chain.import(block.clone(), Origin::Local).await.unwrap();
+    }
+    assert_eq!(chain.status().head.height, 8);
+    stop.stop();
+    task.await.unwrap().unwrap();
+    let stopped = chain.import(row[0].clone(), Origin::Local).await;
+    assert_eq!(stopped, Err(ChainError::Stopped));
 }
 
 #[test]
