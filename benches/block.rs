@@ -32,6 +32,9 @@ const BATCH: usize = 128;
 const AHEAD: usize = 8;
 const ROUNDS: usize = 3;
 const QUERIES: usize = 100_000;
+/// Blocks with bodies, and what one holds.
+const FULL: usize = 5000;
+const BODY: usize = 10 * 1024;
 /// Blocks imported one by one.
 const SINGLE: usize = 300;
 
@@ -113,7 +116,7 @@ async fn catch_up(chain: &Chain, parts: &[Vec<Encoded>]) -> f64 {
 
 async fn empty_blocks(blocks: &[Block]) {
     let parts = encoded(blocks);
-    let (mut ours, mut bare, mut only) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut bare, mut only, mut served) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut shape = String::new();
     for _ in 0..ROUNDS {
         bare.push(signatures(&parts).await);
@@ -121,6 +124,11 @@ async fn empty_blocks(blocks: &[Block]) {
         let rows = node.rocks.rows();
         let synced = node.metrics.synced_writes.get();
         ours.push(catch_up(&node.chain, &parts).await);
+        let start = Instant::now();
+        for from in (1..=BLOCKS).step_by(BATCH) {
+            assert!(!node.chain.range(from as u64, BATCH, 2 << 20).expect("the store works").is_empty());
+        }
+        served.push(BLOCKS as f64 / start.elapsed().as_secs_f64());
         let (rows, synced) = (node.rocks.rows() - rows, node.metrics.synced_writes.get() - synced);
         let per = |n: u64| n as f64 / synced as f64;
         shape = format!(
@@ -138,13 +146,15 @@ async fn empty_blocks(blocks: &[Block]) {
         only.push(BLOCKS as f64 / start.elapsed().as_secs_f64());
         node.close().await;
     }
-    let (ours, bare, only) = (median_f(ours), median_f(bare), median_f(only));
+    let (ours, bare, only, served) = (median_f(ours), median_f(bare), median_f(only), median_f(served));
     let what = format!(
         "block, {BLOCKS} empty blocks checked and imported in batches of {BATCH} (signatures alone, all cores)"
     );
     report(&what, &format!("{ours:.0}/s"), &format!("{bare:.0}/s"), ours / bare, 0.6);
     bound("block, the same against its floor", &format!("{ours:.0}/s"), ours >= 10_000.0, "at least 10000/s");
-    println!("    {shape}\n    import alone, one batch after another, checked before: {only:.0}/s");
+    println!(
+        "    {shape}\n    import alone, one batch after another, checked before: {only:.0}/s\n    read back for a peer: {served:.0}/s"
+    );
 }
 
 /// Blocks as they come when nobody is behind: each commits one.
@@ -190,9 +200,36 @@ async fn queries(blocks: &[Block]) {
     node.close().await;
 }
 
+/// Blocks of 10 KB into the chain, and out of it as PUSH_BLOCK wants them.
+async fn bodies() {
+    let blocks = Maker::new(1).row(&kit::genesis(), FULL, BODY);
+    let (mut into, mut out) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let node = open();
+        let start = Instant::now();
+        for part in blocks.chunks(BATCH) {
+            node.chain.import_segment(part.to_vec(), Origin::File).await.expect("the store works");
+        }
+        into.push(start.elapsed());
+        let start = Instant::now();
+        for from in (1..=FULL).step_by(BATCH) {
+            let range = node.chain.range(from as u64, BATCH, 2 << 20).expect("the store works");
+            assert_eq!(range.len(), BATCH.min(FULL + 1 - from));
+        }
+        out.push(start.elapsed());
+        node.close().await;
+    }
+    let rate = |times| {
+        let seconds = median(times).as_secs_f64();
+        format!("{:.0}/s, {:.0} MiB/s", FULL as f64 / seconds, (FULL * BODY) as f64 / 1_048_576.0 / seconds)
+    };
+    println!("block, {FULL} blocks of {BODY} bytes, checked before\n    in {}, out {}", rate(into), rate(out));
+}
+
 pub(crate) async fn run() {
     let blocks = Maker::new(1).row(&kit::genesis(), BLOCKS, 0);
     queries(&blocks).await;
     single(&blocks).await;
+    bodies().await;
     empty_blocks(&blocks).await;
 }
