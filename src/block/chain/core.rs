@@ -369,6 +369,11 @@ impl Core {
         }
     }
 
+    /// Whether blocks whose parent came wait to be applied.
+    pub(super) fn has_work(&self) -> bool {
+        !self.released.is_empty()
+    }
+
     /// Applies some of the blocks whose parent came. Whether there are more.
     pub(super) fn work(&mut self, now: UnixMillis) -> Result<bool, ChainError> {
         for _ in 0..RELEASE {

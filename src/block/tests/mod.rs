@@ -15,7 +15,7 @@ mod sim;
 mod stores;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -143,11 +143,13 @@ pub(super) struct Faulty<S> {
     pub(super) inner: S,
     pub(super) left: AtomicU64,
     pub(super) after: bool,
+    /// Of each write: whether it was synced, and whether something became final or was left.
+    pub(super) log: Mutex<Vec<(bool, bool)>>,
 }
 
 impl<S: ChainStore> Faulty<S> {
     pub(super) fn new(inner: S, good_writes: u64, after: bool) -> Self {
-        Self { inner, left: AtomicU64::new(good_writes), after }
+        Self { inner, left: AtomicU64::new(good_writes), after, log: Mutex::default() }
     }
 
     pub(super) fn repair(&self) {
@@ -185,6 +187,8 @@ impl<S: ChainStore> ChainStore for Faulty<S> {
     }
 
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
+        let last = !change.committed.is_empty() || !change.detached.is_empty() || !change.restored.is_empty();
+        self.log.lock().unwrap().push((synced, last));
         let left = self.left.load(Ordering::SeqCst);
         if left > 0 {
             self.left.store(left - 1, Ordering::SeqCst);

@@ -91,6 +91,17 @@ fn a_stop_at_any_write_to_the_disk_does_so_too() {
 }
 
 #[test]
+fn what_becomes_final_is_synced_and_nothing_else_waits_for_the_disk() {
+    let store = Arc::new(Faulty::new(Memory::default(), u64::MAX, false));
+    let mut core = Core::open(kit::rules(DEPTH), store.clone(), kit::NOW).unwrap();
+    feed(&mut core, &blocks(5));
+    let log = store.log.lock().unwrap();
+    assert!(log.iter().all(|(synced, last)| synced == last));
+    let synced = log.iter().filter(|(synced, _)| *synced).count();
+    assert!(synced > 5 && synced < log.len());
+}
+
+#[test]
 fn a_failed_store_is_read_again_without_a_restart() {
     let blocks = blocks(3);
     let faulty = Arc::new(Faulty::new(Memory::default(), 12, true));

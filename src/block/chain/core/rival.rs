@@ -138,7 +138,11 @@ impl Core {
         self.change.revived = revived;
         candidates.sort_by_key(|(hash, header)| (header.height, *hash));
         for (hash, header) in candidates {
-            tree.insert(hash, header, self.rules.choice.as_ref());
+            match tree.header(&header.parent) {
+                Some(_) => tree.insert(hash, header, self.rules.choice.as_ref()),
+                // Its parent lost as well, and was deleted before it.
+                None => self.change.evicted.push(Point { height: header.height, hash }),
+            }
         }
         path.append(&mut self.path);
         tracing::warn!(
