@@ -100,7 +100,7 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
             }
         }
     }
-    let stored_path = stored_path(store, &marks, &mut repairs)?;
+    let stored_path = stored_path(store, &marks)?;
     let retired = RetiredBlocks::from_stored(store.retired()?);
     Ok(Loaded { tree, retired, stored_path, repairs })
 }
@@ -179,17 +179,13 @@ fn candidate(
     Ok(good.then(|| Arc::new(block.header().clone())))
 }
 
-/// The noted best chain above the committed block. What is noted beyond a gap is to be deleted.
-fn stored_path(store: &dyn ChainStore, marks: &Marks, repairs: &mut Change) -> Result<Vec<Point>, OpenError> {
+/// The noted best chain above the committed block. What does not fit the tree is replaced by what does.
+fn stored_path(store: &dyn ChainStore, marks: &Marks) -> Result<Vec<Point>, OpenError> {
     let from = marks.committed.height + 1;
     let last = marks.head.height.min(from.saturating_add(2 * MAX_NODES as u64)); // 2048
-    let (mut path, mut gap) = (Vec::new(), false);
+    let mut path = Vec::new();
     for height in from..=last {
-        match store.hash_at(height)? {
-            Some(hash) if gap => repairs.detached.push(Point { height, hash }),
-            Some(hash) => path.push(Point { height, hash }),
-            None => gap = true,
-        }
+        path.extend(store.hash_at(height)?.map(|hash| Point { height, hash }));
     }
     Ok(path)
 }

@@ -187,3 +187,59 @@ impl Tree {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{
+        chain::{Longest, Norn},
+        kit,
+        tests::{Random, bush},
+    };
+
+    /// The same tree, made at once of what is left.
+    fn fresh(tree: &Tree, choice: &dyn ForkChoice) -> Tree {
+        let mut again = Tree::new(tree.root, tree.nodes[&tree.root].header.clone());
+        let mut left: Vec<_> = tree.headers().filter(|(hash, _)| *hash != tree.root).collect();
+        left.sort_by_key(|(hash, header)| (header.height, *hash));
+        for (hash, header) in left {
+            again.insert(hash, header.clone(), choice);
+        }
+        again
+    }
+
+    #[test]
+    fn after_evictions_and_commits_the_tree_is_as_if_the_rest_had_come_alone() {
+        let genesis = kit::genesis();
+        let mut evictions = 0;
+        for (seed, choice) in (0..60).zip([&Norn as &dyn ForkChoice, &Longest].into_iter().cycle()) {
+            let mut random = Random(seed);
+            let mut tree = Tree::new(genesis.hash(), Arc::new(genesis.header().clone()));
+            for block in bush(&mut random, 60, 12) {
+                if tree.header(&block.header().parent).is_none() {
+                    continue;
+                }
+                tree.insert(block.hash(), Arc::new(block.header().clone()), choice);
+                let path = tree.best_path(choice);
+                match random.below(4) {
+                    0 => {
+                        // A path that is not the best one: any leaf may go.
+                        let protected = &path[..random.below(path.len() + 1)];
+                        let evicted = tree.evict(u64::MAX, protected, choice);
+                        assert!(evicted.is_none_or(|e| !protected.contains(&e) && tree.header(&e.hash).is_none()));
+                        evictions += usize::from(evicted.is_some());
+                    }
+                    1 if random.below(8) == 0 && path.len() > 2 => drop(tree.commit(path[0].hash)),
+                    _ => {}
+                }
+                let again = fresh(&tree, choice);
+                assert_eq!(tree.best_path(choice), again.best_path(choice));
+                assert_eq!(
+                    (&tree.heights, tree.body_bytes, tree.len()),
+                    (&again.heights, again.body_bytes, again.len())
+                );
+            }
+        }
+        assert!(evictions > 200);
+    }
+}

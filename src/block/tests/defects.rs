@@ -105,6 +105,13 @@ fn n9_orphans_without_end_are_bounded_and_stop_nothing() {
     let row = Maker::new(1).row(&kit::genesis(), 6, 0);
     feed(&mut core, &row[..2]);
     let peers: Vec<_> = (0..40).map(|_| Identity::generate().address()).collect();
+    let busy = Origin::Peer(Identity::generate().address());
+    for n in 0..100u64 {
+        let mut header = row[4].header().clone();
+        header.parent = Hash::of(&(n + 10_000).to_be_bytes());
+        core.import(Maker::new(2).sign(header, Default::default()), busy, kit::NOW).unwrap();
+    }
+    assert_eq!(core.waiting(), 64, "of one peer");
     // A good orphan of a modest peer, then thousands of two busy ones and of many others.
     let modest = Origin::Peer(peers[0]);
     core.import(row[4].clone(), modest, kit::NOW).unwrap();

@@ -142,6 +142,37 @@ fn store_rows(store: &Memory) -> usize {
 }
 
 #[test]
+fn what_lost_is_known_and_served_for_a_while_and_nothing_builds_on_it() {
+    use crate::block::chain::ChainStore;
+    let (mut core, store) = open(&(Arc::new(Norn) as Arc<dyn ForkChoice>), 2);
+    let genesis = kit::genesis();
+    let winner = kit::Maker::new(1).block(&genesis, 1, &[b"more".to_vec()]);
+    let loser = kit::Maker::new(2).block(&genesis, 1, &[]);
+    let child = kit::Maker::new(2).block(&loser, 1, &[]);
+    let late = kit::Maker::new(2).block(&child, 1, &[]);
+    let mut row = kit::Maker::new(1).row(&winner, 2, 0);
+    feed(&mut core, &[winner.clone(), loser.clone(), child.clone()]);
+    feed(&mut core, &row);
+    assert_eq!(core.committed().height, 1);
+    let outcome = |core: &mut Core, block: &Block| core.import(block.clone(), Origin::File, kit::NOW).unwrap().0;
+    assert_eq!(outcome(&mut core, &loser), Outcome::Known);
+    assert_eq!(outcome(&mut core, &child), Outcome::Known);
+    assert_eq!(outcome(&mut core, &late), Outcome::OutOfWindow);
+    assert_eq!(core.waiting(), 0);
+    let retired = store.retired().unwrap();
+    assert_eq!(retired.iter().map(|r| r.at).collect::<Vec<_>>(), [1, 1]);
+    assert!(store.header(&child.hash()).unwrap().is_some());
+    let more = kit::Maker::new(1).row(&row.remove(1), 99, 0);
+    feed(&mut core, &more);
+    assert_eq!(core.committed().height, 100);
+    assert!(store.header(&child.hash()).unwrap().is_some(), "for a hundred heights");
+    feed(&mut core, &kit::Maker::new(1).row(&more[98], 1, 0));
+    assert_eq!(store.header(&child.hash()).unwrap(), None);
+    assert_eq!(store.retired().unwrap().len(), 0);
+    assert_eq!(outcome(&mut core, &loser), Outcome::OutOfWindow);
+}
+
+#[test]
 fn too_many_candidates_lose_the_worst_and_never_the_best() {
     let (mut core, store) = open(&(Arc::new(Norn) as Arc<dyn ForkChoice>), 12);
     let maker = kit::Maker::new(1);

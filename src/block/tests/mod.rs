@@ -30,10 +30,10 @@ use crate::{primitives::Hash, store::StoreError};
 
 /// A random number generator for tests: splitmix64.
 #[derive(Clone, Debug)]
-pub(super) struct Random(pub(super) u64);
+pub(in crate::block) struct Random(pub(in crate::block) u64);
 
 impl Random {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::block) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -41,7 +41,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(in crate::block) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(n).unwrap()).unwrap()
     }
 
@@ -76,7 +76,7 @@ impl Grower {
 }
 
 /// `count` blocks anywhere up to a height.
-pub(super) fn bush(random: &mut Random, count: usize, height: u64) -> Vec<Block> {
+pub(in crate::block) fn bush(random: &mut Random, count: usize, height: u64) -> Vec<Block> {
     let (mut grower, mut blocks) = (Grower::new(), vec![kit::genesis()]);
     while blocks.len() <= count {
         let parent = blocks[random.below(blocks.len())].clone();

@@ -88,6 +88,11 @@ fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
     assert_eq!((pool.len(), taken.iter().sum::<usize>()), (40, 40));
     assert!(taken.iter().all(|n| *n <= 10));
     assert_eq!(pool.add(transaction(5000), None, NOW), Err(PoolError::Full));
+    // What a block takes makes room again, for each peer too.
+    let all = pool.package(usize::MAX, 40);
+    attach(&mut pool, 1, &all);
+    let again = (6000..6020).filter(|n| pool.add(transaction(*n), Some(peers[0]), NOW).is_ok());
+    assert_eq!(again.count(), 10);
     let mut pool = Pool::new(1000, 10_000);
     let big = |n: u8| Bytes::from(vec![n; 2000]);
     assert!(pool.add(big(1), Some(peers[0]), NOW).is_ok());
