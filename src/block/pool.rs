@@ -1,7 +1,8 @@
 //! Transactions that wait to be produced. Pure: time is an argument.
 //!
 //! A transaction is in the pool once, and not again while a recent block of the best chain has it. When a reorg detaches a block its
-//! transactions return to the front, unless the new branch has them too.
+//! transactions return to the front, unless the new branch has them too. What is older than 128 blocks is not known any more: rules
+//! of a chain that cannot bear a transaction twice must refuse the second one ([`super::chain::Validator::full`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 

@@ -163,6 +163,8 @@ pub struct Service {
     publishing: JoinSet<(Bytes, Result<(), PublishError>)>,
     due: Instant,
     gossip_ended: bool,
+    /// Blocks came too fast to be looked at.
+    behind: bool,
 }
 
 /// Makes the task and its door.
@@ -188,6 +190,7 @@ pub fn new(config: &Config, deps: Deps) -> (Service, Handle) {
         publishing: JoinSet::new(),
         due: Instant::now(),
         gossip_ended: false,
+        behind: false,
     };
     (service, Handle { commands })
 }
@@ -215,7 +218,12 @@ impl Service {
                     Some(received) => self.on_gossip(received),
                     None => self.gossip_ended = true,
                 },
-                _ = sweep.tick() => self.on_sweep(),
+                _ = sweep.tick() => {
+                    self.on_sweep();
+                    if self.behind {
+                        self.read_recent().await?;
+                    }
+                }
             }
             self.metrics.transactions.set(i64::try_from(self.pool.len()).unwrap_or(i64::MAX));
             self.metrics.bytes.set(i64::try_from(self.pool.bytes()).unwrap_or(i64::MAX));
@@ -228,6 +236,7 @@ impl Service {
 
     /// The transactions of the newest blocks, to know them again.
     async fn read_recent(&mut self) -> Result<(), ChainError> {
+        self.behind = false;
         self.pool.forget_recent();
         let chain = self.chain.clone();
         let head = chain.status().head.height;
@@ -256,9 +265,8 @@ impl Service {
     async fn on_event(&mut self, event: Result<Event, broadcast::error::RecvError>) -> Result<(), ChainError> {
         match event {
             Ok(Event::Head { detached, attached, .. }) => {
-                self.on_head(&detached, &attached)?;
                 self.plan();
-                Ok(())
+                self.on_head(&detached, &attached).await
             }
             Ok(_) => Ok(()),
             Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -269,7 +277,7 @@ impl Service {
         }
     }
 
-    fn on_head(&mut self, detached: &[Point], attached: &[Point]) -> Result<(), ChainError> {
+    async fn on_head(&mut self, detached: &[Point], attached: &[Point]) -> Result<(), ChainError> {
         let now = self.clock.now();
         for point in detached {
             if let Some(block) = self.chain.block(&point.hash)? {
@@ -277,9 +285,15 @@ impl Service {
                 self.pool.detach(&point.hash, body.transactions(), now);
             }
         }
-        // While catching up only the newest count.
-        let skipped = attached.len().saturating_sub(RECENT_BLOCKS);
-        for point in &attached[skipped..] {
+        // While catching up nobody reads every block again for nothing; the newest are read when that is over.
+        if attached.len() > RECENT_BLOCKS && self.pool.is_empty() {
+            self.behind = true;
+            return Ok(());
+        }
+        if self.behind {
+            return self.read_recent().await;
+        }
+        for point in attached {
             if let Some(block) = self.chain.block(&point.hash)? {
                 self.attach(block.hash, block.body);
             }

@@ -24,8 +24,13 @@ pub enum Verdict {
 /// every branch. What [`committed`](Validator::committed) names is final, and states of its other branches can go. At the
 /// start [`resume`](Validator::resume) comes first, then `full` for all blocks above the committed one.
 ///
-/// How it looks in whole is in `src/block/tests/seam.rs`: a counter with named producers that take turns, its own fork choice, and a
-/// state that is rebuilt at the start.
+/// # Example
+/// A counter with named producers that take turns, its own fork choice, and a state that is rebuilt at the start. This is
+/// `src/block/tests/seam.rs` as it is compiled and run:
+///
+#[doc = "```rust,ignore"]
+#[doc = include_str!("../tests/seam.rs")]
+#[doc = "```"]
 pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
     /// Judges one transaction, before it is taken into the pool and passed on.
     fn transaction(&self, _transaction: &[u8]) -> Verdict {

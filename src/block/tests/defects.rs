@@ -238,3 +238,21 @@ async fn n19_nothing_is_shown_that_was_not_written() {
     }
     assert_eq!(told, [1, 2]);
 }
+
+#[tokio::test]
+async fn n19_whatever_is_asked_after_a_failed_write_shows_none_of_it() {
+    let store = Arc::new(Faulty::new(Memory::default(), 9, false));
+    let clock = Arc::new(ManualClock::new(kit::NOW));
+    let chain = kit::chain_with(kit::rules(4), store, clock);
+    let row = Maker::new(1).row(&kit::genesis(), 9, 50);
+    for block in &row[..8] {
+        chain.import(block.clone(), Origin::Local).await.unwrap();
+    }
+    assert!(chain.import(row[8].clone(), Origin::Local).await.is_err());
+    let before = chain.status();
+    assert_eq!((before.head.height, before.committed.height), (8, 4));
+    let rival: Vec<VerifiedHeader> = Maker::new(2).row(&row[0], 3, 0).iter().map(verified).collect();
+    chain.conflict(Identity::generate().address(), rival, 9).await.unwrap();
+    assert_eq!(chain.status(), before);
+    assert_eq!((chain.hash_at(9), chain.known(&row[8].hash())), (Ok(None), Ok(Known::No)));
+}

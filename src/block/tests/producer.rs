@@ -179,6 +179,37 @@ async fn transactions_of_a_branch_that_lost_are_produced_again() {
     node.end().await;
 }
 
+#[tokio::test]
+async fn transactions_in_blocks_that_came_by_the_hundreds_are_known_all_the_same() {
+    let maker = Maker::new(1);
+    let mut row = maker.row(&kit::genesis(), 300, 0);
+    let sent = Bytes::from_static(b"pay carl");
+    let with = maker.block(&row[299], 2000, &[sent.to_vec()]);
+    row.extend(maker.row(&with, 5, 0));
+    row.insert(300, with);
+    // Once with the transaction waiting, once with nothing waiting.
+    for waits in [true, false] {
+        let node = node(false, true, kit::rules(12), system());
+        if waits {
+            node.handle.submit(sent.clone()).await.unwrap();
+            node.until(|n| n.metrics.transactions.get() == 1).await;
+        }
+        let outcome = node.chain.import_segment(row.clone(), Origin::File).await.unwrap();
+        assert_eq!(outcome.held, 306);
+        if waits {
+            node.until(|n| n.metrics.transactions.get() == 0).await;
+        }
+        // Not known at once, but before long: what waits for nothing is looked at every two seconds.
+        within(async {
+            while node.handle.submit(sent.clone()).await != Err(SubmitError::Pool(PoolError::Included)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        node.end().await;
+    }
+}
+
 /// Refuses some transactions alone, and others only in a block.
 #[derive(Debug)]
 struct Picky;
