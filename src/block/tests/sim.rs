@@ -52,6 +52,7 @@ struct World {
     nodes: Vec<Node>,
     /// Every block ever made: a message names it, and the receiver gets it if the sender has it.
     blocks: BTreeMap<Hash, Block>,
+    headers: BTreeMap<Hash, VerifiedHeader>,
     events: BinaryHeap<Reverse<(u64, u64, What)>>,
     number: u64,
     /// Nodes below are cut off from the others.
@@ -84,6 +85,7 @@ impl World {
             now: kit::NOW,
             nodes,
             blocks: BTreeMap::from([(genesis.hash(), genesis)]),
+            headers: BTreeMap::new(),
             events: BinaryHeap::new(),
             number: 0,
             cut: 0,
@@ -170,7 +172,9 @@ impl World {
         let body = Body::new(&transactions).unwrap();
         let after = self.now.0.saturating_sub(parent.header().time.0).max(1);
         let header: Header = self.nodes[node].maker.header(&parent, after, &body);
+        let verified = VerifiedHeader::new(header.clone(), &purpose(&kit::network())).unwrap();
         let block = Block::trusted(header, body);
+        self.headers.insert(block.hash(), verified);
         self.blocks.insert(block.hash(), block.clone());
         self.take(node, node, block.hash());
     }
@@ -200,9 +204,7 @@ impl World {
         let hashes = |n: usize| self.nodes[n].store.hashes(0, 10_000).unwrap();
         let (mine, theirs) = (hashes(node), hashes(other));
         let common = mine.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
-        let network = purpose(&kit::network());
-        let header = |hash: &Hash| VerifiedHeader::new(self.blocks[hash].header().clone(), &network).unwrap();
-        theirs[common..].iter().map(header).collect()
+        theirs[common..].iter().map(|hash| self.headers[hash].clone()).collect()
     }
 
     /// Production ends, and everything on its way arrives.
