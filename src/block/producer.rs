@@ -271,6 +271,10 @@ impl Service {
             Ok(_) => Ok(()),
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 self.plan();
+                if self.pool.is_empty() {
+                    self.behind = true;
+                    return Ok(());
+                }
                 self.read_recent().await
             }
             Err(broadcast::error::RecvError::Closed) => Err(ChainError::Stopped),

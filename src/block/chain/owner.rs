@@ -77,7 +77,8 @@ pub struct Deps {
 pub struct Service {
     core: Core,
     queue: mpsc::Receiver<Command>,
-    ticks: mpsc::Sender<Command>,
+    /// Taken by [`Service::run`]: the thread itself must not keep its queue open.
+    ticks: Option<mpsc::Sender<Command>>,
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
@@ -103,7 +104,7 @@ pub fn open(rules: Rules, deps: Deps) -> Result<(Service, Chain), OpenError> {
     let service = Service {
         core,
         queue,
-        ticks: commands,
+        ticks: Some(commands),
         shared,
         clock: deps.clock,
         metrics: deps.metrics,
@@ -119,8 +120,9 @@ impl Service {
     ///
     /// # Errors
     /// [`Ended`] when the thread panics or cannot be started.
-    pub async fn run(self, stop: Stop) -> Result<(), Ended> {
-        let (commands, (done, mut ended)) = (self.ticks.clone(), oneshot::channel::<()>());
+    pub async fn run(mut self, stop: Stop) -> Result<(), Ended> {
+        let commands = self.ticks.take().ok_or(Ended)?;
+        let (done, mut ended) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name("chain".into());
         let body = move || {
             self.own();
@@ -308,8 +310,7 @@ impl Service {
     /// For tests: runs the owner on a thread of its own, without a runtime, until every [`Chain`] and its clones are gone. Nothing ticks:
     /// waiting blocks do not grow old, and a failed store is not tried again.
     pub fn run_detached(mut self) {
-        // Its own sender would keep the queue open for ever.
-        self.ticks = mpsc::channel(1).0;
+        self.ticks = None;
         std::thread::spawn(move || self.own());
     }
 }

@@ -1,11 +1,18 @@
 //! The chain through its door.
 
-use super::super::{
-    Origin,
-    chain::{Event, Judgement, Known, Outcome},
-    kit::{self, Maker},
+use std::{sync::Arc, time::Duration};
+
+use super::{Random, forest};
+use crate::{
+    block::{
+        Origin, VerifiedHeader,
+        chain::{self, ChainError, Event, Judgement, Known, Memory, Outcome},
+        kit::{self, Maker},
+        purpose,
+    },
+    primitives::ManualClock,
+    runtime::Stop,
 };
-use crate::block::{VerifiedHeader, purpose};
 
 #[tokio::test]
 async fn a_row_of_blocks_is_imported_committed_and_read_back() {
@@ -32,4 +39,63 @@ async fn a_row_of_blocks_is_imported_committed_and_read_back() {
     assert_eq!(chain.headers(0, 5, 7).unwrap().len(), 3);
     assert!(matches!(events.recv().await.unwrap(), Event::Imported { origin: Origin::Local, .. }));
     assert!(matches!(events.recv().await.unwrap(), Event::Head { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_import_at_once_share_writes_and_readers_see_a_whole_chain() {
+    let deps = chain::Deps {
+        store: Arc::new(Memory::default()),
+        clock: Arc::new(ManualClock::new(kit::NOW)),
+        metrics: chain::Metrics::default(),
+    };
+    let metrics = deps.metrics.clone();
+    let (service, chain) = chain::open(kit::rules(4), deps).unwrap();
+    let blocks = forest(&mut Random(1), 40, 3);
+    let (stop, mut imports) = (Stop::new(), tokio::task::JoinSet::new());
+    for block in blocks.clone() {
+        let chain = chain.clone();
+        imports.spawn(async move { chain.import(block, Origin::File).await });
+    }
+    // The owner does not run yet: its queue takes 64, and all others are told so.
+    for _ in 64..blocks.len() {
+        let refused = imports.join_next().await.unwrap().unwrap();
+        assert_eq!(refused, Err(ChainError::Busy));
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn({
+        let running = service.run(stop.clone());
+        async move { running.await.unwrap() }
+    });
+    let reader = chain.clone();
+    tasks.spawn(async move {
+        let mut status = reader.watch();
+        while status.borrow_and_update().head.height < 40 {
+            let now = reader.status();
+            if let Some(hash) = reader.hash_at(now.committed.height).unwrap() {
+                assert_eq!(hash, now.committed.hash, "what is final stays");
+                assert!(reader.block(&hash).unwrap().is_some());
+            }
+            tokio::time::timeout(Duration::from_secs(10), status.changed()).await.expect("in time").unwrap();
+        }
+    });
+    while let Some(done) = imports.join_next().await {
+        let outcome = done.unwrap();
+        assert!(
+            matches!(outcome, Ok(Outcome::Imported { .. } | Outcome::Orphan { .. } | Outcome::OutOfWindow)),
+            "{outcome:?}"
+        );
+    }
+    // In order now, so that each is taken.
+    let outcome = chain.import_segment(blocks.clone(), Origin::File).await.unwrap();
+    assert!(outcome.held > 0);
+    for block in blocks {
+        let outcome = chain.import(block, Origin::File).await.unwrap();
+        assert!(matches!(outcome, Outcome::Known | Outcome::Imported { .. } | Outcome::OutOfWindow), "{outcome:?}");
+    }
+    stop.stop();
+    while let Some(done) = tokio::time::timeout(Duration::from_secs(10), tasks.join_next()).await.expect("in time") {
+        done.unwrap();
+    }
+    assert_eq!((chain.status().head.height, chain.status().committed.height), (40, 36));
+    assert!(metrics.writes.get() * 2 < metrics.imported.get(), "{} writes", metrics.writes.get());
 }
