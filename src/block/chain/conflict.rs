@@ -5,10 +5,10 @@
 //! * Each proof raises the alarm: an event, and how many peers are on the branch.
 //! * When at least half of the peers that told their head are on it, and it is long enough to be final there, the chain halts: of a
 //!   network that was cut in two, the smaller part stops, the larger one goes on, and halves both stop. A few liars
-//!   stop nobody. It goes on by itself when the peers have left that branch or were not heard for [`FORGET_MS`].
+//!   stop nobody. It goes on by itself when the peers have left that branch or were not heard for ten minutes.
 //! * With `deep_reorg_max` the chain switches when at least two thirds of those peers are on the branch, it is better by the rule,
 //!   and no more than so many committed blocks are taken back. Then blocks above the fork are candidates again, nothing is
-//!   committed for up to [`HOLD_MS`] while the other branch is fetched in the usual way, and the rule decides.
+//!   committed for up to two minutes while the other branch is fetched in the usual way, and the rule decides.
 
 use std::collections::HashMap;
 

@@ -5,6 +5,9 @@
 //! Family `block_body`: hash → body, unless it is empty. Heights are eight bytes big-endian, so scans come in order, and no
 //! kind of key is a prefix of another.
 //!
+//! What is not here: the children of a block, since the tree in memory knows those that matter, and it is made of the candidates; and
+//! invalid hashes, which are remembered for ten minutes only.
+//!
 //! A block that is committed in the write that adds it costs two rows and its body. The genesis block is written like any other.
 
 use std::{
