@@ -178,37 +178,65 @@ pub fn import(
 ) -> Result<Progress, SegmentError> {
     let mut input = Hashing::new(input);
     let mut done = read_start(chain, &mut input)?;
-    // While one batch is written the next one is read and its signatures are checked.
-    let mut writing: Option<Writing> = None;
-    let mut batch = Batch::default();
-    while done.next <= done.last {
-        let block = read_block(&mut input, done.next, max_body_bytes)?;
-        let (header, body) = block;
-        let height = done.next;
-        done.next += 1;
-        done.blocks += 1;
-        if is_held(chain, &header, height)? {
-            done.skipped += 1;
-            continue;
-        }
-        let bad = |e: BlockError| SegmentError::Block { height, why: e.to_string() };
-        let block = Block::check(header, body.into(), max_body_bytes, purpose).map_err(bad)?;
-        batch.push(block, height);
-        if batch.is_full() || done.next > done.last {
-            finish(writing.take())?;
-            writing = batch.start(chain);
-            progress(done);
-        }
-    }
-    finish(writing)?;
-    if let Some(last) = batch.start(chain) {
-        finish(Some(last))?;
-    }
+    let mut into = Into { chain, batch: Batch::default(), writing: None };
+    let read = read_blocks(&mut input, &mut into, &mut done, (max_body_bytes, purpose), &mut progress);
+    // Good blocks before a bad place are taken, and nothing is under way any more when this returns.
+    let written = into.end();
+    read?;
+    written?;
     progress(done);
     let sum = *input.hasher_after_end()?.as_bytes();
     let mut found = [0; 32];
-    input.inner.read_exact(&mut found).map_err(|e| cut_off(e, done.next))?;
+    input.inner.read_exact(&mut found).map_err(|_| SegmentError::Checksum)?;
     if sum == found { Ok(done) } else { Err(SegmentError::Checksum) }
+}
+
+fn read_blocks<R: Read>(
+    input: &mut Hashing<R>,
+    into: &mut Into<'_>,
+    done: &mut Progress,
+    (max_body_bytes, purpose): (usize, &Purpose),
+    progress: &mut impl FnMut(Progress),
+) -> Result<(), SegmentError> {
+    while done.next <= done.last {
+        let height = done.next;
+        let (header, body) = read_block(input, height, max_body_bytes)?;
+        let held = is_held(into.chain, &header, height)?;
+        if held {
+            done.skipped += 1;
+        } else {
+            let bad = |e: BlockError| SegmentError::Block { height, why: e.to_string() };
+            into.batch.push(Block::check(header, body.into(), max_body_bytes, purpose).map_err(bad)?, height);
+        }
+        done.next += 1;
+        done.blocks += 1;
+        if into.batch.is_full() {
+            into.turn()?;
+            progress(*done);
+        }
+    }
+    Ok(())
+}
+
+/// Where checked blocks go: while one batch is written the next one is read, and its signatures are checked.
+struct Into<'a> {
+    chain: &'a Chain,
+    batch: Batch,
+    writing: Option<Writing>,
+}
+
+impl Into<'_> {
+    /// Waits for the batch that is written and hands over the next.
+    fn turn(&mut self) -> Result<(), SegmentError> {
+        finish(self.writing.take())?;
+        self.writing = self.batch.start(self.chain);
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(), SegmentError> {
+        self.turn()?;
+        finish(self.writing.take())
+    }
 }
 
 #[derive(Default)]

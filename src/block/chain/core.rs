@@ -269,12 +269,14 @@ impl Core {
         if let Some(why) = self.invalid.why(&hash) {
             return Ok(Some(Outcome::Invalid(why.to_string())));
         }
-        if header.height <= self.tree.root().height {
-            let known = self.store.header(&hash)?.is_some();
-            return Ok(Some(if known { Outcome::Known } else { Outcome::OutOfWindow }));
-        }
         if self.retired.contains(&hash) {
             return Ok(Some(Outcome::Known));
+        }
+        if header.height <= self.tree.root().height {
+            // It may be final and not written yet.
+            let applied = self.change.committed.iter().any(|p| p.hash == hash);
+            let known = applied || self.store.header(&hash)?.is_some();
+            return Ok(Some(if known { Outcome::Known } else { Outcome::OutOfWindow }));
         }
         if self.invalid.why(&header.parent).is_some() {
             let verdict = Verdict::Invalid("its parent is invalid".into());
@@ -316,6 +318,8 @@ impl Core {
         let bytes = header.encoded_bytes() + block.body().bytes().len();
         self.released.extend(self.orphans.release(&hash));
         self.tree.insert(hash, header, self.rules.choice.as_ref());
+        // One that was evicted comes again before that was written.
+        self.change.evicted.retain(|p| p.hash != hash);
         self.change.added.push(block);
         let before = self.head();
         self.follow_best(now);
@@ -471,5 +475,37 @@ impl Core {
         while self.work(now)? {}
         self.follow_best(now);
         Ok(self.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{chain::Memory, kit};
+
+    #[test]
+    fn a_block_that_is_evicted_and_comes_again_in_one_write_is_stored() {
+        let store = Arc::new(Memory::default());
+        let mut core = Core::open(kit::rules(4), store.clone(), kit::NOW).unwrap();
+        let maker = kit::Maker::new(1);
+        let best = maker.block(&kit::genesis(), 1, &[b"more".to_vec()]);
+        let other = maker.block(&kit::genesis(), 2, &[b"body".to_vec()]);
+        for block in [&best, &other] {
+            core.apply(block.clone(), Origin::Local, kit::NOW).unwrap();
+        }
+        // As if the tree were full.
+        let evicted = core.tree.evict(u64::MAX, &core.path, core.rules.choice.as_ref()).unwrap();
+        assert_eq!(evicted.hash, other.hash());
+        core.change.evicted.push(evicted);
+        let again = core.apply(other.clone(), Origin::Local, kit::NOW).unwrap();
+        assert_eq!(again, Outcome::Imported { new_head: false });
+        core.flush().unwrap();
+        assert_eq!(store.body(&other.hash()).unwrap().as_ref(), Some(other.body().bytes()));
+        assert_eq!(store.candidates().unwrap().len(), 2);
+        // What was written before is deleted when it goes.
+        let evicted = core.tree.evict(u64::MAX, &core.path, core.rules.choice.as_ref()).unwrap();
+        core.change.evicted.push(evicted);
+        core.flush().unwrap();
+        assert_eq!(store.header(&other.hash()).unwrap(), None);
     }
 }

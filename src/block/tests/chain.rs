@@ -99,3 +99,29 @@ async fn many_who_import_at_once_share_writes_and_readers_see_a_whole_chain() {
     assert_eq!((chain.status().head.height, chain.status().committed.height), (40, 36));
     assert!(metrics.writes.get() * 2 < metrics.imported.get(), "{} writes", metrics.writes.get());
 }
+
+#[tokio::test]
+async fn blocks_that_are_final_in_the_very_write_that_adds_them_are_known_to_the_next_in_the_queue() {
+    let deps = chain::Deps {
+        store: Arc::new(Memory::default()),
+        clock: Arc::new(ManualClock::new(kit::NOW)),
+        metrics: chain::Metrics::default(),
+    };
+    let (service, chain) = chain::open(kit::rules(4), deps).unwrap();
+    let row = Maker::new(1).row(&kit::genesis(), 30, 0);
+    let mut imports = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (chain, row) = (chain.clone(), row.clone());
+        imports.spawn(async move { chain.import_segment(row, Origin::File).await });
+    }
+    // All of them are in the queue before the owner runs, so it takes them in one go.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    service.run_detached();
+    while let Some(outcome) = imports.join_next().await {
+        let outcome = outcome.unwrap().unwrap();
+        assert_eq!((outcome.held, outcome.stopped), (30, None));
+    }
+    assert_eq!((chain.status().head.height, chain.status().committed.height), (30, 26));
+}
