@@ -30,7 +30,11 @@ use crate::{
     identity::{self, Identity, KeystoreError},
     map,
     message::{self, contacts::Contacts, friend},
-    net::{self, pubsub::Topics, rpc::Protocols},
+    net::{
+        self,
+        pubsub::{Mesh, Topics},
+        rpc::Protocols,
+    },
     primitives::{Clock, Multiaddr, NetworkId, PeerId, SystemClock},
     runtime::{Ended, Stop, Supervisor},
     store::{self, Store},
@@ -331,7 +335,7 @@ impl<'a> Wiring<'a> {
     fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds, Ends<friend::Protocol>) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
-        let (publisher, gossip) = topics.add(map::wire::TOPIC);
+        let (publisher, gossip) = topics.add(map::wire::TOPIC, Mesh::default());
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
         let message = (protocols.add(), protocols.add(), message::mailbox::Ends::new(&mut protocols));
         let friend = protocols.add();
