@@ -19,7 +19,9 @@ pub mod broadcast;
 pub mod chain;
 mod checked;
 mod header;
+pub mod penalty;
 pub mod sync;
+pub mod trace;
 
 pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
 pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};
