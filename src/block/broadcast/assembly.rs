@@ -185,8 +185,9 @@ impl Assembly {
     fn finish(&mut self, hash: &Hash) {
         let Some(held) = self.blocks.get_mut(hash) else { return };
         if held.body.is_none() {
-            let body: Bytes =
-                held.got.iter().flatten().flat_map(|piece| piece.iter().copied()).collect::<Vec<u8>>().into();
+            let mut body = Vec::with_capacity(held.bytes());
+            held.got.iter().flatten().for_each(|piece| body.extend_from_slice(piece));
+            let body = Bytes::from(body);
             for index in 0..held.pieces.count() {
                 held.got[index] = Some(body.slice(held.pieces.range(index)));
             }

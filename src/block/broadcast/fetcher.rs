@@ -33,7 +33,7 @@ pub const MAX_ENTRIES: usize = 4096;
 pub const PER_PEER: usize = 256;
 /// Sources remembered for a block.
 pub const MAX_SOURCES: usize = 16;
-/// Sources that may fail before only a new one gets another try.
+/// Failures in a row after which only a new source gets another try.
 pub const MAX_TRIES: u32 = 8;
 /// Neighbours asked for a block that they never spoke of.
 pub const BLIND: usize = 3;
@@ -305,10 +305,12 @@ impl Fetcher {
         match entry.sources.iter_mut().find(|s| s.peer == peer) {
             // It has the whole block now, whatever it had when it was asked before.
             Some(source) if announced && !source.announced && source.turn != Turn::Out => {
-                source.announced = true;
+                (source.announced, source.failures) = (true, 0);
                 if let Turn::Idle(not_before) = &mut source.turn {
                     *not_before = now;
                 }
+                entry.budget = entry.budget.max(entry.tries + 1);
+                entry.alone = None;
             }
             Some(_) => {}
             None if room => {
@@ -330,6 +332,8 @@ impl Fetcher {
         if let Some(slot) = entry.slots.as_mut().and_then(|s| s.get_mut(index)) {
             *slot = Slot::Held;
         }
+        // Pieces are finite, so whoever brings one may be followed by as many failures again.
+        entry.budget = entry.tries + MAX_TRIES;
         let source = entry.sources.iter_mut().find(|s| s.peer == peer);
         if let Some(Source { turn: Turn::Active(progress), failures, .. }) = source {
             // Pieces of one window arrive together: what one took is the time since the one before, or since it was asked.
@@ -378,8 +382,14 @@ impl Fetcher {
             return;
         }
         source.failures += 1;
-        let out = failure == Failure::Garbage || source.failures >= FAILURES || failure == Failure::NotFound;
-        source.turn = if out { Turn::Out } else { Turn::Idle(now + REST) };
+        let out = match failure {
+            Failure::Garbage => true,
+            // One that only passed on the header, or nothing, may have the block later, and will say so.
+            Failure::NotFound => source.announced,
+            Failure::NoAnswer | Failure::Busy => source.failures >= FAILURES,
+        };
+        let rest = if failure == Failure::NotFound { NO_SOURCE } else { REST };
+        source.turn = if out { Turn::Out } else { Turn::Idle(now + rest) };
         // Who only passed on the header may wait for a liar itself: that is no fault of its own. But it is not preferred any more
         // until it has brought something.
         let promised = source.announced || of_block;
