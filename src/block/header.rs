@@ -84,6 +84,12 @@ impl Header {
         bytes
     }
 
+    /// Bytes of the encoded header.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        FIXED + self.extra.len() + SIGNATURE
+    }
+
     fn unsigned_bytes(&self) -> Vec<u8> {
         let extra = u8::try_from(self.extra.len()).expect("callers keep extra data short");
         let mut bytes = Vec::with_capacity(FIXED + self.extra.len() + SIGNATURE);

@@ -18,11 +18,18 @@ mod body;
 pub mod broadcast;
 pub mod chain;
 mod checked;
+mod genesis;
 mod header;
+#[cfg(any(test, feature = "test-util"))]
+pub mod kit;
 pub mod penalty;
 pub mod sync;
 pub mod trace;
 
+#[cfg(test)]
+mod tests;
+
 pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
 pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};
+pub use genesis::{Genesis, GenesisError};
 pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, purpose};

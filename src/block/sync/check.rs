@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{
     planner::{Failure, Pulled},
-    wire::{Ladder, RawBlock, Span},
+    wire::{RawBlock, Span},
 };
 use crate::{
     block::{Block, BlockError, Header, Point, VerifiedHeader},
@@ -37,16 +37,11 @@ pub(super) fn headers(raw: &[Bytes]) -> Result<Vec<Header>, Failure> {
     raw.iter().map(|h| Header::decode(h).map_err(|_| Failure::Wrong)).collect()
 }
 
-/// Checks headers that are to prove another branch: consecutive from `ladder.start` on `fork`, and signed.
-pub(super) fn proof(
-    raw: &[Bytes],
-    ladder: Ladder,
-    fork: Point,
-    purpose: &Purpose,
-) -> Result<Vec<VerifiedHeader>, Failure> {
+/// Checks headers that are to prove another branch: consecutive from `start` on `fork`, and signed.
+pub(super) fn proof(raw: &[Bytes], start: u64, fork: Point, purpose: &Purpose) -> Result<Vec<VerifiedHeader>, Failure> {
     let mut parent = fork.hash;
     let mut proof = Vec::with_capacity(raw.len());
-    for (height, header) in (ladder.start..).zip(headers(raw)?) {
+    for (height, header) in (start..).zip(headers(raw)?) {
         if header.height != height || header.parent != parent {
             return Err(Failure::Wrong);
         }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::{
     check,
     planner::{Failure, Imported, Pulled},
-    wire::{self, Greeting, Headers, Ladder, Pull, Push, Shakehand, Span},
+    wire::{self, Greeting, Headers, Ladder, MAX_HEADERS, Pull, Push, Shakehand, Span},
 };
 use crate::{
     block::{
@@ -112,16 +112,33 @@ impl Exchange {
         check::headers(&wire::read_headers_response(raw, ladder.count).ok_or(Failure::Wrong)?)
     }
 
-    /// Has a peer prove its branch on `fork`, and shows it to the chain.
-    pub(super) async fn prove(self, peer: PeerId, ladder: Ladder, fork: Point) -> Result<(), Failure> {
-        let raw = self.headers.request(peer, wire::headers_request(ladder)).await.map_err(|e| failure(&e))?;
-        let raw = wire::read_headers_response(raw, ladder.count).ok_or(Failure::Wrong)?;
+    /// Has a peer prove its branch on `fork`, and shows it to the chain; `told` peers have told their head.
+    pub(super) async fn prove(self, peer: PeerId, span: Span, fork: Point, told: usize) -> Result<(), Failure> {
+        let mut raw = Vec::new();
+        while raw.len() < span.count as usize {
+            let have = raw.len() as u64; // at most a few thousand
+            let count = (span.count - u32::try_from(have).unwrap_or(span.count)).min(MAX_HEADERS);
+            let ladder = Ladder { start: span.start + have, count, stride: 1 };
+            let answer = self.headers.request(peer, wire::headers_request(ladder)).await.map_err(|e| failure(&e))?;
+            let more = wire::read_headers_response(answer, count).ok_or(Failure::Wrong)?;
+            let last = more.len() < count as usize;
+            raw.extend(more);
+            if last {
+                break;
+            }
+        }
         let purpose = self.purpose.clone();
-        let proof = tokio::task::spawn_blocking(move || check::proof(&raw, ladder, fork, &purpose));
+        let proof = tokio::task::spawn_blocking(move || check::proof(&raw, span.start, fork, &purpose));
         let proof = proof.await.unwrap_or(Err(Failure::Lost))?;
-        self.chain.conflict(peer, proof).await.map_err(|error| {
-            tracing::warn!(%peer, %error, "a conflict could not be reported");
-            Failure::Lost
+        self.chain.conflict(peer, proof, told).await.map_err(|error| match error {
+            ChainError::NoConflict(why) => {
+                tracing::debug!(%peer, %why, "headers prove no conflict");
+                Failure::Wrong
+            }
+            error => {
+                tracing::warn!(%peer, %error, "a conflict could not be reported");
+                Failure::Lost
+            }
         })
     }
 

@@ -21,7 +21,7 @@ use super::{
     claims::Claims,
     run::{Handover, Mismatch, Run, Size},
     search::{Search, Step},
-    wire::{Greeting, Ladder, MAX_HEADERS, Span},
+    wire::{Greeting, Ladder, Span},
 };
 use crate::{
     block::{Block, Header, Point, chain::Outcome, penalty::Offence},
@@ -36,6 +36,8 @@ const IN_FLIGHT: usize = 16;
 const STALL: Duration = Duration::from_secs(30);
 /// Between tries when stalled.
 const PROBE: Duration = Duration::from_secs(10);
+/// Headers of one proof that a branch contradicts what is final: all that the chain looks at.
+const MAX_PROOF: u32 = 1024;
 /// After a run that came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -100,7 +102,7 @@ pub(super) enum Output {
     /// Headers by height; ends with [`Planner::on_headers`].
     Headers { id: u64, peer: PeerId, ladder: Ladder },
     /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`].
-    Prove { id: u64, peer: PeerId, ladder: Ladder, fork: Point },
+    Prove { id: u64, peer: PeerId, span: Span, fork: Point, told: usize },
     /// Blocks for the chain; ends with [`Planner::on_imported`].
     Import { id: u64, peer: PeerId, blocks: Vec<Block> },
     /// For the penalties.
@@ -169,7 +171,7 @@ pub(super) struct Planner {
     search: Option<(u64, Search)>,
     /// A peer whose chain is to be compared with ours, and a height where they differ.
     suspect: Option<(PeerId, u64)>,
-    proving: Option<(u64, PeerId)>,
+    proving: Option<(u64, PeerId, Point)>,
     importing: Option<Importing>,
     flights: HashMap<u64, Flight>,
     last_id: u64,
@@ -318,29 +320,37 @@ impl Planner {
     }
 
     fn on_fork(&mut self, peer: PeerId, height: u64, view: &impl View, now: Instant) {
-        let Place { committed, .. } = view.place();
+        let Place { committed, halted, .. } = view.place();
         let head = self.claims.get(&peer).map_or(0, |c| c.head.height);
         let Some(hash) = view.hash_at(height) else { return self.give_up(now) };
         let fork = Point { height, hash };
-        if height >= committed.height {
+        if height >= committed.height && halted {
+            // Nothing is taken now; what contradicts the final blocks is still looked for.
+            self.claims.cut(&peer, now);
+            self.give_up(now);
+        } else if height >= committed.height {
             self.begin(Run::new(fork, Some(peer)));
         } else if head > height {
-            let count = u32::try_from(head - height).unwrap_or(u32::MAX).min(MAX_HEADERS);
-            let id = self.id();
-            self.proving = Some((id, peer));
-            self.out.push(Output::Prove { id, peer, ladder: Ladder { start: height + 1, count, stride: 1 }, fork });
+            let count = u32::try_from(head - height).unwrap_or(u32::MAX).min(MAX_PROOF);
+            let (id, told) = (self.id(), self.claims.len());
+            self.proving = Some((id, peer, fork));
+            self.out.push(Output::Prove { id, peer, span: Span { start: height + 1, count }, fork, told });
         } else {
             self.give_up(now);
         }
     }
 
     /// The conflict was shown to the chain, or could not be proven.
-    pub(super) fn on_proven(&mut self, id: u64, result: Result<(), Failure>, now: Instant) {
-        let Some((_, peer)) = self.proving.take_if(|(running, _)| *running == id) else { return };
+    pub(super) fn on_proven(&mut self, id: u64, result: Result<(), Failure>, view: &impl View, now: Instant) {
+        let Some((_, peer, fork)) = self.proving.take_if(|(running, ..)| *running == id) else { return };
         if let Err(failure) = result {
             self.on_failure(peer, failure, now);
         }
-        // Whatever the chain makes of it: its blocks do not fit on ours now. It is looked at again when the cut ends.
+        if view.place().committed.height <= fork.height {
+            // The chain opened itself for the branch.
+            return self.begin(Run::new(fork, Some(peer)));
+        }
+        // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends.
         self.claims.cut(&peer, now);
         self.give_up(now);
     }
@@ -415,10 +425,8 @@ impl Planner {
         if !place.halted && self.importing.is_none() {
             self.import(now);
         }
-        if !place.halted {
-            self.start(&place, now);
-            self.pull(&place, now, random);
-        }
+        self.start(&place, now);
+        self.pull(&place, now, random);
         std::mem::take(&mut self.out)
     }
 
@@ -508,11 +516,11 @@ impl Planner {
         if self.state == State::Stalled {
             self.pause_until = Some(now + PROBE);
         }
-        if height > base {
+        if height > base && !place.halted {
             self.begin(Run::new(place.head, None));
         } else {
             // A head that is not higher than ours and not here: another branch.
-            let search = Search::new(peer, place.committed.height, claim.head.height);
+            let search = Search::new(peer, place.committed.height, claim.head.height.min(base + 1));
             let ladder = search.first();
             self.ask(search, ladder);
         }

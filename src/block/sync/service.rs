@@ -311,7 +311,7 @@ impl Service {
                 if result.is_ok() {
                     self.metrics.conflicts.inc();
                 }
-                self.planner.on_proven(id, result, now);
+                self.planner.on_proven(id, result, &self.chain, now);
             }
             Done::Imported(id, result) => self.planner.on_imported(id, result, now),
         }
@@ -381,8 +381,8 @@ impl Service {
                 self.metrics.searches.inc();
                 self.jobs.spawn(async move { Done::Headers(id, exchange.headers(peer, ladder).await) });
             }
-            Output::Prove { id, peer, ladder, fork } => {
-                self.jobs.spawn(async move { Done::Proven(id, exchange.prove(peer, ladder, fork).await) });
+            Output::Prove { id, peer, span, fork, told } => {
+                self.jobs.spawn(async move { Done::Proven(id, exchange.prove(peer, span, fork, told).await) });
             }
             Output::Import { id, peer, blocks } => {
                 self.jobs.spawn(async move { Done::Imported(id, exchange.import(peer, blocks).await) });

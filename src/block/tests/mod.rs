@@ -1,0 +1,3 @@
+//! Tests of blocks and the chain.
+
+mod chain;
