@@ -201,6 +201,22 @@ impl Received {
     pub fn detached(source: PeerId, data: Vec<u8>) -> Self {
         Self { source, data, ticket: None }
     }
+
+    /// For tests: a message whose verdict comes out of the receiver.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn watched(source: PeerId, data: Vec<u8>) -> (Self, mpsc::Receiver<Verdict>) {
+        let (verdicts, mut judged) = mpsc::channel::<Judged>(1);
+        let (out, outside) = mpsc::channel(1);
+        #[allow(clippy::disallowed_methods, reason = "ends with its message")]
+        tokio::spawn(async move {
+            if let Some(judged) = judged.recv().await {
+                let _ = out.send(judged.verdict).await;
+            }
+        });
+        let ticket = Ticket { id: libp2p::gossipsub::MessageId::new(b"watched"), verdicts };
+        (Self { source, data, ticket: Some(ticket) }, outside)
+    }
 }
 
 impl Drop for Received {

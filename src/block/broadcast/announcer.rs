@@ -7,22 +7,22 @@ use crate::primitives::{Hash, PeerId};
 
 /// Peers told one by one of one block. Those on the topic cost nothing here; who else is connected is of another version, or
 /// just came.
-pub const MAX_NOTIFIED: usize = 32;
+pub(super) const MAX_NOTIFIED: usize = 32;
 /// Blocks this far below the head are announced; who lacks older ones catches up by asking for ranges.
-pub const NEAR_HEAD: u64 = 8;
+pub(super) const NEAR_HEAD: u64 = 8;
 
 /// How the news of a block goes out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Announce {
+pub(super) struct Announce {
     /// On the topic: somebody there may not have it.
-    pub topic: bool,
+    pub(super) topic: bool,
     /// NOTIFY to these.
-    pub notify: Vec<PeerId>,
+    pub(super) notify: Vec<PeerId>,
 }
 
 /// What was told to whom.
 #[derive(Clone, Debug)]
-pub struct Announcer {
+pub(super) struct Announcer {
     known: Known,
     /// Announced by us: a block is announced once.
     announced: Recent<Hash>,
@@ -36,28 +36,28 @@ impl Default for Announcer {
 
 impl Announcer {
     /// A peer came.
-    pub fn up(&mut self, peer: PeerId) {
+    pub(super) fn up(&mut self, peer: PeerId) {
         self.known.up(peer);
     }
 
     /// A peer went.
-    pub fn down(&mut self, peer: &PeerId) {
+    pub(super) fn down(&mut self, peer: &PeerId) {
         self.known.down(peer);
     }
 
     /// A peer has a block: it sent it, announced it, or said so.
-    pub fn learn(&mut self, peer: &PeerId, hash: Hash) {
+    pub(super) fn learn(&mut self, peer: &PeerId, hash: Hash) {
         self.known.learn(peer, hash);
     }
 
     /// Who has what.
     #[must_use]
-    pub fn known(&self) -> &Known {
+    pub(super) fn known(&self) -> &Known {
         &self.known
     }
 
     /// A block is imported. `listens` says who is on the topic. From now on everybody who is told counts as knowing it.
-    pub fn announce(&mut self, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
+    pub(super) fn announce(&mut self, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
         if !self.announced.insert(hash) {
             return Announce::default();
         }
@@ -72,7 +72,7 @@ impl Announcer {
     }
 
     /// Whether to tell `peer` of a block that it seems to lack: once.
-    pub fn remind(&mut self, peer: &PeerId, hash: Hash) -> bool {
+    pub(super) fn remind(&mut self, peer: &PeerId, hash: Hash) -> bool {
         let due = self.known.is_up(peer) && !self.known.has(peer, &hash);
         self.known.learn(peer, hash);
         due

@@ -20,25 +20,25 @@ use crate::{
 };
 
 /// Bytes of all bodies here.
-pub const TOTAL: usize = 64 * 1024 * 1024;
+pub(super) const TOTAL: usize = 64 * 1024 * 1024;
 /// Bytes of unfinished bodies whose headers came from one peer: four of the largest.
-pub const PER_PEER: usize = 16 * 1024 * 1024;
+pub(super) const PER_PEER: usize = 16 * 1024 * 1024;
 /// Bytes of finished bodies kept for others: the last minute of the largest by default, and six of the largest there are.
-pub const KEPT: usize = 24 * 1024 * 1024;
+pub(super) const KEPT: usize = 24 * 1024 * 1024;
 /// Requests waiting for pieces, over all peers. One costs some hundred bytes here and a part of the budget of `net::rpc`.
-pub const WAITING: usize = 1024;
+pub(super) const WAITING: usize = 1024;
 
 /// Names a waiting request.
-pub type Ticket = u64;
+pub(super) type Ticket = u64;
 
 /// There is no room for a body now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no room for another body")]
-pub struct Full;
+pub(super) struct Full;
 
 /// What became of a piece.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Inserted {
+pub(super) enum Inserted {
     /// Good, and more are missing.
     Good,
     /// Good, and the last one.
@@ -51,7 +51,7 @@ pub enum Inserted {
 
 /// What there is of a piece.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Piece {
+pub(super) enum Piece {
     /// Here it is.
     Held(Bytes),
     /// It is being fetched.
@@ -64,11 +64,11 @@ pub enum Piece {
 
 /// A request for a piece that came.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Served {
+pub(super) struct Served {
     /// Whose request.
-    pub ticket: Ticket,
+    pub(super) ticket: Ticket,
     /// The piece; `None` when it will not come, or not soon.
-    pub piece: Option<Bytes>,
+    pub(super) piece: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Held {
 
 /// All bodies that are here or on their way.
 #[derive(Debug, Default)]
-pub struct Assembly {
+pub(super) struct Assembly {
     blocks: HashMap<Hash, Held>,
     /// Reserved bytes, of finished and unfinished ones.
     bytes: usize,
@@ -108,6 +108,8 @@ pub struct Assembly {
     finished: VecDeque<Hash>,
     finished_bytes: usize,
     waiting: usize,
+    /// No wait is over before this.
+    earliest: Option<Instant>,
     served: Vec<Served>,
 }
 
@@ -116,7 +118,12 @@ impl Assembly {
     ///
     /// # Errors
     /// [`Full`].
-    pub fn open(&mut self, header: VerifiedHeader, pieces: Arc<Pieces>, owner: Option<PeerId>) -> Result<(), Full> {
+    pub(super) fn open(
+        &mut self,
+        header: VerifiedHeader,
+        pieces: Arc<Pieces>,
+        owner: Option<PeerId>,
+    ) -> Result<(), Full> {
         let (hash, bytes) = (header.hash(), header.header().body_bytes as usize);
         if self.blocks.contains_key(&hash) {
             return Ok(());
@@ -141,7 +148,7 @@ impl Assembly {
     }
 
     /// Takes a whole body that was checked before: our own, or one read from the store for others.
-    pub fn put(&mut self, header: VerifiedHeader, body: Bytes) {
+    pub(super) fn put(&mut self, header: VerifiedHeader, body: Bytes) {
         let hash = header.hash();
         if self.open(header, Arc::new(Pieces::of(&body)), None).is_err() {
             return;
@@ -156,7 +163,7 @@ impl Assembly {
     }
 
     /// Takes one piece.
-    pub fn insert(&mut self, hash: &Hash, index: usize, bytes: Bytes) -> Inserted {
+    pub(super) fn insert(&mut self, hash: &Hash, index: usize, bytes: Bytes) -> Inserted {
         let Some(held) = self.blocks.get_mut(hash) else { return Inserted::Needless };
         match held.got.get(index) {
             None => return Inserted::Bad,
@@ -225,7 +232,7 @@ impl Assembly {
     }
 
     /// Lets go of a block; who waits for its pieces gets none.
-    pub fn remove(&mut self, hash: &Hash) {
+    pub(super) fn remove(&mut self, hash: &Hash) {
         let Some(held) = self.blocks.remove(hash) else { return };
         self.bytes -= held.bytes();
         if held.body.is_some() {
@@ -239,7 +246,7 @@ impl Assembly {
 
     /// What there is of a piece.
     #[must_use]
-    pub fn piece(&self, hash: &Hash, index: usize) -> Piece {
+    pub(super) fn piece(&self, hash: &Hash, index: usize) -> Piece {
         let Some(held) = self.blocks.get(hash) else { return Piece::Absent };
         match held.got.get(index) {
             None => Piece::None,
@@ -249,18 +256,22 @@ impl Assembly {
     }
 
     /// Lets a request wait for a piece that is coming; `false` when too many wait.
-    pub fn wait(&mut self, hash: &Hash, index: usize, ticket: Ticket, until: Instant) -> bool {
+    pub(super) fn wait(&mut self, hash: &Hash, index: usize, ticket: Ticket, until: Instant) -> bool {
         let Some(held) = self.blocks.get_mut(hash) else { return false };
         if self.waiting >= WAITING || !matches!(held.got.get(index), Some(None)) {
             return false;
         }
         held.waiters.push(Waiter { ticket, index, until });
         self.waiting += 1;
+        self.earliest = Some(self.earliest.map_or(until, |e| e.min(until)));
         true
     }
 
     /// Ends the waiting of those whose time is over.
-    pub fn expire(&mut self, now: Instant) {
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return;
+        }
         for held in self.blocks.values_mut() {
             let (over, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.until <= now);
             held.waiters = waiting;
@@ -268,50 +279,49 @@ impl Assembly {
             self.waiting -= over.len();
             self.served.extend(over.iter().map(|w| Served { ticket: w.ticket, piece: None }));
         }
+        self.earliest = self.blocks.values().flat_map(|h| &h.waiters).map(|w| w.until).min();
     }
 
-    /// When the next wait is over.
+    /// When somebody's wait may be over.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
-        if self.waiting == 0 {
-            return None;
-        }
-        self.blocks.values().flat_map(|h| &h.waiters).map(|w| w.until).min()
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.earliest.filter(|_| self.waiting > 0)
     }
 
     /// The requests that are over since the last call.
-    pub fn take_served(&mut self) -> Vec<Served> {
+    pub(super) fn take_served(&mut self) -> Vec<Served> {
         std::mem::take(&mut self.served)
     }
 
     /// A block's header and pieces, and its body when it is whole.
     #[must_use]
-    pub fn block(&self, hash: &Hash) -> Option<(&Header, &Pieces, Option<&Bytes>)> {
+    pub(super) fn block(&self, hash: &Hash) -> Option<(&Header, &Pieces, Option<&Bytes>)> {
         let held = self.blocks.get(hash)?;
         Some((held.header.header(), &held.pieces, held.body.as_ref()))
     }
 
     /// The header of a block that is here.
     #[must_use]
-    pub fn header(&self, hash: &Hash) -> Option<&VerifiedHeader> {
+    pub(super) fn header(&self, hash: &Hash) -> Option<&VerifiedHeader> {
         self.blocks.get(hash).map(|h| &h.header)
     }
 
     /// Bytes reserved by all bodies here.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Requests waiting for pieces.
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
+    #[cfg(test)]
     /// Bytes that `peer` is charged for.
     #[must_use]
-    pub fn charged(&self, peer: &PeerId) -> usize {
+    pub(super) fn charged(&self, peer: &PeerId) -> usize {
         self.charged.get(peer).copied().unwrap_or(0)
     }
 }

@@ -13,16 +13,16 @@ use super::{
     wire::{Announcement, Content, Wanted},
 };
 use crate::{
-    block::{Header, Pieces, Point, VerifiedHeader},
+    block::{Header, Pieces, VerifiedHeader},
     primitives::{Hash, PeerId},
 };
 
 /// How long a request for a piece waits for it to arrive here: longer than anybody's patience with a source that brings nothing.
-pub const WAIT: Duration = Duration::from_secs(4);
+pub(super) const WAIT: Duration = Duration::from_secs(4);
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
+pub(super) enum Output {
     /// Send a request; its end comes back by name.
     Ask {
         /// Its name.
@@ -55,7 +55,7 @@ pub enum Output {
 
 /// What is said to a request for a piece.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Asked {
+pub(super) enum Asked {
     /// Here it is.
     Here(Bytes),
     /// It will be answered by [`Output::Serve`].
@@ -70,7 +70,7 @@ pub enum Asked {
 
 /// The machine.
 #[derive(Debug)]
-pub struct Core {
+pub(super) struct Core {
     announcer: Announcer,
     fetcher: Fetcher,
     assembly: Assembly,
@@ -84,7 +84,7 @@ pub struct Core {
 impl Core {
     /// A node that knows nobody; `seed` makes its choices among equals.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             announcer: Announcer::default(),
             fetcher: Fetcher::new(seed),
@@ -96,38 +96,39 @@ impl Core {
     }
 
     /// A peer came.
-    pub fn up(&mut self, peer: PeerId) {
+    pub(super) fn up(&mut self, peer: PeerId) {
         self.announcer.up(peer);
         self.fetcher.up(peer);
     }
 
     /// A peer went.
-    pub fn down(&mut self, now: Instant, peer: &PeerId) {
+    pub(super) fn down(&mut self, now: Instant, peer: &PeerId) {
         self.announcer.down(peer);
         self.fetcher.down(now, peer);
         self.collect();
     }
 
     /// A peer has a block.
-    pub fn learn(&mut self, peer: &PeerId, hash: Hash) {
+    pub(super) fn learn(&mut self, peer: &PeerId, hash: Hash) {
         self.announcer.learn(peer, hash);
     }
 
     /// Whether a block was found to be wrong here.
     #[must_use]
-    pub fn is_bad(&self, hash: &Hash) -> bool {
+    pub(super) fn is_bad(&self, hash: &Hash) -> bool {
         self.bad.contains(hash)
     }
 
+    #[cfg(test)]
     /// Whether a block's header was taken before.
     #[must_use]
-    pub fn has_seen(&self, hash: &Hash) -> bool {
+    pub(super) fn has_seen(&self, hash: &Hash) -> bool {
         self.seen.contains(hash)
     }
 
     /// Whether a block is being fetched or, whole already, being imported.
     #[must_use]
-    pub fn is_coming(&self, hash: &Hash) -> bool {
+    pub(super) fn is_coming(&self, hash: &Hash) -> bool {
         self.fetcher.is_fetching(hash) || self.assembly.block(hash).is_some()
     }
 
@@ -135,7 +136,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Full`]: then it is as if it had not come.
-    pub fn on_block(
+    pub(super) fn on_block(
         &mut self,
         now: Instant,
         from: PeerId,
@@ -144,7 +145,6 @@ impl Core {
     ) -> Result<(), Full> {
         let hash = header.hash();
         self.announcer.learn(&from, hash);
-        let point = Point { height: header.header().height, hash };
         match content {
             Content::Body(body) => {
                 if !self.seen.insert(hash) && !self.fetcher.is_fetching(&hash) {
@@ -164,7 +164,7 @@ impl Core {
                 self.assembly.open(header, pieces, Some(from))?;
                 self.seen.insert(hash);
                 if new || self.fetcher.is_fetching(&hash) {
-                    let begun = self.fetcher.header(now, Some(from), point, count);
+                    let begun = self.fetcher.header(now, Some(from), hash, count);
                     if new && !begun {
                         self.assembly.remove(&hash);
                         self.seen.remove(&hash);
@@ -179,21 +179,21 @@ impl Core {
     }
 
     /// A peer says that it has a block that the chain does not know and could use. `false`: too many from this peer.
-    pub fn on_announced(&mut self, now: Instant, from: PeerId, announcement: Announcement) -> bool {
+    pub(super) fn on_announced(&mut self, now: Instant, from: PeerId, announcement: Announcement) -> bool {
         let Announcement { point, .. } = announcement;
         self.announcer.learn(&from, point.hash);
         if self.bad.contains(&point.hash) || self.is_whole(&point.hash) {
             return true;
         }
-        let taken = self.fetcher.announced(now, from, point);
+        let taken = self.fetcher.announced(now, from, point.hash);
         self.collect();
         taken
     }
 
     /// A child of this block is here: `from`, who sent it, is asked at once.
-    pub fn want(&mut self, now: Instant, from: PeerId, point: Point) {
-        if !self.bad.contains(&point.hash) && !self.is_whole(&point.hash) {
-            self.fetcher.want(now, from, point);
+    pub(super) fn want(&mut self, now: Instant, from: PeerId, hash: Hash) {
+        if !self.bad.contains(&hash) && !self.is_whole(&hash) {
+            self.fetcher.want(now, from, hash);
             self.collect();
         }
     }
@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// A piece came.
-    pub fn on_piece(&mut self, now: Instant, id: AskId, peer: PeerId, hash: &Hash, index: usize, bytes: Bytes) {
+    pub(super) fn on_piece(&mut self, now: Instant, id: AskId, peer: PeerId, hash: &Hash, index: usize, bytes: Bytes) {
         match self.assembly.insert(hash, index, bytes) {
             Inserted::Bad => self.fetcher.failed(now, id, Failure::Garbage),
             Inserted::Needless | Inserted::Good => drop(self.fetcher.piece(now, id)),
@@ -220,22 +220,22 @@ impl Core {
         self.collect();
     }
 
-    /// The block that was asked for came, with its header unjudged. What is found of it is told by [`Core::on_block`] or
-    /// [`Core::forget`]. `None`: nobody waits for it any more.
-    pub fn on_answer(&mut self, now: Instant, id: AskId) -> Option<(Hash, PeerId)> {
+    /// The block that was asked for came, with its header unjudged. What is found of it is told by [`Core::on_block`],
+    /// [`Core::abandon`] or [`Core::condemn`]. `None`: nobody waits for it any more.
+    pub(super) fn on_answer(&mut self, now: Instant, id: AskId) -> Option<(Hash, PeerId)> {
         let answered = self.fetcher.block(now, id);
         self.collect();
         answered
     }
 
     /// A request brought nothing.
-    pub fn on_failure(&mut self, now: Instant, id: AskId, failure: Failure) {
+    pub(super) fn on_failure(&mut self, now: Instant, id: AskId, failure: Failure) {
         self.fetcher.failed(now, id, failure);
         self.collect();
     }
 
     /// A peer asks for a piece.
-    pub fn on_asked(&mut self, now: Instant, from: &PeerId, hash: &Hash, index: usize, ticket: Ticket) -> Asked {
+    pub(super) fn on_asked(&mut self, now: Instant, from: &PeerId, hash: &Hash, index: usize, ticket: Ticket) -> Asked {
         match self.assembly.piece(hash, index) {
             Piece::Held(bytes) => {
                 self.announcer.learn(from, *hash);
@@ -254,18 +254,18 @@ impl Core {
 
     /// A block's header and pieces, and its body when it is whole: to be told to whoever asks.
     #[must_use]
-    pub fn block(&self, hash: &Hash) -> Option<(&Header, &Pieces, Option<&Bytes>)> {
+    pub(super) fn block(&self, hash: &Hash) -> Option<(&Header, &Pieces, Option<&Bytes>)> {
         self.assembly.block(hash)
     }
 
     /// Keeps a block that the chain holds for those who will ask for its pieces.
-    pub fn put(&mut self, header: VerifiedHeader, body: Bytes) {
+    pub(super) fn put(&mut self, header: VerifiedHeader, body: Bytes) {
         self.assembly.put(header, body);
         self.collect();
     }
 
-    /// A block is in the chain: whoever is not known to have it is told. `listens` says who is on the topic.
-    pub fn on_imported(&mut self, hash: &Hash, near_head: bool, listens: impl Fn(&PeerId) -> bool) -> Announce {
+    /// A block is in the chain.
+    pub(super) fn on_imported(&mut self, hash: &Hash) {
         self.seen.insert(*hash);
         self.fetcher.forget(hash);
         // One that came another way while it was being fetched: those who wait for its pieces may ask again.
@@ -273,32 +273,44 @@ impl Core {
             self.assembly.remove(hash);
         }
         self.collect();
-        match near_head {
-            true => self.announcer.announce(*hash, listens),
-            false => Announce::default(),
-        }
+    }
+
+    /// Whom to tell of a block that is in the chain: whoever is not known to have it. `listens` says who is on the topic.
+    pub(super) fn announce(&mut self, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
+        self.announcer.announce(hash, listens)
     }
 
     /// Whether to remind a peer of a block that it seems to lack.
-    pub fn remind(&mut self, peer: &PeerId, hash: Hash) -> bool {
+    pub(super) fn remind(&mut self, peer: &PeerId, hash: Hash) -> bool {
         self.announcer.remind(peer, hash)
     }
 
-    /// A block is of no use: it is not fetched, and, if `bad`, never again.
-    pub fn forget(&mut self, hash: &Hash, bad: bool) {
+    /// A block is wrong whatever happens: it is never fetched again.
+    pub(super) fn condemn(&mut self, hash: &Hash) {
         self.fetcher.forget(hash);
         self.assembly.remove(hash);
-        if bad {
-            self.bad.insert(*hash);
-        } else {
-            // It may be of use later.
+        self.bad.insert(*hash);
+        self.collect();
+    }
+
+    /// A block is of no use now. It may be later.
+    pub(super) fn abandon(&mut self, hash: &Hash) {
+        self.fetcher.forget(hash);
+        if !self.is_whole(hash) {
+            self.assembly.remove(hash);
             self.seen.remove(hash);
         }
         self.collect();
     }
 
+    /// The header of a block that is being fetched, or was: its signature is good.
+    #[must_use]
+    pub(super) fn header(&self, hash: &Hash) -> Option<&VerifiedHeader> {
+        self.assembly.header(hash)
+    }
+
     /// Time passed.
-    pub fn tick(&mut self, now: Instant) {
+    pub(super) fn tick(&mut self, now: Instant) {
         self.fetcher.tick(now);
         self.assembly.expire(now);
         self.collect();
@@ -306,18 +318,24 @@ impl Core {
 
     /// When [`Core::tick`] has something to do.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         [self.fetcher.deadline(), self.assembly.deadline()].into_iter().flatten().min()
     }
 
     /// What is to be done since the last call.
-    pub fn take_outputs(&mut self) -> Vec<Output> {
+    pub(super) fn take_outputs(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.outputs)
+    }
+
+    /// Who is connected.
+    #[must_use]
+    pub(super) fn peers(&self) -> Vec<PeerId> {
+        self.announcer.known().peers().copied().collect()
     }
 
     /// Blocks being fetched, requests under way, bytes of bodies here, requests waiting: for metrics and tests.
     #[must_use]
-    pub fn sizes(&self) -> (usize, usize, usize, usize) {
+    pub(super) fn sizes(&self) -> (usize, usize, usize, usize) {
         (self.fetcher.len(), self.fetcher.in_flight(), self.assembly.bytes(), self.assembly.waiting())
     }
 

@@ -20,37 +20,37 @@ use std::{
 };
 
 use super::wire::Wanted;
-use crate::{
-    block::Point,
-    primitives::{Hash, PeerId},
-};
+use crate::primitives::{Hash, PeerId};
 
 /// Requests for pieces in flight to one source: a mebibyte, which is more than most links hold.
-pub const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 16;
 /// Blocks fetched at once.
-pub const MAX_ENTRIES: usize = 4096;
+pub(super) const MAX_ENTRIES: usize = 4096;
 /// Of them, those that one peer is a source of.
-pub const PER_PEER: usize = 256;
+pub(super) const PER_PEER: usize = 256;
 /// Sources remembered for a block.
-pub const MAX_SOURCES: usize = 16;
+pub(super) const MAX_SOURCES: usize = 16;
 /// Failures in a row after which only a new source gets another try.
-pub const MAX_TRIES: u32 = 8;
+pub(super) const MAX_TRIES: u32 = 8;
 /// Neighbours asked for a block that they never spoke of.
-pub const BLIND: usize = 3;
+pub(super) const BLIND: usize = 3;
 /// From the first failure on.
 const BACKOFF: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1)];
 /// Without any source left, a block is given up after this.
 const NO_SOURCE: Duration = Duration::from_secs(30);
 /// However the sources come and go, a fetch ends after this.
-pub const MAX_AGE: Duration = Duration::from_secs(120);
+pub(super) const MAX_AGE: Duration = Duration::from_secs(120);
 /// Bounds of how long we wait for a block that was announced to come by itself.
-pub const ARRIVAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+pub(super) const ARRIVAL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 /// For the answer to a request for a block: a second, and a piece at a megabyte a second.
 const BLOCK_TIMEOUT: Duration = Duration::from_millis(1100);
 /// Bounds of how long a source may bring nothing, a piece's time at a megabyte a second included; in between it is three times
 /// what a piece of this block took so far.
 const STALL: (Duration, Duration) = (Duration::from_millis(600), Duration::from_secs(3));
+/// For the first piece of a source, so much more for each piece of the body: it comes through all who pass it on, and each of them
+/// shares its line among several.
+const FIRST: Duration = Duration::from_millis(40);
 /// A source that was busy is not asked again for this long.
 const REST: Duration = Duration::from_secs(1);
 /// A header that was fetched is being judged for at most this long.
@@ -61,11 +61,11 @@ const FLOOD: u32 = 10;
 const FAILURES: u32 = 2;
 
 /// Names a request.
-pub type AskId = u64;
+pub(super) type AskId = u64;
 
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Effect {
+pub(super) enum Effect {
     /// Send a request; its end is told by [`Fetcher::piece`], [`Fetcher::block`] or [`Fetcher::failed`].
     Ask {
         /// Its name.
@@ -87,7 +87,7 @@ pub enum Effect {
 
 /// What a peer did wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub(super) enum Fault {
     /// Announced a block and did not have it.
     Unserved,
     /// Did not answer in time.
@@ -100,7 +100,7 @@ pub enum Fault {
 
 /// Why a request brought nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failure {
+pub(super) enum Failure {
     /// The peer does not have it.
     NotFound,
     /// The peer has too much to do, or waits for it itself.
@@ -147,7 +147,7 @@ struct Entry {
     sources: Vec<Source>,
     /// One for each piece, once the header is here.
     slots: Option<Vec<Slot>>,
-    /// How long a piece takes, smoothed.
+    /// How long a piece takes, smoothed; zero until one came.
     pace: Duration,
     tries: u32,
     /// Failures allowed.
@@ -178,7 +178,7 @@ struct Load {
 
 /// All fetches.
 #[derive(Debug)]
-pub struct Fetcher {
+pub(super) struct Fetcher {
     entries: HashMap<Hash, Entry>,
     asked: HashMap<AskId, Asked>,
     loads: HashMap<PeerId, Load>,
@@ -194,7 +194,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// Nothing to fetch; `seed` makes its choices among equals.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             entries: HashMap::new(),
             asked: HashMap::new(),
@@ -209,12 +209,12 @@ impl Fetcher {
     }
 
     /// A peer came.
-    pub fn up(&mut self, peer: PeerId) {
+    pub(super) fn up(&mut self, peer: PeerId) {
         self.neighbours.insert(peer);
     }
 
     /// A peer went: it is nobody's source any more.
-    pub fn down(&mut self, now: Instant, peer: &PeerId) {
+    pub(super) fn down(&mut self, now: Instant, peer: &PeerId) {
         self.neighbours.remove(peer);
         let hashes: Vec<_> =
             self.entries.iter().filter(|(_, e)| e.sources.iter().any(|s| s.peer == *peer)).map(|(h, _)| *h).collect();
@@ -229,38 +229,38 @@ impl Fetcher {
     }
 
     /// A peer says that it has a block. `false`: it is one of too many.
-    pub fn announced(&mut self, now: Instant, peer: PeerId, point: Point) -> bool {
-        self.add(now, peer, point, true, now + self.window())
+    pub(super) fn announced(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
+        self.add(now, peer, hash, true, now + self.window())
     }
 
     /// Asks `peer` for a block at once, because a child of it is here.
-    pub fn want(&mut self, now: Instant, peer: PeerId, point: Point) -> bool {
-        self.add(now, peer, point, false, now)
+    pub(super) fn want(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
+        self.add(now, peer, hash, false, now)
     }
 
     /// The header of a block with so many pieces is here and good: its body is wanted, from `from` first.
-    pub fn header(&mut self, now: Instant, from: Option<PeerId>, point: Point, pieces: usize) -> bool {
+    pub(super) fn header(&mut self, now: Instant, from: Option<PeerId>, hash: Hash, pieces: usize) -> bool {
         let Some(peer) = from else { return false };
-        let early = self.entries.get(&point.hash).and_then(|e| e.announced.filter(|_| e.slots.is_none()));
-        if !self.add(now, peer, point, false, now) {
+        let early = self.entries.get(&hash).and_then(|e| e.announced.filter(|_| e.slots.is_none()));
+        if !self.add(now, peer, hash, false, now) {
             return false;
         }
         if let Some(announced) = early {
             let took = now.saturating_duration_since(announced).min(ARRIVAL.1);
             self.arrival = (self.arrival * 3 + took) / 4;
         }
-        let Some(entry) = self.entries.get_mut(&point.hash) else { return false };
+        let Some(entry) = self.entries.get_mut(&hash) else { return false };
         if entry.slots.is_none() {
             entry.slots = Some(vec![Slot::Missing; pieces]);
             entry.not_before = now;
             // The header is here, whoever was asked for it.
-            let asked: Vec<_> = self.asked_of(&point.hash).map(|(id, a)| (id, a.peer)).collect();
+            let asked: Vec<_> = self.asked_of(&hash).map(|(id, a)| (id, a.peer)).collect();
             for (id, peer) in asked {
                 self.drop_ask(id);
-                self.rest(&point.hash, &peer, now);
+                self.rest(&hash, &peer, now);
             }
         }
-        self.drive(now, &point.hash);
+        self.drive(now, &hash);
         true
     }
 
@@ -268,9 +268,9 @@ impl Fetcher {
         (self.arrival * 2).clamp(ARRIVAL.0, ARRIVAL.1)
     }
 
-    fn add(&mut self, now: Instant, peer: PeerId, point: Point, announced: bool, not_before: Instant) -> bool {
+    fn add(&mut self, now: Instant, peer: PeerId, hash: Hash, announced: bool, not_before: Instant) -> bool {
         let load = self.loads.entry(peer).or_default();
-        let known = self.entries.get(&point.hash);
+        let known = self.entries.get(&hash);
         let new_source = known.is_none_or(|e| e.sources.iter().all(|s| s.peer != peer));
         if new_source && (load.entries >= PER_PEER || (known.is_none() && self.entries.len() >= MAX_ENTRIES)) {
             load.refused += 1;
@@ -281,7 +281,7 @@ impl Fetcher {
             return false;
         }
         load.refused = 0;
-        let entry = self.entries.entry(point.hash).or_insert_with(|| Entry {
+        let entry = self.entries.entry(hash).or_insert_with(|| Entry {
             began: now,
             announced: None,
             not_before,
@@ -321,12 +321,12 @@ impl Fetcher {
             }
             None => {}
         }
-        self.drive(now, &point.hash);
+        self.drive(now, &hash);
         true
     }
 
     /// A good piece came. `false`: nobody waited for it.
-    pub fn piece(&mut self, now: Instant, id: AskId) -> bool {
+    pub(super) fn piece(&mut self, now: Instant, id: AskId) -> bool {
         let Some(Asked { hash, peer, wanted: Wanted::Piece(index), at }) = self.take_ask(id) else { return false };
         let Some(entry) = self.entries.get_mut(&hash) else { return false };
         if let Some(slot) = entry.slots.as_mut().and_then(|s| s.get_mut(index)) {
@@ -350,7 +350,7 @@ impl Fetcher {
     }
 
     /// The block that was asked for came and is going to be judged. `None`: nobody waited for it.
-    pub fn block(&mut self, now: Instant, id: AskId) -> Option<(Hash, PeerId)> {
+    pub(super) fn block(&mut self, now: Instant, id: AskId) -> Option<(Hash, PeerId)> {
         let Asked { hash, peer, wanted: Wanted::Block, .. } = self.take_ask(id)? else { return None };
         let entry = self.entries.get_mut(&hash)?;
         entry.not_before = now + JUDGING;
@@ -360,7 +360,7 @@ impl Fetcher {
     }
 
     /// A request brought nothing.
-    pub fn failed(&mut self, now: Instant, id: AskId, failure: Failure) {
+    pub(super) fn failed(&mut self, now: Instant, id: AskId, failure: Failure) {
         let Some(Asked { hash, peer, wanted, .. }) = self.take_ask(id) else { return };
         if let (Some(entry), Wanted::Piece(index)) = (self.entries.get_mut(&hash), wanted)
             && let Some(slot) = entry.slots.as_mut().and_then(|s| s.get_mut(index))
@@ -382,13 +382,13 @@ impl Fetcher {
             return;
         }
         source.failures += 1;
-        let out = match failure {
-            Failure::Garbage => true,
-            // One that only passed on the header, or nothing, may have the block later, and will say so.
-            Failure::NotFound => source.announced,
-            Failure::NoAnswer | Failure::Busy => source.failures >= FAILURES,
+        let often = source.failures >= FAILURES;
+        // One that only passed on the header, or nothing, may have the block later, and will say so.
+        let (out, rest) = match failure {
+            Failure::Garbage => (true, REST),
+            Failure::NotFound => (source.announced, NO_SOURCE),
+            Failure::NoAnswer | Failure::Busy => (often && source.announced, if often { NO_SOURCE } else { REST }),
         };
-        let rest = if failure == Failure::NotFound { NO_SOURCE } else { REST };
         source.turn = if out { Turn::Out } else { Turn::Idle(now + rest) };
         // Who only passed on the header may wait for a liar itself: that is no fault of its own. But it is not preferred any more
         // until it has brought something.
@@ -450,7 +450,7 @@ impl Fetcher {
     }
 
     /// A block is here, is known to be bad, or does not matter any more.
-    pub fn forget(&mut self, hash: &Hash) {
+    pub(super) fn forget(&mut self, hash: &Hash) {
         let asked: Vec<_> = self.asked_of(hash).map(|(id, _)| id).collect();
         for id in asked {
             self.drop_ask(id);
@@ -469,7 +469,7 @@ impl Fetcher {
     }
 
     /// Time passed.
-    pub fn tick(&mut self, now: Instant) {
+    pub(super) fn tick(&mut self, now: Instant) {
         while let Some((wake, hash)) = self.wakes.first().copied().filter(|(wake, _)| *wake <= now) {
             self.wakes.remove(&(wake, hash));
             self.drive(now, &hash);
@@ -478,49 +478,51 @@ impl Fetcher {
 
     /// When [`Fetcher::tick`] has something to do.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.wakes.first().map(|(wake, _)| *wake)
     }
 
     /// What is to be done since the last call.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub(super) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
 
     /// Whether a block is being fetched.
     #[must_use]
-    pub fn is_fetching(&self, hash: &Hash) -> bool {
+    pub(super) fn is_fetching(&self, hash: &Hash) -> bool {
         self.entries.contains_key(hash)
     }
 
     /// Whether we are asking `peer` for this block now.
     #[must_use]
-    pub fn asks(&self, hash: &Hash, peer: &PeerId) -> bool {
+    pub(super) fn asks(&self, hash: &Hash, peer: &PeerId) -> bool {
         let active = |s: &Source| s.peer == *peer && matches!(s.turn, Turn::Active(_));
         self.entries.get(hash).is_some_and(|e| e.sources.iter().any(active))
     }
 
     /// Blocks being fetched.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
+    #[cfg(test)]
     /// Whether nothing is being fetched.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Requests under way.
     #[must_use]
-    pub fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         self.asked.len()
     }
 
+    #[cfg(test)]
     /// Blocks that `peer` is a source of.
     #[must_use]
-    pub fn sourced_by(&self, peer: &PeerId) -> usize {
+    pub(super) fn sourced_by(&self, peer: &PeerId) -> usize {
         self.loads.get(peer).map_or(0, |l| l.entries)
     }
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use crate::primitives::Hash;
 
 /// Headers held back.
-pub const HELD: usize = 64;
+pub(super) const HELD: usize = 64;
 /// How long for a parent.
-pub const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What a header waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Until {
+pub(super) enum Until {
     /// This block is imported, or given up.
     Parent(Hash),
     /// A time.
@@ -30,7 +30,7 @@ struct Item<T> {
 
 /// What is held back.
 #[derive(Debug)]
-pub struct Hold<T>(Vec<Item<T>>);
+pub(super) struct Hold<T>(Vec<Item<T>>);
 
 impl<T> Default for Hold<T> {
     fn default() -> Self {
@@ -43,7 +43,7 @@ impl<T> Hold<T> {
     ///
     /// # Errors
     /// Gives it back when there is no room.
-    pub fn put(&mut self, until: Until, at: Instant, what: T) -> Result<(), T> {
+    pub(super) fn put(&mut self, until: Until, at: Instant, what: T) -> Result<(), T> {
         if self.0.len() >= HELD {
             return Err(what);
         }
@@ -52,18 +52,18 @@ impl<T> Hold<T> {
     }
 
     /// What waited for this block.
-    pub fn children(&mut self, parent: &Hash) -> Vec<T> {
+    pub(super) fn children(&mut self, parent: &Hash) -> Vec<T> {
         self.0.extract_if(.., |i| i.until == Until::Parent(*parent)).map(|i| i.what).collect()
     }
 
     /// What waited for its time, and has come to it; what waited for a parent for too long is dropped.
-    pub fn due(&mut self, now: Instant) -> Vec<T> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<T> {
         self.0.extract_if(.., |i| i.at <= now).filter_map(|i| (i.until == Until::Time).then_some(i.what)).collect()
     }
 
     /// When [`Hold::due`] has something to do.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.iter().map(|i| i.at).min()
     }
 }

@@ -8,13 +8,13 @@ use std::{
 use crate::primitives::{Hash, PeerId};
 
 /// Hashes remembered for each peer: more than half an hour of blocks, 32 KiB and its index.
-pub const PER_PEER: usize = 1024;
+pub(super) const PER_PEER: usize = 1024;
 /// Hashes remembered for the whole node.
-pub const NODE_WIDE: usize = 8192;
+pub(super) const NODE_WIDE: usize = 8192;
 
 /// The last things that were put in, without repetition.
 #[derive(Clone, Debug)]
-pub struct Recent<T> {
+pub(super) struct Recent<T> {
     limit: usize,
     all: HashSet<T>,
     order: VecDeque<T>,
@@ -23,12 +23,12 @@ pub struct Recent<T> {
 impl<T: Copy + Eq + Key> Recent<T> {
     /// Remembers up to `limit` things.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { limit, all: HashSet::new(), order: VecDeque::new() }
     }
 
     /// Puts one in; `false` when it was there. The oldest goes when there are too many.
-    pub fn insert(&mut self, thing: T) -> bool {
+    pub(super) fn insert(&mut self, thing: T) -> bool {
         if !self.all.insert(thing) {
             return false;
         }
@@ -42,7 +42,7 @@ impl<T: Copy + Eq + Key> Recent<T> {
     }
 
     /// Takes one out.
-    pub fn remove(&mut self, thing: &T) {
+    pub(super) fn remove(&mut self, thing: &T) {
         if self.all.remove(thing) {
             self.order.retain(|t| t != thing);
         }
@@ -50,40 +50,42 @@ impl<T: Copy + Eq + Key> Recent<T> {
 
     /// Whether it is there.
     #[must_use]
-    pub fn contains(&self, thing: &T) -> bool {
+    pub(super) fn contains(&self, thing: &T) -> bool {
         self.all.contains(thing)
     }
 
+    #[cfg(test)]
     /// How many are there.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.order.len()
     }
 
+    #[cfg(test)]
     /// Whether nothing is there.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 }
 
 /// The known lists of the connected peers.
 #[derive(Clone, Debug, Default)]
-pub struct Known(HashMap<PeerId, Recent<Hash>>);
+pub(super) struct Known(HashMap<PeerId, Recent<Hash>>);
 
 impl Known {
     /// A peer came.
-    pub fn up(&mut self, peer: PeerId) {
+    pub(super) fn up(&mut self, peer: PeerId) {
         self.0.entry(peer).or_insert_with(|| Recent::new(PER_PEER));
     }
 
     /// A peer went: its list goes too.
-    pub fn down(&mut self, peer: &PeerId) {
+    pub(super) fn down(&mut self, peer: &PeerId) {
         self.0.remove(peer);
     }
 
     /// A connected peer has a block. Of others nothing is remembered: anybody can invent them.
-    pub fn learn(&mut self, peer: &PeerId, hash: Hash) {
+    pub(super) fn learn(&mut self, peer: &PeerId, hash: Hash) {
         if let Some(list) = self.0.get_mut(peer) {
             list.insert(hash);
         }
@@ -91,18 +93,18 @@ impl Known {
 
     /// Whether a peer is known to have a block.
     #[must_use]
-    pub fn has(&self, peer: &PeerId, hash: &Hash) -> bool {
+    pub(super) fn has(&self, peer: &PeerId, hash: &Hash) -> bool {
         self.0.get(peer).is_some_and(|list| list.contains(hash))
     }
 
     /// The connected peers.
-    pub fn peers(&self) -> impl Iterator<Item = &PeerId> {
+    pub(super) fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.0.keys()
     }
 
     /// Whether a peer is connected.
     #[must_use]
-    pub fn is_up(&self, peer: &PeerId) -> bool {
+    pub(super) fn is_up(&self, peer: &PeerId) -> bool {
         self.0.contains_key(peer)
     }
 }

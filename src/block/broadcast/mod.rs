@@ -1,11 +1,19 @@
 //! New blocks, to everybody, once.
 
-pub mod announcer;
-pub mod assembly;
-pub mod core;
-pub mod fetcher;
-pub mod hold;
-pub mod known;
+mod announcer;
+mod assembly;
+mod core;
+mod fetcher;
+mod handle;
+mod hold;
+mod known;
+mod metrics;
+mod serve;
+mod service;
 #[cfg(test)]
 mod tests;
 pub mod wire;
+
+pub use handle::Handle;
+pub use metrics::Metrics;
+pub use service::{Deps, Ends, Service, Settings, new};

@@ -96,4 +96,14 @@ impl Handle {
     pub fn is_foreign(&self, peer: &PeerId) -> bool {
         self.foreign.contains(peer)
     }
+
+    /// For tests: a door without sync behind it, what sets its state, and the claims that it is told.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn detached(state: State) -> (Self, watch::Sender<State>, mpsc::Receiver<(PeerId, Point)>) {
+        let (claims, told) = mpsc::channel(COMMANDS);
+        let (sender, state) = watch::channel(state);
+        let (_, progress) = watch::channel(Progress::default());
+        (Self { claims, state, progress, foreign: Foreign::default() }, sender, told)
+    }
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Asked, BLIND, BLOCK_TIMEOUT, Effect, Entry, Failure, Fetcher, MAX_AGE, MAX_SOURCES, NO_SOURCE, STALL, Slot, Source,
-    Turn, WINDOW,
+    Asked, BLIND, BLOCK_TIMEOUT, Effect, Entry, FIRST, Failure, Fetcher, MAX_AGE, MAX_SOURCES, NO_SOURCE, STALL, Slot,
+    Source, Turn, WINDOW,
 };
 use crate::{
     block::broadcast::wire::Wanted,
@@ -18,7 +18,11 @@ const BOTH: u32 = 2;
 
 impl Entry {
     fn stall(&self) -> Duration {
-        (self.pace * 3).clamp(STALL.0, STALL.1)
+        let pieces = self.slots.as_ref().map_or(0, Vec::len);
+        match self.pace.is_zero() {
+            true => STALL.0 + FIRST * u32::try_from(pieces).unwrap_or(0),
+            false => (self.pace * 3).clamp(STALL.0, STALL.1),
+        }
     }
 
     fn active(&self) -> impl Iterator<Item = &Source> {

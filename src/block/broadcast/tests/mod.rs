@@ -2,6 +2,7 @@
 //! the protocols by hand.
 
 mod machines;
+mod service;
 mod sim;
 mod wire;
 

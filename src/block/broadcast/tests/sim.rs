@@ -277,7 +277,8 @@ impl World {
         self.nodes[node].held.insert(hash);
         let now = self.now;
         self.nodes[node].got.entry(hash).or_insert(now);
-        let announce = self.nodes[node].core.on_imported(&hash, true, |_| true);
+        self.nodes[node].core.on_imported(&hash);
+        let announce = self.nodes[node].core.announce(hash, |_| true);
         assert!(announce.notify.is_empty(), "all are on the topic");
         if announce.topic {
             for to in self.nodes[node].neighbours.clone() {
@@ -373,7 +374,8 @@ impl World {
                         node.tickets.insert(ticket, (from, id, hash, index));
                         return self.carry_out(to);
                     }
-                    Asked::No | Asked::Elsewhere | Asked::Nonsense => Message::Failed(id, Failure::NotFound),
+                    Asked::No => Message::Failed(id, Failure::Busy),
+                    Asked::Elsewhere | Asked::Nonsense => Message::Failed(id, Failure::NotFound),
                 };
                 self.send(to, from, answer);
             }
@@ -426,7 +428,12 @@ impl World {
                         kind != Kind::Honest || self.loss > 0.0 || fault == super::super::fetcher::Fault::Timeout;
                     assert!(allowed, "seed {}: an honest node is blamed for {fault:?}", self.seed);
                 }
-                Output::Lost(_) => self.nodes[node].lost += 1,
+                Output::Lost(hash) => {
+                    self.nodes[node].lost += 1;
+                    if std::env::var("SIM").is_ok() {
+                        eprintln!("{:?} node {node} lost {hash}", self.now - self.start);
+                    }
+                }
             }
         }
         let bytes = self.nodes[node].core.sizes().2;
@@ -444,6 +451,13 @@ impl World {
             let (when, serial) = (*when, *serial);
             let event = self.events.remove(&(when, serial)).unwrap();
             self.now = when;
+            if let Ok(watch) = std::env::var("SIM")
+                && let Event::Deliver { from, to, message } = &event
+                && (watch == to.to_string() || watch == from.to_string())
+            {
+                let text = format!("{message:?}");
+                eprintln!("{:?} {from} -> {to} {}", self.now - self.start, &text[..text.len().min(120)]);
+            }
             match event {
                 Event::Deliver { from, to, message } => self.deliver(from, to, message),
                 Event::Imported { node, hash } => self.imported(node, hash),
