@@ -164,7 +164,7 @@ impl Core {
                 self.assembly.open(header, pieces, Some(from))?;
                 self.seen.insert(hash);
                 if new || self.fetcher.is_fetching(&hash) {
-                    let begun = self.fetcher.header(now, Some(from), hash, count);
+                    let begun = self.fetcher.header(now, from, hash, count);
                     if new && !begun {
                         self.assembly.remove(&hash);
                         self.seen.remove(&hash);

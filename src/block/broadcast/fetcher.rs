@@ -30,7 +30,7 @@ pub(super) const MAX_ENTRIES: usize = 4096;
 pub(super) const PER_PEER: usize = 256;
 /// Sources remembered for a block.
 pub(super) const MAX_SOURCES: usize = 16;
-/// Failures in a row after which only a new source gets another try.
+/// Failures in a row, and one more for each further source, after which only a new source gets another try.
 pub(super) const MAX_TRIES: u32 = 8;
 /// Neighbours asked for a block that they never spoke of.
 pub(super) const BLIND: usize = 3;
@@ -121,6 +121,12 @@ enum Turn {
     Out,
 }
 
+impl Turn {
+    fn is_active(self) -> bool {
+        matches!(self, Self::Active(_))
+    }
+}
+
 #[derive(Debug)]
 struct Source {
     peer: PeerId,
@@ -142,6 +148,8 @@ struct Entry {
     began: Instant,
     /// When it was first announced, if that was before its header came.
     announced: Option<Instant>,
+    /// Whom its header came from.
+    origin: Option<PeerId>,
     /// No new source is asked before this: the arrival window, a back-off, a judgement.
     not_before: Instant,
     sources: Vec<Source>,
@@ -230,19 +238,22 @@ impl Fetcher {
 
     /// A peer says that it has a block. `false`: it is one of too many.
     pub(super) fn announced(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
-        self.add(now, peer, hash, true, now + self.window())
+        let taken = self.add(now, peer, hash, true, now + self.window());
+        self.drive(now, &hash);
+        taken
     }
 
     /// Asks `peer` for a block at once, because a child of it is here.
     pub(super) fn want(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
-        self.add(now, peer, hash, false, now)
+        let taken = self.add(now, peer, hash, false, now);
+        self.drive(now, &hash);
+        taken
     }
 
     /// The header of a block with so many pieces is here and good: its body is wanted, from `from` first.
-    pub(super) fn header(&mut self, now: Instant, from: Option<PeerId>, hash: Hash, pieces: usize) -> bool {
-        let Some(peer) = from else { return false };
+    pub(super) fn header(&mut self, now: Instant, from: PeerId, hash: Hash, pieces: usize) -> bool {
         let early = self.entries.get(&hash).and_then(|e| e.announced.filter(|_| e.slots.is_none()));
-        if !self.add(now, peer, hash, false, now) {
+        if !self.add(now, from, hash, false, now) {
             return false;
         }
         if let Some(announced) = early {
@@ -252,7 +263,7 @@ impl Fetcher {
         let Some(entry) = self.entries.get_mut(&hash) else { return false };
         if entry.slots.is_none() {
             entry.slots = Some(vec![Slot::Missing; pieces]);
-            entry.not_before = now;
+            (entry.origin, entry.not_before) = (Some(from), now);
             // The header is here, whoever was asked for it.
             let asked: Vec<_> = self.asked_of(&hash).map(|(id, a)| (id, a.peer)).collect();
             for (id, peer) in asked {
@@ -284,6 +295,7 @@ impl Fetcher {
         let entry = self.entries.entry(hash).or_insert_with(|| Entry {
             began: now,
             announced: None,
+            origin: None,
             not_before,
             sources: Vec::new(),
             slots: None,
@@ -301,27 +313,31 @@ impl Fetcher {
                 entry.announced.get_or_insert(now);
             }
         }
-        let room = entry.sources.len() < MAX_SOURCES;
-        match entry.sources.iter_mut().find(|s| s.peer == peer) {
+        if let Some(source) = entry.sources.iter_mut().find(|s| s.peer == peer) {
             // It has the whole block now, whatever it had when it was asked before.
-            Some(source) if announced && !source.announced && source.turn != Turn::Out => {
+            if announced && !source.announced && source.turn != Turn::Out {
                 (source.announced, source.failures) = (true, 0);
                 if let Turn::Idle(not_before) = &mut source.turn {
                     *not_before = now;
                 }
-                entry.budget = entry.budget.max(entry.tries + 1);
+                entry.budget += 1;
                 entry.alone = None;
             }
-            Some(_) => {}
-            None if room => {
-                entry.sources.push(Source { peer, announced, failures: 0, turn: Turn::Idle(now) });
-                load.entries += 1;
-                entry.budget = entry.budget.max(entry.tries + 1);
-                entry.alone = None;
-            }
-            None => {}
+            return true;
         }
-        self.drive(now, &hash);
+        if entry.sources.len() >= MAX_SOURCES {
+            // Liars are the first to announce: whoever failed makes room.
+            let worst = entry.sources.iter().enumerate().filter(|(_, s)| s.failures > 0 && !s.turn.is_active());
+            let Some((worst, _)) = worst.max_by_key(|(_, s)| (s.turn == Turn::Out, s.failures)) else { return true };
+            let gone = entry.sources.swap_remove(worst);
+            if let Some(load) = self.loads.get_mut(&gone.peer) {
+                load.entries -= 1;
+            }
+        }
+        entry.sources.push(Source { peer, announced, failures: 0, turn: Turn::Idle(now) });
+        entry.budget += 1;
+        entry.alone = None;
+        self.loads.entry(peer).or_default().entries += 1;
         true
     }
 
@@ -460,8 +476,9 @@ impl Fetcher {
         for source in entry.sources {
             if let Some(load) = self.loads.get_mut(&source.peer) {
                 load.entries -= 1;
-                let idle = load.entries == 0 && load.in_flight == 0 && load.failures == 0 && load.refused == 0;
-                if idle || !self.neighbours.contains(&source.peer) {
+                // How it failed is remembered for as long as it is connected.
+                let clean = (load.failures == 0 && load.refused == 0) || !self.neighbours.contains(&source.peer);
+                if load.entries == 0 && load.in_flight == 0 && clean {
                     self.loads.remove(&source.peer);
                 }
             }

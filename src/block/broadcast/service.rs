@@ -6,7 +6,7 @@ mod give;
 mod news;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     block::{
-        VerifiedHeader,
+        Point, VerifiedHeader,
         chain::{Chain, ChainError, Outcome},
         penalty::{Offence, Penalties},
         purpose,
@@ -190,6 +190,8 @@ pub struct Service {
     reads: HashMap<Hash, Vec<(Inbound<Get>, Wanted)>>,
     shares: Shares,
     newcomers: Vec<(Instant, PeerId)>,
+    /// Blocks to be announced, and when.
+    announcements: VecDeque<(Instant, Point)>,
 }
 
 /// Makes the actor and its door.
@@ -224,6 +226,7 @@ pub fn new(settings: Settings, deps: Deps) -> (Service, Handle) {
         reads: HashMap::new(),
         shares: Shares::default(),
         newcomers: Vec::new(),
+        announcements: VecDeque::new(),
     };
     (service, Handle { commands })
 }
@@ -276,7 +279,8 @@ impl Service {
 
     fn wake(&self) -> Instant {
         let newcomer = self.newcomers.iter().map(|(at, _)| *at).min();
-        let next = [self.core.deadline(), self.hold.deadline(), newcomer].into_iter().flatten().min();
+        let announcement = self.announcements.iter().map(|(at, _)| *at).min();
+        let next = [self.core.deadline(), self.hold.deadline(), newcomer, announcement].into_iter().flatten().min();
         let latest = now() + TICK;
         next.map_or(latest, |at| at.min(latest))
     }
@@ -290,6 +294,7 @@ impl Service {
         for (_, peer) in self.newcomers.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>() {
             self.tell_head(peer);
         }
+        self.announce_due();
     }
 
     fn on_peer(&mut self, event: &Result<PeerEvent, broadcast::error::RecvError>) {

@@ -26,7 +26,7 @@ impl Entry {
     }
 
     fn active(&self) -> impl Iterator<Item = &Source> {
-        self.sources.iter().filter(|s| matches!(s.turn, Turn::Active(_)))
+        self.sources.iter().filter(|s| s.turn.is_active())
     }
 
     fn missing(&self) -> usize {
@@ -195,8 +195,8 @@ impl Fetcher {
         }
     }
 
-    /// The next source: the one that failed least, then the one that is asked least, then by chance. The first one to speak of a block
-    /// whose header is here is asked first: what it has not got yet, it will have before the others.
+    /// The next source: the one that failed least, then the one that is asked least, then by chance. The one that sent the header is
+    /// asked first: what it has not got yet, it will have before the others.
     fn choose(&mut self, now: Instant, hash: &Hash) -> Option<PeerId> {
         let entry = self.entries.get(hash)?;
         if entry.tries >= entry.budget {
@@ -214,7 +214,9 @@ impl Fetcher {
                 (s.failures + load.map_or(0, |l| l.failures), load.map_or(0, |l| l.in_flight), s.peer)
             })
             .collect();
-        if first && let Some((.., peer)) = best.iter().find(|(failures, ..)| *failures == 0) {
+        let origin = entry.origin;
+        let sound = |(failures, _, peer): &&(u32, usize, PeerId)| *failures < DOUBTFUL && Some(*peer) == origin;
+        if first && let Some((.., peer)) = best.iter().find(sound) {
             return Some(*peer);
         }
         let least = best.iter().map(|(failures, load, _)| (*failures, *load)).min()?;

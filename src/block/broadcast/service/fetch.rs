@@ -9,37 +9,40 @@ use super::{AskId, Candidate, Content, Done, Failure, ImportError, NewBlock, Ser
 use crate::{
     block::{
         Block, Origin, VerifiedHeader,
-        broadcast::wire::{get_request, read_block, read_piece},
+        broadcast::wire::{Malformed, get_request, read_block, read_piece},
         chain::{ChainError, Outcome},
         trace::Code,
     },
+    identity::Purpose,
     net::rpc::RequestError,
     primitives::{Hash, PeerId},
-    wire::Status,
+    wire::{Status, proto::block as pb},
 };
 
 /// Between tries to import while the chain is busy; so often, then others may bring the block again.
 const BUSY: Duration = Duration::from_millis(100);
 const BUSY_TRIES: usize = 20;
 
+/// Bytes of a body that are checked where we are: some 100 us, which is about what another thread costs on a busy machine.
+const AT_ONCE: usize = 128 * 1024;
+
 impl Service {
     pub(super) fn ask(&mut self, id: AskId, peer: PeerId, hash: Hash, wanted: Wanted) {
         self.metrics.asked.inc();
         let (get, purpose, max) = (self.get.clone(), self.purpose.clone(), self.settings.max_body_bytes);
         let request = get_request(hash, wanted);
+        let shunned = self.shuns(&peer);
         let job = match wanted {
+            // Neighbours of another chain, or banned ones, have nothing for us.
+            Wanted::Block if shunned => self.jobs.spawn(async move { Done::Block(id, peer, Err(Failure::NotFound)) }),
+            Wanted::Piece(index) if shunned => {
+                self.jobs.spawn(async move { Done::Piece(id, peer, hash, index, Err(Failure::NotFound)) })
+            }
             Wanted::Block => {
                 self.trace.sent(peer, Code::GetBlock, || json!(hash.to_string()));
                 self.jobs.spawn(async move {
                     let result = match get.request(peer, request).await {
-                        Ok(response) => tokio::task::spawn_blocking(move || {
-                            let NewBlock { header, content } =
-                                read_block(&response, &hash, max).map_err(|_| Failure::Garbage)?;
-                            let header = VerifiedHeader::new(header, &purpose).map_err(|_| Failure::Garbage)?;
-                            Ok(Box::new((header, content)))
-                        })
-                        .await
-                        .unwrap_or(Err(Failure::Busy)),
+                        Ok(response) => read(&response, &hash, max, &purpose).map_err(|_| Failure::Garbage),
                         Err(error) => Err(failure(&error)),
                     };
                     Done::Block(id, peer, result)
@@ -118,7 +121,10 @@ impl Service {
     pub(super) fn import(&mut self, header: VerifiedHeader, body: Bytes, from: PeerId) {
         let (chain, max, hash) = (self.chain.clone(), self.settings.max_body_bytes, header.hash());
         self.jobs.spawn(async move {
-            let block = tokio::task::spawn_blocking(move || Block::complete(header, body, max)).await;
+            let block = match body.len() <= AT_ONCE {
+                true => Ok(Block::complete(header, body, max)),
+                false => tokio::task::spawn_blocking(move || Block::complete(header, body, max)).await,
+            };
             let Ok(Ok(block)) = block else { return Done::Imported(hash, from, Err(ImportError::Body)) };
             for _ in 0..BUSY_TRIES {
                 match chain.import(block.clone(), Origin::Peer(from)).await {
@@ -164,6 +170,18 @@ impl Service {
         }
         self.reconsider(&hash);
     }
+}
+
+/// A block that was asked for, with a good signature.
+fn read(
+    response: &pb::GetResponse,
+    hash: &Hash,
+    max: usize,
+    purpose: &Purpose,
+) -> Result<Box<(VerifiedHeader, Content)>, Malformed> {
+    let NewBlock { header, content } = read_block(response, hash, max)?;
+    let header = VerifiedHeader::new(header, purpose).map_err(|_| Malformed)?;
+    Ok(Box::new((header, content)))
 }
 
 fn failure(error: &RequestError) -> Failure {

@@ -35,6 +35,11 @@ const BELOW: u64 = 7;
 const ABOVE: u64 = 32;
 /// A head made longer ago is no news for a peer that just came; SHAKEHAND tells it.
 const FRESH: Duration = Duration::from_secs(10);
+/// From an import to its announcement, give or take half of it: shorter than anybody's patience with the source it has
+/// ([`super::super::fetcher`]), so that it costs no time where it is needed, and long enough to be needed by few.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Announcements waiting; the oldest go first, since nobody is near the head who needs them.
+const WAITING: usize = 64;
 /// A peer that is so far behind is told of what it lacks; one further behind asks for ranges.
 const LAGS: u64 = 2;
 
@@ -68,7 +73,8 @@ impl Service {
         }
         self.checking += 1;
         let purpose = self.purpose.clone();
-        self.jobs.spawn_blocking(move || {
+        // A thread of its own would cost more than the signature does; on a worker it is beside the actor, too.
+        self.jobs.spawn(async move {
             let NewBlock { header, content } = new;
             Done::Checked(match VerifiedHeader::new(header, &purpose) {
                 Ok(header) => Ok(Box::new(Candidate { from, gossip: Some(received), header, content })),
@@ -242,7 +248,7 @@ impl Service {
                 if *origin == Origin::Local {
                     self.publish_own(point.hash);
                 } else {
-                    self.announce(point);
+                    self.announce_soon(point);
                 }
             }
             // The newest is what matters.
@@ -257,6 +263,26 @@ impl Service {
         if head.height > 0 {
             self.announce(head);
         }
+    }
+
+    /// Announces a block in a while: who gets it by its header needs no announcement, and whoever announces it to us meanwhile needs
+    /// none from us.
+    fn announce_soon(&mut self, point: Point) {
+        let head = self.chain.status().head.height;
+        if self.is_syncing() || point.height.saturating_add(NEAR_HEAD) < head {
+            return;
+        }
+        if self.announcements.len() >= WAITING {
+            self.announcements.pop_front();
+        }
+        self.announcements.push_back((now() + PAUSE.mul_f64(0.5 + rand::random::<f64>()), point));
+    }
+
+    pub(super) fn announce_due(&mut self) {
+        let now = now();
+        let due: Vec<_> = self.announcements.iter().filter(|(at, _)| *at <= now).map(|(_, point)| *point).collect();
+        self.announcements.retain(|(at, _)| *at > now);
+        due.into_iter().for_each(|point| self.announce(point));
     }
 
     /// Tells everybody who may lack it of a block in the chain.
@@ -347,7 +373,7 @@ impl Service {
     /// A block was made here: read back what the store holds, since that is what others will get.
     fn publish_own(&mut self, hash: Hash) {
         let (chain, purpose) = (self.chain.clone(), self.purpose.clone());
-        self.jobs.spawn_blocking(move || {
+        self.jobs.spawn(async move {
             let stored = chain.block(&hash).ok().flatten();
             let block = stored.and_then(|stored| {
                 let header = VerifiedHeader::new(Header::decode(&stored.header).ok()?, &purpose).ok()?;
@@ -373,7 +399,7 @@ impl Service {
                 Done::Nothing
             });
         }
-        self.announce(point);
+        self.announce_soon(point);
     }
 }
 

@@ -4,6 +4,7 @@
 mod machines;
 mod service;
 mod sim;
+mod swarm;
 mod wire;
 
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use bytes::Bytes;
 
 use super::wire::{Content, SMALL_BODY};
 use crate::{
-    block::{Body, Header, Pieces, Point, VerifiedHeader, purpose},
-    identity::{Identity, Purpose},
-    primitives::{Hash, NetworkId, UnixMillis},
+    block::{Body, Header, Pieces, Point, VerifiedHeader, kit, purpose},
+    identity::Purpose,
+    primitives::{Hash, UnixMillis},
 };
 
 pub(super) fn signing() -> Purpose {
-    purpose(&NetworkId::default())
+    purpose(&kit::network())
 }
 
 /// A body of so many bytes, at least 5, of transactions that differ from those of another `salt`.
@@ -40,8 +41,8 @@ pub(super) fn body(bytes: usize, salt: u64) -> Body {
     body
 }
 
-/// A signed header of `body` on `parent`.
-pub(super) fn header(producer: &Identity, parent: Point, body: &Body, time: UnixMillis) -> Header {
+/// A signed header of `body` on `parent`, the same in every run.
+pub(super) fn header(parent: Point, body: &Body, time: UnixMillis) -> Header {
     let header = Header {
         height: parent.height + 1,
         parent: parent.hash,
@@ -53,18 +54,22 @@ pub(super) fn header(producer: &Identity, parent: Point, body: &Body, time: Unix
         extra: Vec::new(),
         signature: [0; 64],
     };
-    header.signed(producer, &signing())
+    kit::Maker::new(1).sign(header, body.clone()).header().clone()
 }
 
 /// A block as the machines get it.
 pub(super) fn block(parent: Point, bytes: usize, salt: u64) -> (VerifiedHeader, Content, Bytes) {
     let body = body(bytes, salt);
-    let header = header(&Identity::generate(), parent, &body, UnixMillis(salt));
+    let header = header(parent, &body, UnixMillis(salt));
     let content = match bytes <= SMALL_BODY {
         true => Content::Body(body.bytes().clone()),
-        false => Content::Pieces(Arc::new(Pieces::of(body.bytes()))),
+        false => Content::Pieces(pieces(body.bytes())),
     };
     (VerifiedHeader::new(header, &signing()).unwrap(), content, body.bytes().clone())
+}
+
+pub(super) fn pieces(body: &[u8]) -> Arc<Pieces> {
+    Arc::new(Pieces::of(body))
 }
 
 pub(super) fn point(header: &VerifiedHeader) -> Point {

@@ -226,14 +226,16 @@ async fn a_header_goes_on_before_its_body_and_the_body_as_it_comes() {
     assert_eq!(read_block(&header, &block.hash(), MAX_BODY_BYTES).unwrap().header, *block.header());
     let request = get_request(block.hash(), Wanted::Piece(5));
     let (get, local) = (asker.get.clone(), rig.local);
-    let mut waiting = tokio::spawn(async move { get.request(local, request).await });
+    let mut waiting = JoinSet::new();
+    waiting.spawn(async move { get.request(local, request).await });
     let mut left = Vec::new();
     for asked in asked {
         match read_get_request(&asked.request).unwrap().1 {
             Wanted::Piece(5) => {
-                assert!(!waiting.is_finished());
+                assert!(waiting.try_join_next().is_none());
                 serve(asked, &block);
-                let piece = tokio::time::timeout(Duration::from_secs(10), &mut waiting).await.unwrap().unwrap();
+                let piece =
+                    tokio::time::timeout(Duration::from_secs(10), waiting.join_next()).await.unwrap().unwrap().unwrap();
                 assert_eq!(read_piece(piece.unwrap()).unwrap(), block.body().bytes().slice(5 * PIECE_BYTES..));
             }
             _ => left.push(asked),
@@ -269,10 +271,6 @@ async fn what_is_broken_is_rejected_and_the_next_block_is_taken() {
     let mut zero = good.header().clone();
     zero.height = 0;
     let zero = Maker::new(2).sign(zero, good.body().clone());
-    let wrong = Body::new(&[b"x"]).unwrap();
-    let mut lies = good.header().clone();
-    lies.transactions += 1;
-    let _ = (lies, wrong);
     let large = rig.block(&genesis, 3 * 1024 * 1024, 3);
     let unsigned = {
         let mut m = message(Carrier::Topic, &good);
@@ -307,9 +305,6 @@ async fn what_is_broken_is_rejected_and_the_next_block_is_taken() {
     let (received, mut verdict) = Received::watched(honest.id, forged);
     rig.hash_in.send(received).await.unwrap();
     assert_eq!(next(&mut verdict).await, Verdict::Reject, "announcements are made for oneself");
-    let next_block = rig.block(&good, LARGE, 9);
-    let verdict = next(&mut rig.gossip(&honest, topic(&next_block)).await).await;
-    assert_eq!(verdict, Verdict::Ignore, "whoever forges announcements is not listened to")
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::{
             block_response, get_request, read_block, read_get_request, read_piece,
         },
     },
+    identity::Identity,
     net::{pubsub, rpc::Wire as _},
     primitives::PeerId,
     wire::proto::block as pb,
@@ -19,7 +20,7 @@ use crate::{
 
 fn message(carrier: Carrier, bytes: usize) -> (Header, pb::NewBlock) {
     let body = body(bytes, 1);
-    let header = header(&Identity::generate(), GENESIS, &body, UnixMillis(1));
+    let header = header(GENESIS, &body, UnixMillis(1));
     let message = NewBlock::encode(carrier, &header, &Pieces::of(body.bytes()), || Some(body.bytes().clone())).unwrap();
     (header, message)
 }
@@ -81,7 +82,7 @@ fn whatever_is_not_what_its_header_says_is_refused() {
 fn genesis_is_never_news() {
     // N2: with a height of 0, whatever its signature.
     let body = body(100, 1);
-    let mut header = header(&Identity::generate(), GENESIS, &body, UnixMillis(1));
+    let mut header = header(GENESIS, &body, UnixMillis(1));
     header.height = 0;
     let header = header.signed(&Identity::generate(), &signing());
     let message = NewBlock::encode(Carrier::Topic, &header, &Pieces::of(body.bytes()), || Some(body.bytes().clone()));
