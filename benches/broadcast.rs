@@ -7,6 +7,8 @@
 //! Defends: at most 1.6 copies at 1 MiB and 2.5 at 100 KB; the last node not later than with gossipsub's own configuration, at
 //! p50 and at p99.
 //!
+//! `NODES=16,50` limits the sizes of the network.
+//!
 //! Beside gossipsub's default (mesh of 6, the author floods) stand: flooding (everybody to all neighbours), a mesh of the root of the
 //! neighbours with IDONTWANT, and pulling whole bodies from whoever announces the hash, which is ours without passing on pieces.
 

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     block::{
         Point, VerifiedHeader,
-        chain::{Chain, ChainError, Outcome},
+        chain::{Chain, ChainError, Event, Outcome},
         penalty::{Offence, Penalties},
         purpose,
         sync::{self, State},
@@ -157,6 +157,9 @@ struct Queues {
     hashes: mpsc::Receiver<Received>,
     notify: mpsc::Receiver<Inbound<Notify>>,
     get: mpsc::Receiver<Inbound<Get>>,
+    /// From the beginning on, so that nothing is missed before it runs.
+    events: broadcast::Receiver<Event>,
+    peers: broadcast::Receiver<PeerEvent>,
 }
 
 /// The broadcast's actor.
@@ -199,6 +202,8 @@ pub struct Service {
 pub fn new(settings: Settings, deps: Deps) -> (Service, Handle) {
     let Ends { new, hashes, notify, get } = deps.ends;
     let (commands, queue) = mpsc::channel(COMMANDS);
+    let (events, peers) = (deps.chain.events(), deps.net.subscribe());
+    let queues = Queues { new: new.1, hashes: hashes.1, notify: notify.1, get: get.1, events, peers };
     let service = Service {
         settings,
         purpose: Arc::new(purpose(&deps.network)),
@@ -214,7 +219,7 @@ pub fn new(settings: Settings, deps: Deps) -> (Service, Handle) {
         hashes: hashes.0,
         notify: notify.0,
         get: get.0,
-        queues: Some(Queues { new: new.1, hashes: hashes.1, notify: notify.1, get: get.1 }),
+        queues: Some(queues),
         commands: queue,
         core: Core::new(rand::random()),
         hold: Hold::default(),
@@ -243,8 +248,6 @@ impl Service {
     /// None.
     pub async fn run(mut self, stop: Stop) -> Result<(), Infallible> {
         let Some(mut queues) = self.queues.take() else { return Ok(()) };
-        let mut peers = self.net.subscribe();
-        let mut events = self.chain.events();
         for peer in self.net.peers() {
             self.on_up(peer.address);
         }
@@ -255,8 +258,8 @@ impl Service {
             tokio::select! {
                 biased;
                 () = stop.wait() => break,
-                event = peers.recv() => self.on_peer(&event),
-                event = events.recv() => self.on_event(&event),
+                event = queues.peers.recv() => self.on_peer(&event),
+                event = queues.events.recv() => self.on_event(&event),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
                     // Cancelled ones bring nothing.
                     if let Ok(done) = done {

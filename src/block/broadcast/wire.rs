@@ -88,7 +88,7 @@ pub struct NewBlock {
 
 /// How a NEW_BLOCK came, which decides when its body comes along.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Carrier {
+pub(super) enum Carrier {
     /// The topic: bodies up to [`SMALL_BODY`].
     Topic,
     /// An answer: bodies up to a piece.
@@ -110,8 +110,8 @@ impl Carrier {
 pub struct Malformed;
 
 impl NewBlock {
-    /// What `carrier` carries of a block. `body` gives the body's bytes when they go along.
-    pub fn encode(
+    /// What `carrier` carries of a block. `body` gives the body's bytes when they go along; `None` when it has none.
+    pub(super) fn encode(
         carrier: Carrier,
         header: &Header,
         pieces: &Pieces,
@@ -125,11 +125,18 @@ impl NewBlock {
         Some(message)
     }
 
+    /// A block for the topic, from its body.
+    #[must_use]
+    pub fn to_topic(header: &Header, body: &Bytes) -> Vec<u8> {
+        let message = Self::encode(Carrier::Topic, header, &Pieces::of(body), || Some(body.clone()));
+        message.map(|m| m.encode_to_vec()).unwrap_or_default()
+    }
+
     /// Reads a message: header, limits, and that body or nodes are the header's.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn read(message: &pb::NewBlock, carrier: Carrier, max_body_bytes: usize) -> Result<Self, Malformed> {
+    pub(super) fn read(message: &pb::NewBlock, carrier: Carrier, max_body_bytes: usize) -> Result<Self, Malformed> {
         if message.header.len() > MAX_HEADER_BYTES {
             return Err(Malformed);
         }
@@ -300,10 +307,17 @@ pub fn read_get_request(request: &pb::GetRequest) -> Result<(Hash, Wanted), Malf
     Ok((hash, wanted))
 }
 
-/// An answer with a block.
+/// An answer with a block, and its bytes; `None` when it is to bring the body and there is none.
 #[must_use]
-pub fn block_response(block: pb::NewBlock) -> pb::GetResponse {
-    pb::GetResponse { what: Some(pb::get_response::What::Block(block)) }
+pub fn block_response(
+    header: &Header,
+    pieces: &Pieces,
+    body: impl FnOnce() -> Option<Bytes>,
+) -> Option<(pb::GetResponse, usize)> {
+    let block = NewBlock::encode(Carrier::Answer, header, pieces, body)?;
+    let response = pb::GetResponse { what: Some(pb::get_response::What::Block(block)) };
+    let bytes = response.encoded_len();
+    Some((response, bytes))
 }
 
 /// An answer with a piece.

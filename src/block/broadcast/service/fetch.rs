@@ -9,14 +9,14 @@ use super::{AskId, Candidate, Content, Done, Failure, ImportError, NewBlock, Ser
 use crate::{
     block::{
         Block, Origin, VerifiedHeader,
-        broadcast::wire::{Malformed, get_request, read_block, read_piece},
+        broadcast::wire::{Get, Malformed, get_request, read_block, read_piece},
         chain::{ChainError, Outcome},
         trace::Code,
     },
     identity::Purpose,
-    net::rpc::RequestError,
+    net::rpc::{RequestError, Wire},
     primitives::{Hash, PeerId},
-    wire::{Status, proto::block as pb},
+    wire::Status,
 };
 
 /// Between tries to import while the chain is busy; so often, then others may bring the block again.
@@ -174,7 +174,7 @@ impl Service {
 
 /// A block that was asked for, with a good signature.
 fn read(
-    response: &pb::GetResponse,
+    response: &<Get as Wire>::Response,
     hash: &Hash,
     max: usize,
     purpose: &Purpose,

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{Done, NewBlock, Service, Ticket, Wanted, now};
+use super::{Done, Service, Ticket, Wanted, now};
 use crate::{
     block::{
         Header, VerifiedHeader,
         broadcast::{
             core::Asked,
-            wire::{Carrier, Get, block_response, piece_response, read_get_request},
+            wire::{Get, block_response, piece_response, read_get_request},
         },
         chain::ChainError,
         penalty::Offence,
@@ -49,15 +49,14 @@ impl Service {
 
     fn give_block(&mut self, asked: Inbound<Get>, hash: Hash) {
         let Some((header, pieces, body)) = self.core.block(&hash) else { return self.read(asked, hash, Wanted::Block) };
-        let message = NewBlock::encode(Carrier::Answer, header, pieces, || body.cloned());
-        match message {
-            Some(message) => {
-                let (peer, height) = (asked.peer, header.height);
-                let bytes = message.header.len() + message.body.len() + message.nodes.len();
+        let height = header.height;
+        match block_response(header, pieces, || body.cloned()) {
+            Some((response, bytes)) => {
+                let peer = asked.peer;
                 self.shares.gave(peer, 1, bytes, now());
                 self.served(bytes);
                 self.trace.sent(peer, Code::NewBlock, || json!({ "height": height, "hash": hash.to_string() }));
-                asked.respond(block_response(message));
+                asked.respond(response);
             }
             // A body of one piece that is not here yet.
             None => self.busy(asked),

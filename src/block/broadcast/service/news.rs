@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{Candidate, Command, Content, Done, NewBlock, NotifyAnswer, Service, now};
 use crate::{
     block::{
-        Header, Origin, Pieces, Point, VerifiedHeader,
+        Header, Origin, Point, VerifiedHeader,
         broadcast::{
             announcer::NEAR_HEAD,
             hold::{PATIENCE, Until},
-            wire::{Announcement, Carrier, Notify},
+            wire::{Announcement, Notify},
         },
         chain::{Event, Judgement, Known},
         penalty::Offence,
@@ -389,16 +388,13 @@ impl Service {
         let point = Point { height: header.header().height, hash: header.hash() };
         // Whoever gets the header asks for the body at once.
         self.core.put(header.clone(), body.clone());
-        let pieces = self.core.block(&point.hash).map_or_else(|| Pieces::of(&body), |(_, pieces, _)| pieces.clone());
-        if let Some(message) = NewBlock::encode(Carrier::Topic, header.header(), &pieces, || Some(body)) {
-            self.metrics.published.inc();
-            self.trace.sent(self.net.local(), Code::NewBlock, || point_json(point));
-            let topic = self.new.clone();
-            self.jobs.spawn(async move {
-                published(topic.publish(message.encode_to_vec()).await);
-                Done::Nothing
-            });
-        }
+        self.metrics.published.inc();
+        self.trace.sent(self.net.local(), Code::NewBlock, || point_json(point));
+        let (topic, message) = (self.new.clone(), NewBlock::to_topic(header.header(), &body));
+        self.jobs.spawn(async move {
+            published(topic.publish(message).await);
+            Done::Nothing
+        });
         self.announce_soon(point);
     }
 }

@@ -14,8 +14,8 @@ use crate::{
         broadcast::{
             self, Ends, Metrics, Settings,
             wire::{
-                Announcement, Carrier, Get, NewBlock, Notify, NotifyAnswer, Wanted, block_response, get_request,
-                piece_response, read_block, read_get_request, read_piece,
+                Announcement, Get, NewBlock, Notify, NotifyAnswer, Wanted, block_response, get_request, piece_response,
+                read_block, read_get_request, read_piece,
             },
         },
         chain::{Chain, Known},
@@ -162,13 +162,17 @@ fn announcement(block: &Block) -> Announcement {
     Announcement { point, body_bytes: block.header().body_bytes }
 }
 
-fn message(carrier: Carrier, block: &Block) -> pb::NewBlock {
-    let body = block.body().bytes();
-    NewBlock::encode(carrier, block.header(), &Pieces::of(body), || Some(body.clone())).unwrap()
+fn topic(block: &Block) -> Vec<u8> {
+    NewBlock::to_topic(block.header(), block.body().bytes())
 }
 
-fn topic(block: &Block) -> Vec<u8> {
-    message(Carrier::Topic, block).encode_to_vec()
+fn message(block: &Block) -> pb::NewBlock {
+    pb::NewBlock::decode(&*topic(block)).unwrap()
+}
+
+fn answer(block: &Block) -> pb::GetResponse {
+    let body = block.body().bytes();
+    block_response(block.header(), &Pieces::of(body), || Some(body.clone())).unwrap().0
 }
 
 async fn next<T>(queue: &mut mpsc::Receiver<T>) -> T {
@@ -185,7 +189,7 @@ fn serve(asked: Inbound<Get>, block: &Block) {
     assert_eq!(hash, block.hash());
     let body = block.body().bytes();
     match wanted {
-        Wanted::Block => asked.respond(block_response(message(Carrier::Answer, block))),
+        Wanted::Block => asked.respond(answer(block)),
         Wanted::Piece(i) => asked.respond(piece_response(body.slice(Pieces::of(body).range(i)))),
     }
 }
@@ -265,7 +269,7 @@ async fn what_is_broken_is_rejected_and_the_next_block_is_taken() {
     let genesis = kit::genesis();
     let good = rig.block(&genesis, 1000, 1);
     let other = rig.block(&genesis, 1000, 2);
-    let (mut swapped, mut unsigned) = (message(Carrier::Topic, &good), good.header().clone());
+    let (mut swapped, mut unsigned) = (message(&good), good.header().clone());
     swapped.body = other.body().bytes().clone();
     unsigned.signature[0] ^= 1;
     let mut zero = good.header().clone();
@@ -273,7 +277,7 @@ async fn what_is_broken_is_rejected_and_the_next_block_is_taken() {
     let zero = Maker::new(2).sign(zero, good.body().clone());
     let large = rig.block(&genesis, 3 * 1024 * 1024, 3);
     let unsigned = {
-        let mut m = message(Carrier::Topic, &good);
+        let mut m = message(&good);
         m.header = unsigned.encode().into();
         m
     };
@@ -364,7 +368,7 @@ async fn an_answer_that_was_not_asked_for_is_refused() {
     let mut peer = rig.peer();
     let (block, other) = (rig.block(&kit::genesis(), 100, 1), rig.block(&kit::genesis(), 100, 2));
     rig.announce(&peer, &block).await;
-    next(&mut peer.asked).await.respond(block_response(message(Carrier::Answer, &other)));
+    next(&mut peer.asked).await.respond(answer(&other));
     until("it is blamed", || rig.penalties.points(&peer.id) > 19.0).await;
     assert_eq!(rig.chain.known(&other.hash()), Ok(Known::No));
     assert_eq!(rig.chain.known(&block.hash()), Ok(Known::No));
@@ -532,8 +536,7 @@ async fn a_body_that_is_none_is_never_fetched_again() {
     let mut header = rig.block(&kit::genesis(), 100, 1).header().clone();
     (header.body_root, header.body_bytes, header.transactions) = (Hash::of(&bytes), 1000, 1);
     let signed = rig.maker.sign(header, Body::default());
-    let message = NewBlock::encode(Carrier::Topic, signed.header(), &Pieces::of(&bytes), || Some(bytes.clone()));
-    let data = message.unwrap().encode_to_vec();
+    let data = NewBlock::to_topic(signed.header(), &bytes);
     assert_eq!(next(&mut rig.gossip(&peer, data.clone()).await).await, Verdict::Accept);
     until("it is found out", || rig.metrics.invalid.get() == 1).await;
     assert_eq!(next(&mut rig.gossip(&peer, data).await).await, Verdict::Ignore);

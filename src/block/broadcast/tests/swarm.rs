@@ -2,15 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     block::{
-        Block, MAX_BODY_BYTES, Origin, PIECE_BYTES, Pieces,
+        Block, MAX_BODY_BYTES, Origin, PIECE_BYTES,
         broadcast::{
             self, Ends, Metrics, Settings,
-            wire::{Carrier, Get, MAX_NEW_BLOCK, NEW_TOPIC, NewBlock, SMALL_BODY, Wanted, get_request},
+            wire::{Get, MAX_NEW_BLOCK, NEW_TOPIC, NewBlock, SMALL_BODY, Wanted, get_request},
         },
         chain::{Chain, Known},
         kit::{self, Maker},
@@ -69,9 +68,7 @@ fn block(parent: &Block, bytes: usize, salt: u64) -> Block {
 }
 
 fn topic(block: &Block) -> Vec<u8> {
-    let body = block.body().bytes();
-    let message = NewBlock::encode(Carrier::Topic, block.header(), &Pieces::of(body), || Some(body.clone()));
-    message.unwrap().encode_to_vec()
+    NewBlock::to_topic(block.header(), block.body().bytes())
 }
 
 /// `block/get/1` spoken by somebody who knows no limits.
@@ -178,7 +175,7 @@ async fn requests_that_are_none_are_answered_or_cut_and_good_ones_served() {
     // A field of another type is no request at all.
     let (confused, (noise, _)) = node(Node::config(), |p, _| p.add::<Confused>()).await;
     confused.handle.connect(member.node.addrs[0].clone()).await.unwrap();
-    let request = pb::NewBlock { header: vec![1; 32].into(), body: vec![0xff; 4].into(), nodes: vec![1].into() };
+    let request = pb::NewBlock { header: vec![1; 20].into(), body: vec![0xff; 4].into(), nodes: vec![1].into() };
     assert_eq!(noise.request(id, request).await, Err(RequestError::Status(Status::Invalid)));
     let (asker, (get, _)) = node(Node::config(), |p, _| p.add::<Get>()).await;
     asker.handle.connect(member.node.addrs[0].clone()).await.unwrap();

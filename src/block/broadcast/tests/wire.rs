@@ -39,7 +39,12 @@ fn blocks_of_every_size_travel_and_small_ones_bring_their_bodies() {
                 assert!(encoded.len() <= MAX_NEW_BLOCK && MAX_NEW_BLOCK < pubsub::MAX_PAYLOAD);
                 assert_eq!(NewBlock::from_topic(&encoded, MAX_BODY_BYTES), Ok(read));
             } else {
-                let response = block_response(message);
+                let response = pb::GetResponse { what: Some(pb::get_response::What::Block(message)) };
+                let (same, len) = block_response(&header, &Pieces::of(body(bytes, 1).bytes()), || {
+                    Some(body(bytes, 1).bytes().clone())
+                })
+                .unwrap();
+                assert_eq!((&same, len), (&response, response.encoded_len()));
                 assert!(response.encoded_len() <= crate::block::broadcast::wire::Get::MAX_RESPONSE);
                 assert_eq!(read_block(&response, &header.hash(), MAX_BODY_BYTES), Ok(read));
                 assert_eq!(read_block(&response, &Hash::of(b"another"), MAX_BODY_BYTES), Err(Malformed));
