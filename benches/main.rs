@@ -1,6 +1,6 @@
 //! The numbers vos promises, each printed as a ratio against a named baseline measured in the same run.
 //!
-//! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message, mailbox). What each group defends stands at its module. Ratios on a
+//! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message, mailbox, block_sync). What each group defends stands at its module. Ratios on a
 //! busy machine are still ratios: baseline and candidate alternate, and the median of the rounds counts.
 
 #![allow(
@@ -13,6 +13,7 @@
     reason = "a program that prints, and ends where something unexpected happens"
 )]
 
+mod block_sync;
 mod bulk;
 mod mailbox;
 mod map;
@@ -45,5 +46,8 @@ fn main() {
     }
     if wanted("mailbox") {
         runtime.block_on(mailbox::run());
+    }
+    if wanted("block_sync") {
+        runtime.block_on(block_sync::run());
     }
 }

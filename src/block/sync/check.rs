@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::{
-    planner::{Failure, Pulled},
+    plan::{Failure, Pulled},
     wire::{RawBlock, Span},
 };
 use crate::{

@@ -7,7 +7,7 @@ use std::{
 
 use super::wire::Greeting;
 use crate::{
-    block::Point,
+    block::{Block, Point},
     primitives::{Hash, PeerId},
 };
 
@@ -31,6 +31,8 @@ const PATIENCE_NEW: Duration = Duration::from_secs(2);
 pub(super) struct Claim {
     /// The best block it says it has.
     pub(super) head: Point,
+    /// The newest block that is final there.
+    pub(super) committed: Point,
     /// The highest block that it proved.
     pub(super) proven: u64,
     /// Lowest height whose body it says it holds.
@@ -101,6 +103,7 @@ impl Claims {
         }
         let claim = self.0.entry(peer).or_insert_with(|| Claim {
             head: greeting.head,
+            committed: greeting.committed,
             proven: 0,
             earliest: 0,
             failures: 0,
@@ -111,7 +114,7 @@ impl Claims {
             missing_since: None,
             held: None,
         });
-        (claim.head, claim.earliest) = (greeting.head, greeting.earliest);
+        (claim.head, claim.committed, claim.earliest) = (greeting.head, greeting.committed, greeting.earliest);
     }
 
     /// An announcement: it can only raise what a SHAKEHAND said, and only of a peer whose chain is ours.
@@ -136,10 +139,25 @@ impl Claims {
     }
 
     /// Leaves a peer alone for a while, whatever it says.
-    pub(super) fn cut(&mut self, peer: &PeerId, now: Instant) {
+    pub(super) fn cut(&mut self, peer: &PeerId, until: Instant) {
         if let Some(claim) = self.0.get_mut(peer) {
-            (claim.proven, claim.failures, claim.cut_until) = (0, 0, Some(now + CUT));
+            (claim.proven, claim.failures, claim.cut_until) = (0, 0, Some(until));
         }
+    }
+
+    /// Whether most of those whose final block lies within these blocks, their sender not asked, have another one there.
+    pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block]) -> bool {
+        let Some(first) = blocks.first().map(|b| b.header().height) else { return false };
+        let (mut same, mut other) = (1, 0);
+        for (_, claim) in self.0.iter().filter(|(peer, _)| *peer != sender) {
+            let place = claim.committed.height.checked_sub(first).and_then(|i| usize::try_from(i).ok());
+            match place.and_then(|i| blocks.get(i)) {
+                Some(block) if block.hash() == claim.committed.hash => same += 1,
+                Some(_) => other += 1,
+                None => {}
+            }
+        }
+        other > same
     }
 
     /// Blocks up to this height came and are in our chain.

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     check,
-    planner::{Failure, Imported, Pulled},
+    plan::{Failure, Imported, Pulled},
     wire::{self, Greeting, Headers, Ladder, MAX_HEADERS, Pull, Push, Shakehand, Span},
 };
 use crate::{
@@ -55,7 +55,9 @@ pub(super) enum Greeted {
     Mute,
     /// It answered nonsense.
     Wrong,
-    /// No answer.
+    /// No answer in time.
+    Silent,
+    /// The connection broke.
     Lost,
 }
 
@@ -82,6 +84,7 @@ impl Exchange {
             Err(RequestError::Status(Status::Refused)) => Greeted::Foreign,
             Err(RequestError::Unsupported) => Greeted::Mute,
             Err(RequestError::Malformed) => Greeted::Wrong,
+            Err(RequestError::Timeout) => Greeted::Silent,
             Err(_) => Greeted::Lost,
         }
     }

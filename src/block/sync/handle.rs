@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::planner::State;
+use super::plan::State;
 use crate::{block::Point, primitives::PeerId};
 
 /// Claims waiting for the service. One that finds no room is dropped: SHAKEHAND brings it again.

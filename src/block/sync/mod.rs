@@ -10,14 +10,16 @@
 //! ```
 //!
 //! * `claims.rs`: what each peer says, and how far to believe it. `clock.rs`: how far our clock is from theirs.
-//! * `planner.rs`: what to do next, a pure machine; `run.rs`: one stretch of batches; `search.rs`: where two chains part.
+//! * `planner.rs`: what to do next, a pure machine, in the words of `plan.rs`; `run.rs`: one stretch of batches; `search.rs`: where two chains part.
 //! * `greet.rs`: whom to greet when. `check.rs`: what one answer is worth by itself.
 //!
 //! # Catching up
 //! Missing heights are cut into batches of 128 blocks or some 2 MiB; each is pulled from one of the peers whose head is high
 //! enough, two at once from a peer that has proven something. What comes is checked by itself (heights, links, roots, signatures) on two
-//! threads, and whoever sent nonsense is named. Batches that fit on each other go to the chain together. One that does not fit on what
-//! is there shows that its sender's chain leaves ours or that it lies: headers at evenly spaced heights tell where. Above our
+//! threads, and whoever sent nonsense is named. Batches that fit on each other go to the chain together. What goes there becomes final
+//! soon, so a batch waits until the next one, by another sender, fits on it, and until it does not contradict what most
+//! peers hold for final. Neighbours that contradict each other are pulled again, and whose content changed is asked no
+//! more. One that does not fit on what is there shows that its sender's chain leaves ours or that it lies: headers at evenly spaced heights tell where. Above our
 //! committed block the branch is pulled and the fork choice decides; below it, the peer has to prove its branch with signed
 //! headers, and the chain follows its policy for conflicts.
 //!
@@ -43,6 +45,7 @@ mod exchange;
 mod greet;
 mod handle;
 mod metrics;
+mod plan;
 mod planner;
 mod run;
 mod search;
@@ -55,5 +58,5 @@ mod tests;
 
 pub use handle::{Handle, Progress};
 pub use metrics::Metrics;
-pub use planner::State;
+pub use plan::State;
 pub use service::{Deps, Service, Settings, new};

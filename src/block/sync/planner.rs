@@ -18,14 +18,15 @@ use std::{
 };
 
 use super::{
-    claims::Claims,
-    run::{Handover, Mismatch, Run, Size},
+    claims::{CUT, Claims},
+    plan::{Failure, Imported, Output, Place, Pulled, State, View},
+    run::{Handover, Mismatch, Run, Size, Wanted},
     search::{Search, Step},
     wire::{Greeting, Ladder, Span},
 };
 use crate::{
-    block::{Block, Header, Point, chain::Outcome, penalty::Offence},
-    primitives::{Hash, PeerId},
+    block::{Header, Point, chain::Outcome, penalty::Offence},
+    primitives::PeerId,
 };
 
 /// Pulls under way with one peer that has proven something; one that has not gets one.
@@ -38,111 +39,10 @@ const STALL: Duration = Duration::from_secs(30);
 const PROBE: Duration = Duration::from_secs(10);
 /// Headers of one proof that a branch contradicts what is final: all that the chain looks at.
 const MAX_PROOF: u32 = 1024;
+/// How long peers are given to tell their heads before any of them proves that we are wrong: of few, a liar is many.
+const HEARD: Duration = Duration::from_secs(10);
 /// After a run that came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// How far this node is in step with its network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub enum State {
-    /// Nobody of our chain is connected.
-    #[default]
-    NoPeers,
-    /// Far behind: pulls batches from several peers, and no broadcast could help.
-    Syncing,
-    /// Behind by hardly more than is not final yet: pulls the gap, and takes part in broadcast.
-    CatchingUp,
-    /// Holds every head that is known.
-    Synced,
-    /// Behind, and nobody gives us the blocks; or the chain is halted.
-    Stalled,
-}
-
-impl State {
-    /// Its name in status and metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoPeers => "no_peers",
-            Self::Syncing => "syncing",
-            Self::CatchingUp => "catching_up",
-            Self::Synced => "synced",
-            Self::Stalled => "stalled",
-        }
-    }
-
-    /// Whether SHAKEHANDs go out at the faster pace.
-    #[must_use]
-    pub fn is_behind(self) -> bool {
-        matches!(self, Self::Syncing | Self::CatchingUp)
-    }
-}
-
-/// Where our chain is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    pub(super) head: Point,
-    pub(super) committed: Point,
-    pub(super) halted: bool,
-}
-
-/// What the planner reads of the chain.
-pub(super) trait View {
-    fn place(&self) -> Place;
-    /// Whether the block is here, on whichever branch.
-    fn is_held(&self, hash: &Hash) -> bool;
-    /// The hash on our best chain.
-    fn hash_at(&self, height: u64) -> Option<Hash>;
-}
-
-/// What is to be done. Each with an `id` ends with the call that carries it.
-#[derive(Debug)]
-pub(super) enum Output {
-    /// PULL_BLOCK; ends with [`Planner::on_pulled`].
-    Pull { id: u64, peer: PeerId, span: Span },
-    /// Headers by height; ends with [`Planner::on_headers`].
-    Headers { id: u64, peer: PeerId, ladder: Ladder },
-    /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`].
-    Prove { id: u64, peer: PeerId, span: Span, fork: Point, told: usize },
-    /// Blocks for the chain; ends with [`Planner::on_imported`].
-    Import { id: u64, peer: PeerId, blocks: Vec<Block> },
-    /// For the penalties.
-    Report { peer: PeerId, offence: Offence },
-}
-
-/// Why a pull or a question for headers brought nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Failure {
-    /// No answer in time.
-    Timeout,
-    /// The connection, or the peer's disk; no fault of its.
-    Lost,
-    /// Too much to do.
-    Busy(Duration),
-    /// Its head is here.
-    NotFound(u64),
-    /// It holds bodies from here on.
-    Pruned(u64),
-    /// Not what was asked for.
-    Wrong,
-    /// A block that breaks a rule by itself.
-    Invalid,
-}
-
-/// Checked blocks that follow one another.
-#[derive(Debug)]
-pub(super) struct Pulled {
-    pub(super) blocks: Vec<Block>,
-    pub(super) bytes: usize,
-}
-
-/// How an import ended.
-#[derive(Debug)]
-pub(super) enum Imported {
-    /// As many from the first are held; what stopped the next one.
-    Held(usize, Option<Outcome>),
-    /// It takes no blocks now.
-    Refused,
-}
 
 #[derive(Debug)]
 struct Flight {
@@ -179,6 +79,10 @@ pub(super) struct Planner {
     /// No run begins before.
     pause_until: Option<Instant>,
     progress: Instant,
+    /// The height up to which two peers of the run say that they have blocks.
+    twice: u64,
+    /// The first SHAKEHAND since nobody was there.
+    first_heard: Option<Instant>,
     out: Vec<Output>,
 }
 
@@ -200,6 +104,8 @@ impl Planner {
             size: Size::default(),
             pause_until: None,
             progress: now,
+            twice: 0,
+            first_heard: None,
             out: Vec::new(),
         }
     }
@@ -218,6 +124,7 @@ impl Planner {
 
     /// A SHAKEHAND of a peer with our genesis block, from either side.
     pub(super) fn on_greeting(&mut self, peer: PeerId, greeting: &Greeting, now: Instant) {
+        self.first_heard.get_or_insert(now);
         self.claims.greet(peer, greeting, now);
     }
 
@@ -229,6 +136,9 @@ impl Planner {
     /// The peer is gone, banned or of another chain. Requests to it still end.
     pub(super) fn on_gone(&mut self, peer: &PeerId) {
         self.claims.remove(peer);
+        if self.claims.is_empty() {
+            self.first_heard = None;
+        }
     }
 
     /// A pull ended.
@@ -238,8 +148,18 @@ impl Planner {
         match result {
             Ok(Pulled { blocks, bytes }) => {
                 self.size.saw(blocks.len(), bytes);
-                if let Some(run) = self.run.as_mut().filter(|_| current) {
-                    run.on_blocks(span, peer, blocks, bytes);
+                let outvoted = self.claims.outvote(&peer, &blocks);
+                let Some(run) = self.run.as_mut().filter(|_| current) else { return };
+                if outvoted {
+                    // Not punished: it may be on the smaller side of a network that was cut in two.
+                    run.excluded.insert(peer);
+                    self.claims.fail(&peer, now);
+                    if !run.on_nothing(span, true) {
+                        self.give_up(now);
+                    }
+                } else if let Some(wrong) = run.on_blocks(span, peer, blocks, bytes) {
+                    run.excluded.insert(wrong);
+                    self.claims.fail(&wrong, now);
                 }
             }
             Err(failure) => {
@@ -277,7 +197,7 @@ impl Planner {
                 self.report(peer, Offence::WrongData);
             }
             Failure::Invalid => {
-                self.claims.cut(&peer, now);
+                self.claims.cut(&peer, now + CUT);
                 self.report(peer, Offence::InvalidBlock);
             }
         }
@@ -311,7 +231,7 @@ impl Planner {
                 self.give_up(now);
             }
             Step::Lies => {
-                self.claims.cut(&peer, now);
+                self.claims.cut(&peer, now + CUT);
                 self.report(peer, Offence::WrongData);
                 self.give_up(now);
             }
@@ -326,10 +246,13 @@ impl Planner {
         let fork = Point { height, hash };
         if height >= committed.height && halted {
             // Nothing is taken now; what contradicts the final blocks is still looked for.
-            self.claims.cut(&peer, now);
+            self.claims.cut(&peer, now + CUT);
             self.give_up(now);
         } else if height >= committed.height {
             self.begin(Run::new(fork, Some(peer)));
+        } else if let Some(soon) = self.first_heard.map(|t| t + HEARD).filter(|t| now < *t) {
+            self.claims.cut(&peer, soon);
+            self.give_up(now);
         } else if head > height {
             let count = u32::try_from(head - height).unwrap_or(u32::MAX).min(MAX_PROOF);
             let (id, told) = (self.id(), self.claims.len());
@@ -351,7 +274,7 @@ impl Planner {
             return self.begin(Run::new(fork, Some(peer)));
         }
         // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends.
-        self.claims.cut(&peer, now);
+        self.claims.cut(&peer, now + CUT);
         self.give_up(now);
     }
 
@@ -469,7 +392,7 @@ impl Planner {
     /// Hands finished batches to the chain.
     fn import(&mut self, now: Instant) {
         let Some(run) = &mut self.run else { return };
-        match run.take() {
+        match run.take(self.twice) {
             Ok(Some(Handover { blocks, from })) => {
                 let id = self.id();
                 let points = blocks.iter().map(|b| Point { height: b.header().height, hash: b.hash() }).collect();
@@ -544,7 +467,10 @@ impl Planner {
             })
             .map(|(peer, c)| (*peer, c.height(base.max(run.anchor.height), now), c))
             .collect();
-        let top = asked.iter().map(|(_, height, _)| *height).max().unwrap_or(0);
+        let mut heights: Vec<_> = asked.iter().map(|(_, height, _)| *height).collect();
+        heights.sort_unstable();
+        let top = heights.pop().unwrap_or(0);
+        self.twice = heights.pop().unwrap_or(0);
         run.cut(top, self.size.count());
         let next = run.anchor.height + 1;
         let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
@@ -552,7 +478,7 @@ impl Planner {
             return self.give_up(now);
         }
         let mut started = Vec::new();
-        for (span, before) in run.missing() {
+        for Wanted { span, before, beside } in run.missing() {
             if self.flights.len() + started.len() >= IN_FLIGHT {
                 break;
             }
@@ -564,10 +490,11 @@ impl Planner {
                 let limit = if c.proven > 0 { PER_PEER } else { 1 };
                 *height >= span.start && c.earliest <= span.start && !c.is_busy(now) && busy(peer) < limit
             });
-            // Somebody else for each try; then whoever failed least and has least to do, and proved most.
+            // Somebody else for each try, and than for the neighbours, so that batches vouch for each other; then whoever failed least
+            // and has least to do.
             let best = free.min_by_key(|(peer, _, c)| {
                 let tried = before.iter().filter(|p| *p == peer).count();
-                (tried, c.failures(), c.proven == 0, busy(peer), (random() * 1024.0) as u32) // below 1024
+                (tried, beside.contains(peer), c.failures(), c.proven == 0, busy(peer), (random() * 1024.0) as u32) // below 1024
             });
             if let Some((peer, height, _)) = best {
                 let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count);

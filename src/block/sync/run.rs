@@ -16,6 +16,8 @@ const FINISHED: usize = 5;
 const BYTES: usize = 64 * 1024 * 1024;
 /// Tries of one batch.
 const TRIES: u8 = 5;
+/// How often neighbours that contradict each other are pulled again; after that the first one counts, and what follows shows.
+const DISPUTES: u8 = 2;
 /// Bytes handed to the chain at once: fewer and larger writes, and still less than a quarter second of work.
 const IMPORT_BYTES: usize = 8 * 1024 * 1024;
 /// Blocks handed to the chain at once.
@@ -25,7 +27,7 @@ const IMPORT_BLOCKS: usize = 1024;
 #[derive(Debug)]
 enum Stage {
     Missing,
-    Flying,
+    Flying(PeerId),
     Here { peer: PeerId, blocks: Vec<Block>, bytes: usize },
 }
 
@@ -62,6 +64,16 @@ impl Handover {
     }
 }
 
+/// A batch to be pulled.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) span: Span,
+    /// Who was asked for it before.
+    pub(super) before: Vec<PeerId>,
+    /// Who has sent, or was asked for, the batches before and after it.
+    pub(super) beside: Vec<PeerId>,
+}
+
 /// A batch that fits on nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mismatch {
@@ -82,16 +94,31 @@ pub(super) struct Run {
     /// Blocks of this run are in the chain.
     pub(super) progressed: bool,
     batches: BTreeMap<u64, Batch>,
+    /// The chain was given everything up to here.
+    given: u64,
+    /// Batches that a neighbour contradicted: who sent them and how they ended, by their first height.
+    doubted: BTreeMap<u64, (PeerId, Point)>,
+    /// How often that happened between two batches, by the second one's first height.
+    disputes: BTreeMap<u64, u8>,
 }
 
 impl Run {
     pub(super) fn new(anchor: Point, branch: Option<PeerId>) -> Self {
-        Self { anchor, branch, excluded: HashSet::new(), progressed: false, batches: BTreeMap::new() }
+        Self {
+            anchor,
+            branch,
+            excluded: HashSet::new(),
+            progressed: false,
+            batches: BTreeMap::new(),
+            given: anchor.height,
+            doubted: BTreeMap::new(),
+            disputes: BTreeMap::new(),
+        }
     }
 
     /// Cuts the heights up to `top` into batches of `count`, as far as there may be batches.
     pub(super) fn cut(&mut self, top: u64, count: u32) {
-        let mut next = self.batches.last_key_value().map_or(self.anchor.height + 1, |(s, b)| s + u64::from(b.count));
+        let mut next = self.batches.last_key_value().map_or(self.given + 1, |(s, b)| s + u64::from(b.count));
         while next <= top && self.batches.len() < BATCHES {
             let left = u32::try_from(top - next + 1).unwrap_or(u32::MAX);
             let count = count.min(left).clamp(1, MAX_COUNT);
@@ -100,29 +127,38 @@ impl Run {
         }
     }
 
-    /// Batches to be pulled now, lowest first, with who was asked for them before.
-    pub(super) fn missing(&self) -> Vec<(Span, Vec<PeerId>)> {
+    /// Batches to be pulled now, lowest first.
+    pub(super) fn missing(&self) -> Vec<Wanted> {
         let here = |b: &&Batch| matches!(b.stage, Stage::Here { .. });
         let (finished, flying) = (self.batches.values().filter(here).count(), self.flying());
         let held: usize =
             self.batches.values().map(|b| if let Stage::Here { bytes, .. } = b.stage { bytes } else { 0 }).sum();
         let room = BYTES.saturating_sub(held + flying * SOFT_BYTES) / SOFT_BYTES;
-        let lowest = self.batches.keys().next().copied();
-        let span = |(start, b): (&u64, &Batch)| (Span { start: *start, count: b.count }, b.asked.clone());
-        let missing = self.batches.iter().filter(|(_, b)| matches!(b.stage, Stage::Missing));
+        let missing = || self.batches.iter().filter(|(_, b)| matches!(b.stage, Stage::Missing));
+        let lowest = missing().next().map(|(start, _)| *start);
         // The first one is always pulled: nothing is freed before it is here.
-        let all = missing.filter(|(s, _)| Some(**s) == lowest || finished < FINISHED);
-        all.take(room.max(1)).map(span).collect()
+        let all = missing().filter(|(s, _)| Some(**s) == lowest || finished < FINISHED);
+        let wanted = |(start, b): (&u64, &Batch)| {
+            let span = Span { start: *start, count: b.count };
+            let left = self.batches.range(..start).next_back().filter(|(s, b)| **s + u64::from(b.count) == *start);
+            let beside = [left.map(|(_, b)| b), self.batches.get(&span.end())].into_iter().flatten();
+            let beside = beside.filter_map(|b| match &b.stage {
+                Stage::Flying(peer) | Stage::Here { peer, .. } => Some(*peer),
+                Stage::Missing => None,
+            });
+            Wanted { span, before: b.asked.clone(), beside: beside.collect() }
+        };
+        all.take(room.max(1)).map(wanted).collect()
     }
 
     fn flying(&self) -> usize {
-        self.batches.values().filter(|b| matches!(b.stage, Stage::Flying)).count()
+        self.batches.values().filter(|b| matches!(b.stage, Stage::Flying(_))).count()
     }
 
     /// `peer` was asked for these; what it does not have stays missing.
     pub(super) fn fly(&mut self, span: Span, peer: PeerId) {
         let Some(batch) = self.batches.get_mut(&span.start) else { return };
-        batch.stage = Stage::Flying;
+        batch.stage = Stage::Flying(peer);
         batch.asked.push(peer);
         self.shorten(span);
     }
@@ -137,22 +173,23 @@ impl Run {
         }
     }
 
-    /// These blocks came, checked and linked; at most what was asked for.
-    pub(super) fn on_blocks(&mut self, span: Span, peer: PeerId, blocks: Vec<Block>, bytes: usize) {
+    /// These blocks came, checked and linked; at most what was asked for. Returns who sent something else for them before, when a
+    /// neighbour had contradicted it.
+    pub(super) fn on_blocks(&mut self, span: Span, peer: PeerId, blocks: Vec<Block>, bytes: usize) -> Option<PeerId> {
         let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX).min(span.count);
-        let waits = self.batches.get(&span.start).is_some_and(|b| matches!(b.stage, Stage::Flying));
-        if count == 0 || !waits {
-            return;
-        }
+        let waits = self.batches.get(&span.start).is_some_and(|b| matches!(b.stage, Stage::Flying(_)));
+        let last = blocks.last().map(point).filter(|_| waits)?;
         self.shorten(Span { start: span.start, count });
         if let Some(batch) = self.batches.get_mut(&span.start) {
             batch.stage = Stage::Here { peer, blocks, bytes };
         }
+        let doubted = self.doubted.remove(&span.start);
+        doubted.filter(|(_, before)| before.height == last.height && *before != last).map(|(sender, _)| sender)
     }
 
     /// Nothing came. False when the batch was tried often enough; a try that was not the peer's fault does not count.
     pub(super) fn on_nothing(&mut self, span: Span, fault: bool) -> bool {
-        let Some(batch) = self.batches.get_mut(&span.start).filter(|b| matches!(b.stage, Stage::Flying)) else {
+        let Some(batch) = self.batches.get_mut(&span.start).filter(|b| matches!(b.stage, Stage::Flying(_))) else {
             return true;
         };
         batch.stage = Stage::Missing;
@@ -164,34 +201,74 @@ impl Run {
         batch.tries < TRIES
     }
 
-    /// The next blocks for the chain, as many finished batches as fit on each other.
+    /// The next blocks for the chain, as many finished batches as fit on each other. Below `twice`, where more than one peer has
+    /// blocks, a batch waits for the next one of another sender that fits on it: what is handed over becomes final soon.
     ///
     /// # Errors
     /// When the first one does not fit on what is there.
-    pub(super) fn take(&mut self) -> Result<Option<Handover>, Mismatch> {
+    pub(super) fn take(&mut self, twice: u64) -> Result<Option<Handover>, Mismatch> {
         let (mut out, mut total) = (Handover::default(), 0);
         let mut on = self.anchor;
-        while let Some(entry) = self.batches.first_entry() {
-            let Stage::Here { peer, blocks, bytes } = &entry.get().stage else { break };
-            let (peer, bytes) = (*peer, *bytes);
+        while let Some((start, batch)) = self.batches.first_key_value() {
+            let Stage::Here { peer, blocks, bytes } = &batch.stage else { break };
+            let (start, peer, bytes) = (*start, *peer, *bytes);
             if blocks.first().is_none_or(|b| b.header().parent != on.hash) {
                 if out.blocks.is_empty() {
-                    entry.remove();
+                    self.batches.remove(&start);
                     return Err(Mismatch { peer, on });
                 }
                 break; // found again when those before it are in the chain
             }
             let full = total + bytes > IMPORT_BYTES || out.blocks.len() + blocks.len() > IMPORT_BLOCKS;
-            if full && !out.blocks.is_empty() {
+            if (full && !out.blocks.is_empty()) || !self.is_vouched_for(start, twice) {
                 break;
             }
-            let Stage::Here { blocks, .. } = entry.remove().stage else { break };
+            let Some(Batch { stage: Stage::Here { blocks, .. }, .. }) = self.batches.remove(&start) else { break };
             total += bytes;
             out.from.push((peer, blocks.len()));
-            on = blocks.last().map_or(on, |b| Point { height: b.header().height, hash: b.hash() });
+            on = blocks.last().map_or(on, point);
+            self.given = on.height;
             out.blocks.extend(blocks);
         }
         Ok((!out.blocks.is_empty()).then_some(out))
+    }
+
+    /// Whether the batch at `start`, which is here, is followed by one of another sender. Two that contradict each other
+    /// are pulled again, from others if there are any.
+    fn is_vouched_for(&mut self, start: u64, twice: u64) -> bool {
+        let mut at = start;
+        let mut first = None;
+        loop {
+            let Some(Batch { stage: Stage::Here { peer, blocks, .. }, count, .. }) = self.batches.get(&at) else {
+                return false;
+            };
+            let sender = *first.get_or_insert(*peer);
+            let next = at + u64::from(*count);
+            if *peer != sender || next > twice {
+                return true;
+            }
+            let (peer, last) = (*peer, blocks.last().map(point).unwrap_or_default());
+            // The last one that there may be just now: nothing can come after it before it is gone.
+            let Some(after) = self.batches.get(&next) else { return true };
+            let Stage::Here { peer: other, blocks, .. } = &after.stage else { return false };
+            if blocks.first().is_some_and(|b| b.header().parent == last.hash) {
+                at = next;
+                continue;
+            }
+            let (other, end) = (*other, blocks.last().map(point).unwrap_or_default());
+            let disputes = self.disputes.entry(next).or_default();
+            *disputes += 1;
+            if *disputes > DISPUTES {
+                return true;
+            }
+            for (start, sender, end) in [(at, peer, last), (next, other, end)] {
+                self.doubted.insert(start, (sender, end));
+                if let Some(batch) = self.batches.get_mut(&start) {
+                    batch.stage = Stage::Missing;
+                }
+            }
+            return false;
+        }
     }
 
     /// Up to here the run is in the chain.
@@ -202,12 +279,17 @@ impl Run {
     /// The heights after the anchor have to be pulled again.
     pub(super) fn again(&mut self) {
         self.batches.clear();
+        self.given = self.anchor.height;
     }
 
     /// Whether some peer is being asked.
     pub(super) fn is_flying(&self) -> bool {
         self.flying() > 0
     }
+}
+
+fn point(block: &Block) -> Point {
+    Point { height: block.header().height, hash: block.hash() }
 }
 
 /// How many blocks come to about [`SOFT_BYTES`], by what came lately.

@@ -21,7 +21,8 @@ use super::{
     greet::Schedule,
     handle::{COMMANDS, Foreign, Handle, Progress},
     metrics::Metrics,
-    planner::{Failure, Imported, Output, Place, Planner, Pulled, State, View},
+    plan::{Failure, Imported, Output, Place, Pulled, State, View},
+    planner::Planner,
     serve::Places,
     wire::{Greeting, Headers, Pull, Shakehand},
 };
@@ -336,8 +337,8 @@ impl Service {
             }
             Greeted::Foreign => self.on_foreign(peer),
             Greeted::Wrong => self.penalties.report(peer, Offence::WrongData),
-            Greeted::Lost => self.penalties.report(peer, Offence::Timeout),
-            Greeted::Ours(_) | Greeted::Mute => {}
+            Greeted::Silent => self.penalties.report(peer, Offence::Timeout),
+            Greeted::Ours(_) | Greeted::Mute | Greeted::Lost => {}
         }
     }
 

@@ -13,7 +13,8 @@ use crate::{
         Block, Point,
         kit::{self, Maker},
         sync::{
-            planner::{Failure, Imported, Output, Place, Planner, Pulled, State, View},
+            plan::{Failure, Imported, Output, Place, Pulled, State, View},
+            planner::Planner,
             wire::{Greeting, Span},
         },
     },
@@ -87,12 +88,14 @@ struct World {
     ours: Ours,
     now: Instant,
     reports: Vec<PeerId>,
+    /// Unanswered pulls, and when they time out.
+    waiting: Vec<(Instant, u64)>,
 }
 
 impl World {
     fn new(ours: &[Block]) -> Self {
         let now = Instant::now();
-        Self { planner: Planner::new(DEPTH, now), ours: Ours::new(ours), now, reports: Vec::new() }
+        Self { planner: Planner::new(DEPTH, now), ours: Ours::new(ours), now, reports: Vec::new(), waiting: Vec::new() }
     }
 
     fn greet(&mut self, peer: PeerId, head: Point) {
@@ -102,9 +105,6 @@ impl World {
     /// Lets `length` pass, a tenth of a second at a time; `answer` plays all peers.
     fn run(&mut self, length: Duration, mut answer: impl FnMut(PeerId, Span) -> Option<Result<Vec<Block>, Failure>>) {
         let end = self.now + length;
-        // Unanswered pulls time out.
-        let mut waiting: Vec<(Instant, u64)> = Vec::new();
-        let mut spans: HashMap<u64, (PeerId, Span)> = HashMap::new();
         while self.now < end {
             let mut number = 0.3;
             let outputs = self.planner.poll(&self.ours, self.now, &mut || {
@@ -113,16 +113,13 @@ impl World {
             });
             for output in outputs {
                 match output {
-                    Output::Pull { id, peer, span } => {
-                        spans.insert(id, (peer, span));
-                        match answer(peer, span) {
-                            Some(result) => {
-                                let result = result.map(|blocks| Pulled { bytes: 500 * blocks.len(), blocks });
-                                self.planner.on_pulled(id, result, self.now);
-                            }
-                            None => waiting.push((self.now + Duration::from_secs(10), id)),
+                    Output::Pull { id, peer, span } => match answer(peer, span) {
+                        Some(result) => {
+                            let result = result.map(|blocks| Pulled { bytes: 500 * blocks.len(), blocks });
+                            self.planner.on_pulled(id, result, self.now);
                         }
-                    }
+                        None => self.waiting.push((self.now + Duration::from_secs(10), id)),
+                    },
                     Output::Import { id, blocks, .. } => {
                         let result = self.ours.import(blocks);
                         self.planner.on_imported(id, result, self.now);
@@ -135,7 +132,7 @@ impl World {
                 }
             }
             let now = self.now;
-            for (_, id) in waiting.extract_if(.., |(at, _)| *at <= now) {
+            for (_, id) in self.waiting.extract_if(.., |(at, _)| *at <= now) {
                 self.planner.on_pulled(id, Err(Failure::Timeout), now);
             }
             self.now += Duration::from_millis(100);
@@ -287,6 +284,29 @@ fn pulls_are_bounded() {
         assert!(more.len() <= 1 && world.planner.in_flight() <= 16);
     }
     assert!(world.planner.poll(&world.ours, world.now, &mut || 0.5).is_empty());
+}
+
+#[test]
+fn one_liar_with_a_longer_chain_of_its_own_does_not_lead_a_new_node_astray() {
+    for (length, lie) in [(100, 120), (600, 2000), (1500, 1400)] {
+        let chain = Maker::new(1).row(&kit::genesis(), length, 0);
+        let other = Maker::new(2).row(&kit::genesis(), lie, 0);
+        let mut world = World::new(&[]);
+        let point = |chain: &[Block], back: usize| head_of(&chain[..chain.len() - back]);
+        let mut liars = Vec::new();
+        for i in 0..4 {
+            let peer = PeerId::random();
+            let of = if i == 0 { &other } else { &chain };
+            let said = Greeting { committed: point(of, 12), ..greeting(peer, point(of, 0)) };
+            world.planner.on_greeting(peer, &said, world.now);
+            liars.extend((i == 0).then_some(peer));
+        }
+        world.run(Duration::from_secs(60), |peer, span| {
+            honest(if liars.contains(&peer) { &other } else { &chain }, span)
+        });
+        assert_eq!(world.ours.place().head, point(&chain, 0), "{length} against {lie}");
+        assert!(world.reports.is_empty(), "another chain is no crime");
+    }
 }
 
 proptest! {

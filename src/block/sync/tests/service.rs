@@ -182,7 +182,7 @@ async fn a_new_node_syncs_follows_and_shows_its_progress() {
     old.iter().for_each(|o| both_meet(o, &new));
     new.reaches(690).await;
     let progress = new.handle.progress().borrow().clone();
-    assert!(progress.blocks >= 690 && progress.bytes > 690 * 300, "{progress:?}");
+    assert!(progress.blocks >= 690 && progress.bytes > 690 * 250, "{progress:?}");
     until("the progress is shown", || new.handle.progress().borrow().height == 690).await;
     assert_eq!(new.handle.progress().borrow().clock_offset_ms, Some(0));
     // Three are ahead now, by less than the commit depth: broadcast does not bring it, so sync does.
@@ -385,7 +385,6 @@ async fn a_longer_branch_is_followed_and_one_below_the_final_blocks_is_reported(
     both_meet(&a, &b);
     // A block with transactions is better than one without, whichever side has more of them.
     until("one head", || a.chain.status().head == head_of(&right)).await;
-    until("the other side looked too", || b.chain.known(&left[4].hash()) == Ok(chain::Known::Held(35))).await;
     let other = Maker::new(4).row(&trunk[3], 50, 0);
     let c = start_with(&boards, &trunk[..4]).await;
     c.chain.import_segment(other.clone(), Origin::File).await.unwrap();

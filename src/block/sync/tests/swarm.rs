@@ -79,7 +79,7 @@ async fn a_new_node_syncs_from_three_over_tcp() {
     }
     until("the chain is here", || new.chain.status().head.height == 500).await;
     until("in step", || *new.handle.state().borrow() == State::Synced).await;
-    assert_eq!(new.handle.progress().borrow().peers, 3);
+    until("all are known", || new.handle.progress().borrow().peers == 3).await;
     stop(new).await;
     for node in old {
         stop(node).await;
