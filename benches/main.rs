@@ -32,6 +32,11 @@ fn main() {
     let wanted = |name: &str| filter.is_empty() || filter.iter().any(|f| name.contains(f.as_str()));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a tokio runtime");
+    if let [_, what, chain] = &arguments[..]
+        && what == block_sync::CHILD
+    {
+        return runtime.block_on(block_sync::child(chain));
+    }
     if wanted("rpc") {
         runtime.block_on(rpc::run());
     }

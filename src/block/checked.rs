@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Body, BodyError,
-    header::{Header, HeaderError},
+    header::{Header, HeaderError, Producers},
 };
 use crate::{
     identity::Purpose,
@@ -39,6 +39,21 @@ impl Block {
     pub fn check(header: Header, body: Bytes, max_body_bytes: usize, purpose: &Purpose) -> Result<Self, BlockError> {
         let body = Self::fit(&header, body, max_body_bytes)?;
         header.verify(purpose)?;
+        Ok(Self { hash: header.hash(), header, body })
+    }
+
+    /// The same with the producers that are known already.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn check_with(
+        header: Header,
+        body: Bytes,
+        max_body_bytes: usize,
+        producers: &mut Producers,
+    ) -> Result<Self, BlockError> {
+        let body = Self::fit(&header, body, max_body_bytes)?;
+        header.verify_with(producers)?;
         Ok(Self { hash: header.hash(), header, body })
     }
 

@@ -6,8 +6,10 @@
 //!           ‖ extra length 1 ‖ extra ‖ signature 64
 //! ```
 
+use std::collections::HashMap;
+
 use crate::{
-    identity::{Identity, Purpose, verify_key},
+    identity::{Identity, KnownKey, Purpose, verify_key},
     primitives::{Hash, NetworkId, PeerId, UnixMillis},
 };
 
@@ -143,6 +145,17 @@ impl Header {
         }
     }
 
+    /// The same with the producers that are known already, for many headers of few producers.
+    ///
+    /// # Errors
+    /// [`HeaderError::Signature`].
+    pub fn verify_with(&self, producers: &mut Producers) -> Result<(), HeaderError> {
+        match producers.check(self) {
+            true => Ok(()),
+            false => Err(HeaderError::Signature),
+        }
+    }
+
     /// The block's hash: BLAKE3 of all bytes of the header.
     #[must_use]
     pub fn hash(&self) -> Hash {
@@ -153,6 +166,36 @@ impl Header {
     #[must_use]
     pub fn producer_address(&self) -> Option<PeerId> {
         crate::identity::address_of(&self.producer)
+    }
+}
+
+/// Producers whose keys are decoded and whose multiples are computed: each further signature costs two thirds of the first.
+#[derive(Debug)]
+pub struct Producers {
+    purpose: Purpose,
+    known: HashMap<[u8; 32], KnownKey>,
+}
+
+/// Producers kept: 20 KiB each.
+const KNOWN: usize = 64;
+
+impl Producers {
+    /// None yet; signatures are for this purpose.
+    #[must_use]
+    pub fn new(purpose: Purpose) -> Self {
+        Self { purpose, known: HashMap::new() }
+    }
+
+    fn check(&mut self, header: &Header) -> bool {
+        if !self.known.contains_key(&header.producer) {
+            if self.known.len() == KNOWN {
+                self.known.clear();
+            }
+            let Some(key) = KnownKey::new(&header.producer) else { return false };
+            self.known.insert(header.producer, key);
+        }
+        let key = self.known.get(&header.producer);
+        key.is_some_and(|k| k.verify(&self.purpose, &header.unsigned_bytes(), &header.signature))
     }
 }
 

@@ -32,4 +32,4 @@ mod tests;
 pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
 pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};
 pub use genesis::{Genesis, GenesisError};
-pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, purpose};
+pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, Producers, purpose};

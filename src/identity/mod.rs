@@ -15,6 +15,7 @@
 mod encryption;
 mod envelope;
 mod keystore;
+mod known_key;
 mod pair;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use encryption::{
 };
 pub use envelope::{EnvelopeError, Purpose, open_canonical_envelope, open_envelope, seal_envelope, verify_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};
+pub use known_key::KnownKey;
 
 use libp2p::identity::{Keypair, PublicKey};
 

@@ -8,7 +8,7 @@ use super::{
     wire::{RawBlock, Span},
 };
 use crate::{
-    block::{Block, BlockError, Header, Point, VerifiedHeader},
+    block::{Block, BlockError, Header, Point, Producers, VerifiedHeader},
     identity::Purpose,
 };
 
@@ -16,13 +16,14 @@ use crate::{
 pub(super) fn blocks(raw: Vec<RawBlock>, span: Span, max_body: usize, purpose: &Purpose) -> Result<Pulled, Failure> {
     let bytes = raw.iter().map(|b| b.header.len() + b.body.len()).sum();
     let mut blocks: Vec<Block> = Vec::with_capacity(raw.len());
+    let mut producers = Producers::new(purpose.clone());
     for (height, raw) in (span.start..span.end()).zip(raw) {
         let header = Header::decode(&raw.header).map_err(|_| Failure::Wrong)?;
         let linked = blocks.last().is_none_or(|before| header.parent == before.hash());
         if header.height != height || !linked {
             return Err(Failure::Wrong);
         }
-        let block = Block::check(header, raw.body, max_body, purpose).map_err(|e| match e {
+        let block = Block::check_with(header, raw.body, max_body, &mut producers).map_err(|e| match e {
             // The header may be good, and somebody else have its body.
             BlockError::Body(_) => Failure::Wrong,
             BlockError::Header(_) => Failure::Invalid,

@@ -41,6 +41,10 @@ const PROBE: Duration = Duration::from_secs(10);
 const MAX_PROOF: u32 = 1024;
 /// How long peers are given to tell their heads before any of them proves that we are wrong: of few, a liar is many.
 const HEARD: Duration = Duration::from_secs(10);
+/// How long a first run waits for more than a few peers to tell where they are: what a lone one sends becomes final.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Peers without which it waits.
+const FEW: usize = 3;
 /// After a run that came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -427,7 +431,8 @@ impl Planner {
             return self.ask(search, ladder);
         }
         let idle = self.run.is_none() && self.search.is_none() && self.proving.is_none() && self.importing.is_none();
-        if !idle || self.pause_until.is_some_and(|t| now < t) {
+        let settled = self.claims.len() >= FEW || self.first_heard.is_none_or(|t| t + SETTLE <= now);
+        if !idle || !settled || self.pause_until.is_some_and(|t| now < t) {
             return;
         }
         let base = place.head.height;

@@ -318,3 +318,114 @@ impl Size {
         if fit >= f64::from(MAX_COUNT) { MAX_COUNT } else { (fit as u32).max(1) } // below 128
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::kit::{self, Maker};
+
+    fn genesis() -> Point {
+        point(&kit::genesis())
+    }
+
+    /// Asks `peer` for everything that is missing, and has it sent from `chain`, each batch with `bytes` bytes.
+    fn send(run: &mut Run, peer: PeerId, chain: &[Block], span: Span, bytes: usize) -> Option<PeerId> {
+        run.fly(span, peer);
+        let start = usize::try_from(span.start - 1).unwrap();
+        run.on_blocks(span, peer, chain[start..start + span.count as usize].to_vec(), bytes)
+    }
+
+    fn spans(run: &Run) -> Vec<Span> {
+        run.missing().into_iter().map(|w| w.span).collect()
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_by_bytes_and_by_batches() {
+        let chain = Maker::new(1).row(&kit::genesis(), 3000, 0);
+        let mut run = Run::new(genesis(), None);
+        run.cut(u64::MAX, 128);
+        assert_eq!(spans(&run).len(), BATCHES);
+        let all = spans(&run);
+        // Four batches of 15 MiB leave room for two more in flight.
+        for span in &all[1..5] {
+            send(&mut run, PeerId::random(), &chain, *span, 15 << 20);
+        }
+        assert_eq!(spans(&run).len(), 2);
+        run.fly(all[0], PeerId::random());
+        run.fly(all[6], PeerId::random());
+        assert_eq!(spans(&run), [all[5]], "the first missing one always");
+        send(&mut run, PeerId::random(), &chain, all[5], 1);
+        assert_eq!(spans(&run), [all[7]], "five are finished: only the first one missing");
+    }
+
+    #[test]
+    fn a_short_answer_leaves_the_rest_to_be_pulled() {
+        let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
+        let mut run = Run::new(genesis(), None);
+        run.cut(100, 128);
+        let peer = PeerId::random();
+        run.fly(Span { start: 1, count: 100 }, peer);
+        run.on_blocks(Span { start: 1, count: 100 }, peer, chain[..30].to_vec(), 1);
+        assert_eq!(spans(&run), [Span { start: 31, count: 70 }]);
+        assert_eq!(run.take(0).unwrap().unwrap().blocks.len(), 30);
+        assert!(run.take(0).unwrap().is_none());
+        run.cut(100, 128);
+        assert_eq!(spans(&run), [Span { start: 31, count: 70 }], "what was handed over is not pulled again");
+        run.again();
+        run.cut(100, 128);
+        assert_eq!(spans(&run)[0].start, 1, "unless the chain did not take it");
+    }
+
+    #[test]
+    fn neighbours_that_contradict_each_other_are_pulled_again_and_who_changed_is_named() {
+        let chain = Maker::new(1).row(&kit::genesis(), 30, 0);
+        let other = Maker::new(2).row(&kit::genesis(), 30, 0);
+        let (good, liar, third) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut run = Run::new(genesis(), None);
+        run.cut(30, 10);
+        let all = spans(&run);
+        assert_eq!(send(&mut run, liar, &other, all[0], 1), None);
+        assert!(run.take(30).unwrap().is_none(), "nobody vouches for it");
+        assert_eq!(run.missing()[0].beside, [liar]);
+        assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
+        assert!(run.take(30).unwrap().is_none());
+        assert_eq!(spans(&run), all, "both again");
+        assert_eq!(send(&mut run, third, &chain, all[0], 1), Some(liar));
+        assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
+        assert_eq!(run.take(30).unwrap().unwrap().blocks.len(), 10, "the second one waits for the third");
+        assert_eq!(send(&mut run, liar, &other, all[2], 1), None);
+        assert!(run.take(30).unwrap().is_none());
+        assert_eq!(run.take(20).unwrap().map(|h| h.blocks.len()), None, "they are pulled again");
+    }
+
+    #[test]
+    fn a_batch_that_fits_on_nothing_is_told() {
+        let other = Maker::new(2).row(&kit::genesis(), 30, 0);
+        let mut run = Run::new(Point { height: 10, ..genesis() }, None);
+        run.cut(30, 10);
+        let peer = PeerId::random();
+        let first = spans(&run)[0];
+        send(&mut run, peer, &other, first, 1);
+        assert_eq!(run.take(0).unwrap_err(), Mismatch { peer, on: run.anchor });
+    }
+
+    #[test]
+    fn the_size_of_batches_follows_that_of_blocks() {
+        let mut size = Size::default();
+        assert_eq!(size.count(), MAX_COUNT);
+        size.saw(10, 10 << 20);
+        assert_eq!(size.count(), 2);
+        (0..40).for_each(|_| size.saw(10, 2000));
+        assert_eq!(size.count(), MAX_COUNT);
+        size.saw(1, usize::MAX);
+        assert_eq!(size.count(), 1);
+    }
+
+    #[test]
+    fn the_sender_of_each_block_is_known() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let from = [(a, 3), (b, 2)];
+        let senders: Vec<_> = (0..6).map(|i| Handover::sender(&from, i)).collect();
+        assert_eq!(senders, [Some(a), Some(a), Some(a), Some(b), Some(b), None]);
+    }
+}

@@ -226,6 +226,7 @@ fn answers_that_nobody_asked_for_change_nothing() {
     world.planner.on_imported(1, Imported::Held(10, None), world.now);
     world.planner.on_proven(1, Ok(()), &world.ours, world.now);
     world.greet(PeerId::random(), head_of(&chain));
+    world.now += Duration::from_secs(1);
     let outputs = world.planner.poll(&world.ours, world.now, &mut || 0.5);
     let [Output::Pull { id, span, .. }] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(*span, Span { start: 1, count: 10 });
