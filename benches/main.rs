@@ -1,6 +1,6 @@
 //! The numbers vos promises, each printed as a ratio against a named baseline measured in the same run.
 //!
-//! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message, mailbox, block_sync). What each group defends stands at its module. Ratios on a
+//! `cargo bench` runs all; `cargo bench -- rpc` one group (rpc, map, message, mailbox, block, block_sync). What each group defends stands at its module. Ratios on a
 //! busy machine are still ratios: baseline and candidate alternate, and the median of the rounds counts.
 
 #![allow(
@@ -13,6 +13,7 @@
     reason = "a program that prints, and ends where something unexpected happens"
 )]
 
+mod block;
 mod block_sync;
 mod bulk;
 mod mailbox;
@@ -48,6 +49,9 @@ fn main() {
     }
     if wanted("large") {
         runtime.block_on(message::run_large());
+    }
+    if wanted("block") {
+        runtime.block_on(block::run());
     }
     if wanted("mailbox") {
         runtime.block_on(mailbox::run());

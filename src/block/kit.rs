@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     identity::{Identity, Purpose},
-    primitives::{Clock, ManualClock, NetworkId, UnixMillis},
+    primitives::{Clock, ManualClock, NetworkId, PeerId, UnixMillis},
 };
 
 /// Some day in 2026, long after the built-in genesis block.
@@ -24,15 +24,17 @@ pub struct Maker {
 
 impl Maker {
     /// Producer `number`, the same in every run.
-    ///
-    /// # Panics
-    /// Never: the seed is a key.
     #[must_use]
     pub fn new(number: u64) -> Self {
         let mut seed = [9; 32];
         seed[..8].copy_from_slice(&number.to_be_bytes());
-        let keypair = libp2p::identity::Keypair::ed25519_from_bytes(seed).expect("any 32 bytes are a key");
-        Self { identity: Identity::from_keypair(keypair), purpose: purpose(&network()) }
+        Self { identity: Identity::from_seed(seed), purpose: purpose(&network()) }
+    }
+
+    /// The producer's address.
+    #[must_use]
+    pub fn address(&self) -> PeerId {
+        self.identity.address()
     }
 
     /// A block on `parent`, `after_ms` later.

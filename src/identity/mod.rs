@@ -46,6 +46,13 @@ impl Identity {
         Self::from_keypair(Keypair::generate_ed25519())
     }
 
+    /// For tests: the identity of a secret key.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        Self::from_keypair(Keypair::ed25519_from_bytes(seed).expect("any 32 bytes are a key"))
+    }
+
     /// Wraps a key pair.
     #[must_use]
     pub fn from_keypair(keypair: Keypair) -> Self {

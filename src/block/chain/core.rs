@@ -5,11 +5,13 @@
 //! only then tells what happened. One flush may cover many blocks. After a flush that failed, what is in memory is not
 //! trusted any more: blocks are refused until [`Core::recover`] has read everything from the store again.
 
+mod rival;
+
 use std::sync::Arc;
 
 use super::{
-    conflict::{Conflicts, Decision, Hold},
-    fork_choice::{Branch, ForkChoice},
+    conflict::{Conflicts, Hold},
+    fork_choice::ForkChoice,
     handle::{ChainError, Event, Outcome, SegmentOutcome, Status},
     invalid::Invalid,
     judge,
@@ -21,8 +23,8 @@ use super::{
     validator::{Validator, Verdict},
 };
 use crate::{
-    block::{Block, Header, Origin, Point, VerifiedHeader},
-    primitives::{Hash, PeerId, UnixMillis},
+    block::{Block, Header, Origin, Point},
+    primitives::{Hash, UnixMillis},
     store::StoreError,
 };
 
@@ -152,6 +154,12 @@ impl Core {
         self.tree.root()
     }
 
+    /// Blocks that wait for their parent or their time.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.orphans.len()
+    }
+
     /// Sizes for the metrics: candidates, orphans, retired blocks.
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         (self.tree.len(), self.orphans.len(), self.retired.len())
@@ -164,7 +172,8 @@ impl Core {
     }
 
     /// Most peers seen on a branch that contradicts what is final.
-    pub(super) fn conflicting_peers(&self) -> usize {
+    #[must_use]
+    pub fn conflicting_peers(&self) -> usize {
         self.conflicts.most_peers()
     }
 
@@ -360,6 +369,11 @@ impl Core {
         }
     }
 
+    /// Whether blocks whose parent came wait to be applied.
+    pub(super) fn has_work(&self) -> bool {
+        !self.released.is_empty()
+    }
+
     /// Applies some of the blocks whose parent came. Whether there are more.
     pub(super) fn work(&mut self, now: UnixMillis) -> Result<bool, ChainError> {
         for _ in 0..RELEASE {
@@ -379,7 +393,7 @@ impl Core {
             return Ok(std::mem::take(&mut self.events));
         }
         let mut change = std::mem::take(&mut self.change);
-        change.marks = Marks { genesis: self.rules.genesis.hash(), head: self.head(), committed: self.tree.root() };
+        change.marks = self.marks();
         if let Err(error) = self.store.write(&change, change.is_final()) {
             tracing::error!(%error, "the chain could not be written; no blocks are taken until it can");
             self.halted = Some(Halt::Store(error.clone()));
@@ -395,9 +409,15 @@ impl Core {
         }
         if let (Some(first), Some(last)) = (change.committed.first(), change.committed.last()) {
             events.push(Event::Committed { from: first.height, to: *last });
-            self.rules.validator.committed(*last);
+            if last.height > 0 {
+                self.rules.validator.committed(*last);
+            }
         }
         Ok(events)
+    }
+
+    fn marks(&self) -> Marks {
+        Marks { genesis: self.rules.genesis.hash(), head: self.head(), committed: self.tree.root() }
     }
 
     fn refuse_when_halted(&self) -> Result<(), ChainError> {
@@ -412,9 +432,15 @@ impl Core {
         matches!(self.halted, Some(Halt::Store(_)))
     }
 
-    /// Reads the chain from the store again after a write has failed. What comes back is what the disk holds.
+    /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds.
     pub fn recover(&mut self, now: UnixMillis) {
-        match Self::open(self.rules.clone(), self.store.clone(), now) {
+        let opened = Self::open(self.rules.clone(), self.store.clone(), now);
+        // Reading works on a full disk, too.
+        let writes = |core: Self| {
+            let change = Change { marks: core.marks(), ..Change::default() };
+            core.store.write(&change, true).map(|()| core).map_err(OpenError::Store)
+        };
+        match opened.and_then(writes) {
             Ok(core) => {
                 tracing::info!("the store works again: blocks are taken");
                 let (orphans, invalid) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.invalid));
@@ -445,137 +471,5 @@ impl Core {
         while self.work(now)? {}
         self.follow_best(now);
         Ok(self.flush()?)
-    }
-
-    /// Takes the proof of a branch that leaves ours at or below the committed block; `told` peers have told their head, and `peer` is
-    /// one of them. See [`super::conflict`] for what follows from it.
-    ///
-    /// # Errors
-    /// [`ChainError::NoConflict`] when the headers prove none, or the store's.
-    pub fn conflict(
-        &mut self,
-        peer: PeerId,
-        headers: &[VerifiedHeader],
-        told: usize,
-        now: UnixMillis,
-    ) -> Result<Vec<Event>, ChainError> {
-        let committed = self.tree.root();
-        let fork = self.conflict_fork(headers)?;
-        let tip = headers.last().map_or(fork, |h| Point { height: h.header().height, hash: h.hash() });
-        let better = self.is_better(headers, fork)?;
-        let rules = (self.rules.depth, self.rules.deep_reorg_max);
-        let proof = super::conflict::Proof { peer, first: headers[0].hash(), fork, tip, told, better };
-        let (decision, peers) = self.conflicts.report(&proof, committed, rules, now);
-        let mut events = vec![Event::Conflict { fork, tip, peers }];
-        match decision {
-            Decision::Alarm => {}
-            Decision::Halt(why) => {
-                if self.halted.is_none() {
-                    tracing::error!(%why, "the chain is halted");
-                    self.halted = Some(Halt::Conflict(why));
-                }
-            }
-            Decision::Reopen(hold) if self.hold.is_none() => {
-                if matches!(self.halted, Some(Halt::Conflict(_))) {
-                    self.halted = None;
-                }
-                self.refuse_when_halted()?;
-                events.extend(self.reopen(fork, hold, now)?);
-            }
-            Decision::Reopen(_) => {}
-        }
-        Ok(events)
-    }
-
-    /// Checks that the headers are one branch that leaves our final blocks, and where.
-    fn conflict_fork(&self, headers: &[VerifiedHeader]) -> Result<Point, ChainError> {
-        let none = |why: &str| Err(ChainError::NoConflict(why.to_owned()));
-        let Some(first) = headers.first() else { return none("no headers") };
-        if headers.len() > super::MAX_CONFLICT_HEADERS {
-            return none("too many headers");
-        }
-        let committed = self.tree.root().height;
-        let (height, hash) = (first.header().height, first.header().parent);
-        let Some(fork) = height.checked_sub(1).filter(|h| *h < committed) else {
-            return none("the branch leaves ours above the committed block");
-        };
-        if self.store.hash_at(fork)? != Some(hash) || self.store.hash_at(height)? == Some(first.hash()) {
-            return none("the branch does not leave our chain there");
-        }
-        let Some(mut parent) = super::store::read_header(self.store.as_ref(), &hash)? else {
-            return none("the fork is not held");
-        };
-        let mut parent_hash = hash;
-        for next in headers {
-            let links = next.header().parent == parent_hash && judge::links(next.header(), &parent).is_none();
-            let validator = &self.rules.validator;
-            if !links
-                || validator.header(next.header()) != Verdict::Accept
-                || validator.contextual(next.header(), &parent) != Verdict::Accept
-            {
-                return none("the headers are not a valid branch");
-            }
-            (parent, parent_hash) = (next.header().clone(), next.hash());
-        }
-        Ok(Point { height: fork, hash })
-    }
-
-    /// Whether the proven branch is better than ours by the rule, both taken from the fork.
-    fn is_better(&self, headers: &[VerifiedHeader], fork: Point) -> Result<bool, ChainError> {
-        let choice = self.rules.choice.as_ref();
-        let theirs = headers.iter().map(|h| u128::from(choice.weight(h.header()))).sum();
-        let count = usize::try_from(self.head().height - fork.height).unwrap_or(usize::MAX);
-        // A longer one of ours is never taken back, so its weight need not be known.
-        let known = self.store.hashes(fork.height + 1, count.min(super::MAX_CONFLICT_HEADERS))?;
-        let (mut ours, mut first) = (0, None);
-        for hash in &known {
-            let Some(header) = super::store::read_header(self.store.as_ref(), hash)? else { continue };
-            ours += u128::from(choice.weight(&header));
-            first.get_or_insert((*hash, header));
-        }
-        let Some((hash, first)) = first else { return Ok(false) };
-        let ours = Branch { hash: &hash, first: &first, weight: ours };
-        let their_hash = headers[0].hash();
-        let theirs = Branch { hash: &their_hash, first: headers[0].header(), weight: theirs };
-        Ok(choice.compare(&theirs, &ours).is_gt())
-    }
-
-    /// Takes back what is final above `fork`: it becomes the tree's best branch, and the rule decides when the other one is here.
-    fn reopen(&mut self, fork: Point, hold: Hold, now: UnixMillis) -> Result<Vec<Event>, ChainError> {
-        let mut events = self.flush()?;
-        let count = usize::try_from(self.tree.root().height - fork.height).unwrap_or(usize::MAX);
-        let restored = self.store.hashes(fork.height + 1, count)?;
-        let missing = || StoreError::Failed("a final block is missing".into());
-        let read = |hash: &Hash| super::store::read_header(self.store.as_ref(), hash)?.ok_or_else(missing);
-        let root = Arc::new(read(&fork.hash)?);
-        let mut tree = Tree::new(fork.hash, root);
-        let mut path = Vec::new();
-        for hash in restored {
-            let header = Arc::new(read(&hash)?);
-            path.push(Point { height: header.height, hash });
-            tree.insert(hash, header, self.rules.choice.as_ref());
-        }
-        self.change.restored.clone_from(&path);
-        let mut candidates: Vec<_> = self.tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
-        candidates.retain(|(_, header)| header.height > self.tree.root().height);
-        // What lost above the fork did not lose for good.
-        let revived = self.retired.revive(fork.height);
-        for retired in &revived {
-            candidates.push((retired.point.hash, Arc::new(read(&retired.point.hash)?)));
-        }
-        self.change.revived = revived;
-        candidates.sort_by_key(|(hash, header)| (header.height, *hash));
-        for (hash, header) in candidates {
-            tree.insert(hash, header, self.rules.choice.as_ref());
-        }
-        path.append(&mut self.path);
-        tracing::warn!(
-            fork = fork.height,
-            "most peers proved a better branch: blocks above the fork are not final any more"
-        );
-        (self.tree, self.path, self.hold) = (tree, path, Some(hold));
-        self.follow_best(now);
-        events.extend(self.flush()?);
-        Ok(events)
     }
 }

@@ -121,7 +121,8 @@ pub enum Event {
     Head {
         /// The best block.
         head: Point,
-        /// Blocks that are no longer on the best chain, highest first; not empty means a reorg.
+        /// Blocks that are no longer on the best chain, highest first; not empty means a reorg. After a deep reorg
+        /// (`block.deep_reorg_max`) some of them were told to be committed.
         detached: Vec<Point>,
         /// Blocks that are now, lowest first.
         attached: Vec<Point>,

@@ -196,6 +196,9 @@ impl Service {
 
     /// Writes, shows, answers. Blocks released by what came are taken too, one portion before and the others after the answers.
     fn finish(&mut self, pending: Vec<Pending>, now: UnixMillis) {
+        if pending.is_empty() && !self.core.has_work() {
+            return;
+        }
         let mut more = self.core.work(now);
         let mut written = self.write(now);
         for pending in pending {
@@ -239,7 +242,10 @@ impl Service {
             }
             return self.publish(Vec::new(), now);
         }
+        let before = (self.core.waiting(), self.core.status().halted);
         match self.core.tick(now) {
+            // Mostly nothing happens, and a node that is idle should be.
+            Ok(events) if events.is_empty() && before == (self.core.waiting(), self.core.status().halted) => {}
             Ok(events) => self.publish(events, now),
             Err(_) => self.shared.publish_halt(self.core.status().halted),
         }
@@ -299,7 +305,8 @@ impl Service {
 
 #[cfg(any(test, feature = "test-util"))]
 impl Service {
-    /// For tests: runs the owner on a thread of its own, without a runtime, until every [`Chain`] and its clones are gone.
+    /// For tests: runs the owner on a thread of its own, without a runtime, until every [`Chain`] and its clones are gone. Nothing ticks:
+    /// waiting blocks do not grow old, and a failed store is not tried again.
     pub fn run_detached(mut self) {
         // Its own sender would keep the queue open for ever.
         self.ticks = mpsc::channel(1).0;

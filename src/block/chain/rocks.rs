@@ -7,7 +7,14 @@
 //!
 //! A block that is committed in the write that adds it costs two rows and its body. The genesis block is written like any other.
 
-use std::{collections::HashSet, ops::Bound};
+use std::{
+    collections::HashSet,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 
@@ -26,13 +33,20 @@ const FORM: u8 = 1;
 #[derive(Clone, Debug)]
 pub struct Rocks {
     store: Store,
+    rows: Arc<AtomicU64>,
 }
 
 impl Rocks {
     /// Blocks of the chain in this store.
     #[must_use]
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, rows: Arc::default() }
+    }
+
+    /// Rows written or deleted so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
     }
 }
 
@@ -195,6 +209,7 @@ impl ChainStore for Rocks {
 
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
         let batch = batch(change);
+        self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed); // usize fits in u64
         match synced {
             // The chain has a thread of its own: it may wait for the disk, and shares the sync with whoever else waits.
             true => futures::executor::block_on(self.store.commit(batch)),

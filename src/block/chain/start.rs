@@ -43,6 +43,14 @@ pub enum OpenError {
         /// What is wrong there.
         what: &'static str,
     },
+    /// The chain's own rules cannot go on from there.
+    #[error("the chain's rules cannot go on from height {height}: {why}")]
+    Rules {
+        /// The committed block's.
+        height: u64,
+        /// What they say.
+        why: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -60,11 +68,16 @@ pub(super) struct Loaded {
 
 pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, OpenError> {
     let expected = rules.genesis.hash();
-    let Some(marks) = store.marks()? else { return Ok(first_start(rules)) };
+    let Some(marks) = store.marks()? else {
+        let genesis = Point { height: rules.genesis.header().height, hash: expected };
+        resume(rules, store, genesis)?;
+        return Ok(first_start(rules));
+    };
     if marks.genesis != expected {
         return Err(OpenError::Genesis { found: marks.genesis, expected });
     }
     let root = Arc::new(check_final(store, &marks)?);
+    resume(rules, store, marks.committed)?;
     let mut tree = Tree::new(marks.committed.hash, root);
     let mut repairs = Change::default();
     let mut headers: HashMap<Hash, Arc<Header>> = HashMap::new();
@@ -90,6 +103,17 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
     let stored_path = stored_path(store, &marks, &mut repairs)?;
     let retired = RetiredBlocks::from_stored(store.retired()?);
     Ok(Loaded { tree, retired, stored_path, repairs })
+}
+
+fn resume(rules: &Rules, store: &dyn ChainStore, committed: Point) -> Result<(), OpenError> {
+    let block_at = |height: u64| {
+        let hash = store.hash_at(height).ok().flatten().filter(|_| height <= committed.height)?;
+        let header = read_header(store, &hash).ok().flatten()?;
+        let body = Body::decode(store.body(&hash).ok()?.unwrap_or_default()).ok()?;
+        Some(Block::trusted(header, body))
+    };
+    let resumed = rules.validator.resume(committed, &block_at);
+    resumed.map_err(|why| OpenError::Rules { height: committed.height, why })
 }
 
 fn first_start(rules: &Rules) -> Loaded {

@@ -1,9 +1,8 @@
 //! What makes a block valid beyond shape, root, signature and links: the seam where a chain of one's own plugs in.
 
-use crate::{
-    block::{Block, Header, Point},
-    primitives::Hash,
-};
+use bytes::Bytes;
+
+use crate::block::{Block, Header, Point};
 
 /// What a validator thinks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,8 +21,11 @@ pub enum Verdict {
 /// several threads and must not block for long. What they are called with has a good shape and signature.
 ///
 /// A chain with a state keeps it by block hash: [`full`](Validator::full) is called once for each block, after its parent's, on
-/// every branch; after a restart again for all blocks above the committed one. What [`committed`](Validator::committed)
-/// names is final, and states of its other branches can go.
+/// every branch. What [`committed`](Validator::committed) names is final, and states of its other branches can go. At the
+/// start [`resume`](Validator::resume) comes first, then `full` for all blocks above the committed one.
+///
+/// How it looks in whole is in `src/block/tests/seam.rs`: a counter with named producers that take turns, its own fork choice, and a
+/// state that is rebuilt at the start.
 pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
     /// Judges one transaction, before it is taken into the pool and passed on.
     fn transaction(&self, _transaction: &[u8]) -> Verdict {
@@ -51,12 +53,26 @@ pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
         Verdict::Accept
     }
 
+    /// Picks, in order, the transactions that are valid together on `parent`, for a block that is produced here.
+    fn select(&self, _parent: &Header, transactions: Vec<Bytes>) -> Vec<Bytes> {
+        transactions
+    }
+
     /// Extra data for a block that is produced here on `parent`; at most [`crate::block::MAX_EXTRA_BYTES`], the rest is cut off.
-    fn extra(&self, _parent: &Hash) -> Vec<u8> {
+    fn extra(&self, _parent: &Header) -> Vec<u8> {
         Vec::new()
     }
 
-    /// A block is final, and so are all below it.
+    /// Brings the state to that of `committed`, with the final blocks that `block_at` reads. Called once at the start, before anything
+    /// else; the state that was saved last may be older than `committed`, or there may be none.
+    ///
+    /// # Errors
+    /// Why that is impossible: the chain is not opened then.
+    fn resume(&self, _committed: Point, _block_at: &dyn Fn(u64) -> Option<Block>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// A block is final, and so are all below it. It is on disk already.
     fn committed(&self, _point: Point) {}
 }
 
