@@ -393,6 +393,7 @@ mod tests {
         assert_eq!(send(&mut run, third, &chain, all[0], 1), Some(liar));
         assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
         assert_eq!(run.take(30).unwrap().unwrap().blocks.len(), 10, "the second one waits for the third");
+        run.advance(point(&chain[9]));
         assert_eq!(send(&mut run, liar, &other, all[2], 1), None);
         assert!(run.take(30).unwrap().is_none());
         assert_eq!(run.take(20).unwrap().map(|h| h.blocks.len()), None, "they are pulled again");

@@ -438,7 +438,7 @@ const LIARS: [Kind; 5] = [Kind::Tall, Kind::Mute, Kind::Gaps, Kind::Wrong, Kind:
 #[test]
 fn two_hundred_new_nodes_find_the_chain_of_twenty_among_forty_liars() {
     let chain = Maker::new(1).row(&kit::genesis(), 400, 20);
-    for seed in seeds(2) {
+    for seed in seeds(1) {
         let mut sim = Sim::new(seed);
         (0..20).for_each(|_| {
             sim.add(Kind::Honest, &[&chain]);
@@ -541,7 +541,7 @@ fn halves_that_were_apart_for_longer_report_the_conflict_and_nobody_gives_up_wha
 fn a_minority_on_a_longer_chain_of_its_own_stops_nobody_and_leads_nobody_astray() {
     let chain = Maker::new(1).row(&kit::genesis(), 300, 0);
     let other = Maker::new(2).row(&kit::genesis(), 500, 0);
-    for seed in seeds(3) {
+    for seed in seeds(2) {
         let mut sim = Sim::new(seed);
         for i in 0..80 {
             let has = match i % 4 {
@@ -555,7 +555,7 @@ fn a_minority_on_a_longer_chain_of_its_own_stops_nobody_and_leads_nobody_astray(
             sim.add(Kind::Honest, &[&other]);
         });
         sim.connect(8);
-        for _ in 0..180 {
+        for _ in 0..75 {
             sim.run(1000);
         }
         for node in &sim.nodes[..80] {
