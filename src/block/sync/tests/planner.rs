@@ -187,6 +187,22 @@ fn who_was_in_step_and_falls_behind_pulls_again() {
 }
 
 #[test]
+fn who_is_further_than_its_target_is_in_step() {
+    let chain = Maker::new(1).row(&kit::genesis(), 310, 0);
+    let mut world = World::new(&chain[..200]);
+    (0..2).for_each(|_| world.greet(PeerId::random(), head_of(&chain[..300])));
+    // While the last batches are on their way, broadcast brings the chain beyond the height that was aimed at.
+    world.run(Duration::from_millis(1500), |_, span| {
+        assert!(span.end() <= 301);
+        None
+    });
+    assert_eq!(world.planner.state(), State::Syncing);
+    world.ours.import(chain[200..].to_vec());
+    world.run(Duration::from_secs(1), |_, _| panic!("nothing is missing"));
+    assert_eq!(world.planner.state(), State::Synced, "N15");
+}
+
+#[test]
 fn a_claim_of_two_to_the_sixty_second_changes_nothing_for_who_is_in_step() {
     let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
     let mut world = World::new(&chain);

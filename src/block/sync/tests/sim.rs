@@ -11,7 +11,7 @@ use std::{
 use crate::{
     block::{
         Block, Header, Origin, Point,
-        chain::{ChainStore, Core, Event as ChainEvent, Memory},
+        chain::{ChainStore, Core, Event as ChainEvent, Longest, Memory, Rules},
         kit::{self, Maker, NOW},
         purpose,
         sync::{
@@ -109,6 +109,7 @@ struct Sim {
     /// Which side each node is on.
     side: Option<Vec<bool>>,
     purpose: Purpose,
+    rules: Rules,
 }
 
 impl Sim {
@@ -125,6 +126,7 @@ impl Sim {
             loss: 5,
             side: None,
             purpose: purpose(&kit::network()),
+            rules: kit::rules(DEPTH),
         }
     }
 
@@ -146,7 +148,7 @@ impl Sim {
     /// A node that holds these blocks already.
     fn add(&mut self, kind: Kind, blocks: &[&[Block]]) -> usize {
         let store = Arc::new(Memory::default());
-        let mut core = Core::open(kit::rules(DEPTH), store.clone(), NOW).unwrap();
+        let mut core = Core::open(self.rules.clone(), store.clone(), NOW).unwrap();
         for row in blocks {
             core.import_segment(row.to_vec(), Origin::File, NOW).unwrap();
         }
@@ -386,7 +388,7 @@ impl Sim {
         let now = self.instant();
         self.lives[a] += 1;
         let node = &mut self.nodes[a];
-        node.core = Core::open(kit::rules(DEPTH), node.store.clone(), NOW).unwrap();
+        node.core = Core::open(self.rules.clone(), node.store.clone(), NOW).unwrap();
         node.planner = Planner::new(DEPTH, now);
     }
 
@@ -534,6 +536,25 @@ fn halves_that_were_apart_for_longer_report_the_conflict_and_nobody_gives_up_wha
             assert!(head == left[29].hash() || head == right[39].hash(), "SEED={seed}");
             assert!(node.banned.is_empty(), "SEED={seed}: another opinion is no crime");
         }
+    }
+}
+
+#[test]
+fn a_fifth_that_was_apart_for_longer_follows_the_others_when_the_rules_allow_it() {
+    let trunk = Maker::new(1).row(&kit::genesis(), 40, 0);
+    let few = Maker::new(2).row(trunk.last().unwrap(), 25, 0);
+    let many = Maker::new(3).row(trunk.last().unwrap(), 50, 0);
+    for seed in seeds(2) {
+        let mut sim = Sim::new(seed);
+        sim.rules = kit::rules_with(DEPTH, Arc::new(Longest));
+        sim.rules.deep_reorg_max = 40;
+        for i in 0..50 {
+            sim.add(Kind::Honest, &[&trunk, if i % 5 == 0 { &few } else { &many }]);
+        }
+        sim.connect(12);
+        sim.run_until(many[49].hash(), 400);
+        let there = sim.nodes.iter().filter(|n| n.core.head().hash == many[49].hash()).count();
+        assert!(there >= 48, "SEED={seed}: only {there} of 50 after {} s", sim.now / 1000);
     }
 }
 
