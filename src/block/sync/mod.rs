@@ -34,8 +34,11 @@
 //!
 //! # Security
 //! A height is a hint: it counts for 4096 blocks beyond what its peer has proven, and after three pulls that fail not at all for a
-//! minute. No answer is taken that was not asked for. Who never answers costs a timeout a try. Peers with another
-//! genesis block are refused and not asked.
+//! minute. No answer is taken that was not asked for. Who may make blocks is the chain's validator's to say; where everybody may, a
+//! longer chain of one peer does not become final at a new node that has three others: it waits up to a second for the
+//! first of them to tell where they are, and for ten before it shows the chain what contradicts final blocks, since of few peers one liar
+//! is many. Peers on another branch are not punished: they may be the smaller part of a network that was cut in two. Who never
+//! answers costs a timeout a try. Peers with another genesis block are refused and not asked.
 
 mod answer;
 mod check;
