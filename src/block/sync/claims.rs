@@ -1,7 +1,7 @@
 //! What peers say about their chains, and how far to believe it: a height is a hint until blocks prove it (N7).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -77,6 +77,11 @@ impl Claim {
         self.busy_until.is_some_and(|until| now < until)
     }
 
+    /// When its last cut ended or ends; who was never cut comes first.
+    pub(super) fn cut_until(&self) -> Option<Instant> {
+        self.cut_until
+    }
+
     pub(super) fn failures(&self) -> u8 {
         self.failures
     }
@@ -91,9 +96,9 @@ pub(super) struct Target {
     pub(super) backed: bool,
 }
 
-/// What all connected peers of our chain say.
+/// What all connected peers of our chain say. In order of address, so that a simulation runs the same way twice.
 #[derive(Debug, Default)]
-pub(super) struct Claims(HashMap<PeerId, Claim>);
+pub(super) struct Claims(BTreeMap<PeerId, Claim>);
 
 impl Claims {
     /// A SHAKEHAND: what it says counts, also when it is less than before.

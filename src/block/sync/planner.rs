@@ -13,6 +13,7 @@
 //! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15).
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     time::{Duration, Instant},
 };
@@ -438,8 +439,11 @@ impl Planner {
         let base = place.head.height;
         let urgent = self.state != State::Synced;
         let wanted = self.claims.iter().filter(|(_, c)| if urgent { c.is_wanted(now) } else { c.is_overdue(now) });
-        // The highest first; the order of equals does not matter as long as it is one.
-        let Some((peer, claim)) = wanted.max_by_key(|(peer, c)| (c.height(base, now), **peer)) else { return };
+        // The highest first, and of equals whoever was left alone for longest: all of them get their turn to prove a conflict.
+        let Some((peer, claim)) = wanted.max_by_key(|(peer, c)| (c.height(base, now), Reverse(c.cut_until()), **peer))
+        else {
+            return;
+        };
         let (peer, height) = (*peer, claim.height(base, now));
         if self.state == State::Stalled {
             self.pause_until = Some(now + PROBE);

@@ -21,7 +21,7 @@ use crate::{
             wire::{Greeting, Ladder, RawBlock, Span},
         },
     },
-    identity::Purpose,
+    identity::{Identity, Purpose},
     primitives::{Hash, PeerId},
 };
 
@@ -153,9 +153,12 @@ impl Sim {
             core.import_segment(row.to_vec(), Origin::File, NOW).unwrap();
         }
         let planner = Planner::new(DEPTH, self.instant());
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&self.next().to_be_bytes());
+        let id = Identity::from_seed(key).address();
         let node = Node {
             kind,
-            id: PeerId::random(),
+            id,
             store,
             core,
             planner,
@@ -501,7 +504,7 @@ fn halves(seed: u64, left: usize, right: usize) -> (Sim, Vec<Block>, Vec<Block>,
 #[test]
 fn halves_that_were_apart_for_less_than_the_commit_depth_become_one() {
     for seed in seeds(4) {
-        let (mut sim, trunk, left, right) = halves(seed, 3 + seed as usize, 11);
+        let (mut sim, trunk, left, right) = halves(seed, 3 + seed as usize % 8, 11);
         let mut reference = Core::open(kit::rules(DEPTH), Arc::new(Memory::default()), NOW).unwrap();
         for row in [&trunk, &right, &left] {
             reference.import_segment(row.clone(), Origin::File, NOW).unwrap();
