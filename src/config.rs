@@ -17,7 +17,7 @@ pub use text::{default_text, effective_text};
 use crate::{
     api,
     api::Endpoint,
-    map,
+    block, map,
     message::{self, friend},
     net,
     primitives::{Key, NetworkId},
@@ -61,6 +61,10 @@ pub struct Config {
     pub message: message::Config,
     /// `[friend]`
     pub friend: friend::Config,
+    /// `[chain]`
+    pub chain: block::ChainConfig,
+    /// `[block]`
+    pub block: block::Config,
     /// `[api]`
     pub api: api::Config,
     /// `[log]`
@@ -89,6 +93,12 @@ pub const SECTIONS: &[Section] = &[
         doc: "Friend VOS: messages held for other nodes, and by them for us.",
         keys: friend::Config::KEYS,
     },
+    Section {
+        name: "chain",
+        doc: "What all nodes of a network need the same, or their chains part.",
+        keys: block::ChainConfig::KEYS,
+    },
+    Section { name: "block", doc: "This node's part in block exchange.", keys: block::Config::KEYS },
     Section { name: "api", doc: "The control API besides its Unix socket.", keys: api::Config::KEYS },
     Section { name: "log", doc: "Logs, on stderr.", keys: LogConfig::KEYS },
 ];

@@ -7,7 +7,7 @@
 //!        │
 //!  L5   api ── control API, events, health and metrics
 //!        │ Handles
-//!  L4   map ── VOS Map                    message ── sealed messages, receipts
+//!  L4   map ── VOS Map    message ── sealed messages, receipts    block ── block exchange
 //!        │ Client<W>, Publisher, dht::Client
 //!  L3   net ── the swarm: transports, rpc, gossip, Kademlia, peers, NAT
 //!        │
@@ -29,6 +29,7 @@
 //! arrived · *friend*: a node that will hold messages for another · *inbox*, *outbox*: received and outgoing messages.
 
 pub mod api;
+pub mod block;
 pub mod cli;
 pub mod config;
 pub mod identity;

@@ -254,7 +254,15 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn events(&self) -> Result<Events, ClientError> {
-        Ok(Events { download: self.download("/v1/events").await?, buffer: Vec::new() })
+        self.stream("/v1/events").await
+    }
+
+    /// Server-sent events of another route.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn stream(&self, path: &str) -> Result<Events, ClientError> {
+        Ok(Events { download: self.download(path).await?, buffer: Vec::new() })
     }
 
     async fn json<T: DeserializeOwned>(

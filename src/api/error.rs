@@ -9,6 +9,7 @@ use axum::{
 
 use super::schema::{ErrorBody, ErrorDetail, Record};
 use crate::{
+    block::{chain::ChainError, pool::PoolError, producer::SubmitError, segment::SegmentError},
     map::MapError,
     message::{MessageError, contacts::ContactError, friend::FriendError, mailbox},
     net::CommandError,
@@ -62,6 +63,10 @@ impl ApiError {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message)
     }
 
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "refused", message)
+    }
+
     fn store(message: String) -> Self {
         tracing::warn!(error = %message, "the store failed a request");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "store_failed", message)
@@ -88,6 +93,47 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let error = ErrorDetail { code: self.code.to_owned(), message: self.message, owners: self.owners };
         (self.status, Json(ErrorBody { error })).into_response()
+    }
+}
+
+impl From<ChainError> for ApiError {
+    fn from(error: ChainError) -> Self {
+        let text = error.to_string();
+        match error {
+            ChainError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
+            ChainError::Store(StoreError::Failed(_)) => Self::store(text),
+            ChainError::Store(StoreError::Stopped) | ChainError::Stopped => Self::stopping(),
+            ChainError::Halted(_) => Self::new(StatusCode::CONFLICT, "halted", text),
+            ChainError::NoConflict(_) => Self::invalid(text),
+            ChainError::Busy => Self::busy(text),
+        }
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        let text = error.to_string();
+        match error {
+            SubmitError::Pool(PoolError::Size) => Self::too_large(text),
+            SubmitError::Pool(PoolError::Full) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
+            SubmitError::Pool(PoolError::Known | PoolError::Included) => {
+                Self::new(StatusCode::CONFLICT, "duplicate", text)
+            }
+            SubmitError::Refused(_) => Self::refused(text),
+            SubmitError::Stopped => Self::stopping(),
+        }
+    }
+}
+
+impl From<SegmentError> for ApiError {
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::Io(error) => Self::io("the segment", &error),
+            SegmentError::Chain(error) => error.into(),
+            SegmentError::NoSuchRange { .. } => Self::not_found(error.to_string()),
+            SegmentError::Changed { .. } => Self::new(StatusCode::CONFLICT, "changed", error.to_string()),
+            other => Self::invalid(other.to_string()),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What happens, from now on: `peer_up`, `peer_down`, `map_changed`, `presence`, `message_received`, `outgoing`,
 /// `friend.offered`, `friend.active`, `friend.declined`, `friend.revoked`, `friend.expired`,
-/// `friend.broken_promise`. A subscriber that is too slow
+/// `friend.broken_promise`, `block.imported`, `block.head`, `block.committed`, `reorg`, `block.conflict`. A subscriber that is too slow
 /// gets `lagged` and should read the state again.
 #[utoipa::path(
     get, path = "/v1/events", tag = "node",
@@ -36,11 +36,18 @@ pub(super) async fn events(
     let place = app.subscribers.clone().try_acquire_owned();
     let place = place.map_err(|_| ApiError::busy("too many event streams are open"))?;
     let deps = app.deps;
+    let blocks = match &deps.block {
+        Some(block) => tagged("blocks", block.subscribe()).left_stream(),
+        None => stream::pending().right_stream(),
+    };
     let all = stream::select(
         tagged("peers", deps.net.subscribe()),
         stream::select(
             tagged("map", deps.map.subscribe()),
-            stream::select(tagged("messages", deps.message.subscribe()), tagged("friends", deps.friend.subscribe())),
+            stream::select(
+                tagged("messages", deps.message.subscribe()),
+                stream::select(tagged("friends", deps.friend.subscribe()), blocks),
+            ),
         ),
     );
     // The first thing sent, so that a client knows from when on it misses nothing.
@@ -74,6 +81,7 @@ fn encode(event: &Event) -> sse::Event {
 mod tests {
     use super::*;
     use crate::{
+        block::{Origin, Point, chain},
         message::{
             self,
             friend::{self, Figure, Friendship, Side, State, Terms},
@@ -111,6 +119,10 @@ mod tests {
         message::Event::BrokenPromise(BrokenPromise { friend, id, why, at: UnixMillis(3) }).into()
     }
 
+    fn block_event(detached: Vec<Point>) -> Event {
+        chain::Event::Head { head: Point::default(), detached, attached: vec![Point::default()] }.into()
+    }
+
     #[test]
     fn the_tag_and_the_name_of_an_event_are_the_same() {
         let address = PeerId::random().to_string();
@@ -125,6 +137,11 @@ mod tests {
             friend_event(State::Revoked),
             friend_event(State::Expired),
             broken_promise(),
+            block_event(Vec::new()),
+            block_event(vec![Point::default()]),
+            chain::Event::Imported { point: Point::default(), origin: Origin::File, bytes: 7 }.into(),
+            chain::Event::Committed { from: 1, to: Point::default() }.into(),
+            chain::Event::Conflict { fork: Point::default(), tip: Point::default(), peers: 2 }.into(),
             Event::Lagged { source: "map".into(), lost: 3 },
         ] {
             let json = serde_json::to_value(&event).expect("plain data");

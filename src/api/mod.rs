@@ -6,7 +6,7 @@
 //!            └───────────────┬────────────────┘                            │
 //!                 routes/ (one file for each subject)             /healthz /readyz /metrics
 //!                            │ extract.rs, error.rs, schema.rs
-//!            net::Handle  map::Handle  message::Handle  friend::Handle
+//!            net::Handle  map::Handle  message::Handle  friend::Handle  block::Handle
 //! ```
 //!
 //! * Every route is registered by the macro that documents it, so `/v1/openapi.json` cannot lag behind.
@@ -17,7 +17,7 @@
 //! # Limits
 //! 128 connections for each listener, one more is answered 503; 10 s for a request's head, 32 KiB of it; JSON bodies 64 KiB;
 //! message bodies `message.max_bytes`, spooled to disk above one chunk, 16 uploads at once; 8 received bodies in memory at
-//! once; 32 event streams.
+//! once; 32 event streams; 2 segments of the chain.
 //!
 //! # Security
 //! The Unix socket's mode is its authentication; it is never wider than 0600, not even while it is made. TCP is served
@@ -49,7 +49,7 @@ pub use serve::{BindError, bind_tcp, bind_unix, serve_tcp, serve_tcp_on, serve_u
 pub use spool::prepare_spool_dir;
 
 use crate::{
-    map,
+    block, map,
     message::{self, friend},
     net,
     primitives::{NetworkId, PeerId},
@@ -62,6 +62,8 @@ use crate::{
 const MAX_SUBSCRIBERS: usize = 32;
 /// Message uploads at once: with 16 MiB each, 256 MiB of spool files at most.
 const MAX_UPLOADS: usize = 16;
+/// Segments of the chain on their way in or out at once: each takes a thread and the store's attention.
+const MAX_SEGMENTS: usize = 2;
 /// Received bodies in memory at once: with 16 MiB each, 22 MiB in base64, 176 MiB at most, and a local caller did it.
 const MAX_BODIES: usize = 8;
 
@@ -97,6 +99,8 @@ pub struct Deps {
     pub message: message::Handle,
     /// Friend VOS.
     pub friend: friend::Handle,
+    /// Block exchange; `None` when it is off.
+    pub block: Option<block::Handle>,
     /// The store, for its size.
     pub store: Store,
     /// What does not change.
@@ -118,6 +122,7 @@ pub(crate) struct App {
     subscribers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
+    segments: Arc<Semaphore>,
 }
 
 impl App {
@@ -127,6 +132,7 @@ impl App {
             subscribers: Arc::new(Semaphore::new(MAX_SUBSCRIBERS)),
             uploads: Arc::new(Semaphore::new(MAX_UPLOADS)),
             bodies: Arc::new(Semaphore::new(MAX_BODIES)),
+            segments: Arc::new(Semaphore::new(MAX_SEGMENTS)),
         }
     }
 }

@@ -40,7 +40,7 @@ impl Exit {
             "not_found" | "unknown_recipient" => Self::NotFound,
             "unreachable" => Self::Unreachable,
             "timed_out" => Self::TimedOut,
-            "banned" | "full" | "unauthorized" | "foreign_host" | "foreign_origin" => Self::Refused,
+            "banned" | "refused" | "full" | "unauthorized" | "foreign_host" | "foreign_origin" => Self::Refused,
             _ => Self::Failed,
         }
     }

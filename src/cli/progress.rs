@@ -1,4 +1,4 @@
-//! A progress bar on a terminal's stderr, for bodies large enough to wait for.
+//! A progress bar on a terminal's stderr, for bodies large enough to wait for and for chains that catch up.
 
 use std::io::{self, IsTerminal};
 
@@ -37,6 +37,37 @@ impl Progress {
 }
 
 impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// How far a chain is, or nothing off a terminal, with `--json` or `-q`.
+#[derive(Debug)]
+pub(super) struct Height(Option<ProgressBar>);
+
+impl Height {
+    pub(super) fn new(out: Output) -> Self {
+        if out.quiet || out.json || !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}").expect("a constant template"));
+        Self(Some(bar))
+    }
+
+    pub(super) fn set(&self, height: u64, target: u64, rate: f64, peers: usize) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(target.max(height));
+            bar.set_position(height);
+            bar.set_message(format!("{rate:.0} blocks/s, {peers} peers"));
+        }
+    }
+}
+
+impl Drop for Height {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

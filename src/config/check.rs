@@ -2,6 +2,10 @@
 
 use super::{Config, ConfigError, load::shorten};
 use crate::{
+    block::{
+        MAX_BODY_BYTES,
+        chain::{MAX_COMMIT_DEPTH, MAX_DEEP_REORG},
+    },
     net,
     primitives::{
         Multiaddr,
@@ -48,6 +52,7 @@ impl Config {
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
         let (net, map, message, friend) = (&self.net, &self.map, &self.message, &self.friend);
+        let (chain, block) = (&self.chain, &self.block);
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let ranges = [
             ("net.target_peers", wide(net.target_peers), 1, 10_000),
@@ -73,6 +78,13 @@ impl Config {
             ("friend.max_grants", wide(friend.max_grants), 0, MAX_GRANTS),
             ("friend.reserve_bytes", friend.reserve_bytes, 0, MAX_BYTES),
             ("friend.poll_s", friend.poll_s, 10, 86_400),
+            ("chain.commit_depth", chain.commit_depth, 1, MAX_COMMIT_DEPTH),
+            ("chain.deep_reorg_max", chain.deep_reorg_max, 0, MAX_DEEP_REORG),
+            ("chain.max_bytes", wide(chain.max_bytes), 65_536, wide(MAX_BODY_BYTES)),
+            ("block.degree", wide(block.degree), 0, 64),
+            ("block.interval_ms", block.interval_ms, 100, 3_600_000),
+            ("block.pool_transactions", wide(block.pool_transactions), 1, 10_000_000),
+            ("block.pool_bytes", wide(block.pool_bytes), 65_536, 1 << 30),
         ];
         for (key, value, min, max) in ranges {
             if !(min..=max).contains(&value) {

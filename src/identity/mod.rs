@@ -15,6 +15,7 @@
 mod encryption;
 mod envelope;
 mod keystore;
+mod known_key;
 mod pair;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use encryption::{
 };
 pub use envelope::{EnvelopeError, Purpose, open_canonical_envelope, open_envelope, seal_envelope, verify_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};
+pub use known_key::KnownKey;
 
 use libp2p::identity::{Keypair, PublicKey};
 
@@ -42,6 +44,13 @@ impl Identity {
     #[must_use]
     pub fn generate() -> Self {
         Self::from_keypair(Keypair::generate_ed25519())
+    }
+
+    /// For tests: the identity of a secret key.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        Self::from_keypair(Keypair::ed25519_from_bytes(seed).expect("any 32 bytes are a key"))
     }
 
     /// Wraps a key pair.
@@ -94,7 +103,14 @@ pub fn public_key_of(address: &PeerId) -> Option<PublicKey> {
     key.clone().try_into_ed25519().is_ok().then_some(key)
 }
 
-/// The same for a bare Ed25519 public key, such as one that is nobody's address.
+/// The address of a raw Ed25519 public key; `None` when the bytes are not a point of the curve.
+#[must_use]
+pub fn address_of(key: &[u8; 32]) -> Option<PeerId> {
+    let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key).ok()?;
+    Some(PublicKey::from(key).to_peer_id())
+}
+
+/// Whether `signature` over `message` for `purpose` was made with a bare Ed25519 public key, such as one that is nobody's address.
 #[must_use]
 pub fn verify_key(key: &[u8; 32], purpose: &Purpose, message: &[u8], signature: &[u8]) -> bool {
     let key = libp2p::identity::ed25519::PublicKey::try_from_bytes(key);

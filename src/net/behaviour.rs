@@ -11,7 +11,12 @@ use libp2p::{
     upnp,
 };
 
-use super::{AddrBook, Config, StartError, dht::RecordStore, pubsub, rpc};
+use super::{
+    AddrBook, Config, StartError,
+    dht::RecordStore,
+    pubsub::{self, Joined},
+    rpc,
+};
 use crate::{
     identity::Identity,
     primitives::{NetworkId, PeerId},
@@ -142,25 +147,38 @@ pub(super) fn gossip(
     registry: &mut telemetry::Registry,
 ) -> Result<gossipsub::Behaviour, StartError> {
     let setup = |e: &dyn std::fmt::Display| StartError::Setup(format!("gossipsub: {e}"));
-    let config = gossipsub::ConfigBuilder::default()
+    let mut config = gossipsub::ConfigBuilder::default();
+    config
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .validate_messages()
         .message_id_fn(message_id)
         .max_transmit_size(pubsub::MAX_TRANSMIT)
         .heartbeat_initial_delay(Duration::from_millis(500))
         .heartbeat_interval(Duration::from_secs(1))
-        .mesh_n(6)
-        .mesh_n_low(4)
-        .mesh_n_high(12)
-        .mesh_outbound_min(2)
+        // What we publish takes the mesh, as what we forward does: a topic's degree holds for its author too.
+        .flood_publish(false)
+        // With messages above this, neighbours are told at once that they need not send them; below it, telling costs as much.
+        // The author tells too, or its own message would come back, since an anonymous one names nobody.
+        .idontwant_message_size_threshold(4096)
+        .idontwant_on_publish(true)
         // A verdict must come within this many heartbeats.
         .history_length(12)
         .history_gossip(6)
         .duplicate_cache_time(Duration::from_secs(300))
         .iwant_followup_time(Duration::from_secs(2))
-        .connection_handler_queue_len(256)
-        .build()
-        .map_err(|e| setup(&e))?;
+        .connection_handler_queue_len(256);
+    // All five of each topic: what is not set is one of gossipsub's defaults, whatever the others are, and its builder
+    // compares the numbers of those topics only that have a size.
+    for Joined { topic, mesh, .. } in &topics.joined {
+        let topic = gossipsub::IdentTopic::new(topic.clone()).hash();
+        config
+            .mesh_n_for_topic(mesh.n, topic.clone())
+            .mesh_n_low_for_topic(mesh.low, topic.clone())
+            .mesh_n_high_for_topic(mesh.high, topic.clone())
+            .mesh_outbound_min_for_topic(mesh.outbound_min, topic.clone())
+            .max_transmit_size_for_topic(mesh.max_payload + pubsub::ENVELOPE, topic);
+    }
+    let config = config.build().map_err(|e| setup(&e))?;
     let mut gossip = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)
         .map_err(|e| setup(&e))?
         .with_metrics(registry, gossipsub::MetricsConfig::default());
@@ -169,8 +187,8 @@ pub(super) fn gossip(
         ip_colocation_factor_weight: 0.0,
         ..gossipsub::PeerScoreParams::default()
     };
-    for (name, _) in &topics.joined {
-        let topic = gossipsub::IdentTopic::new(name.clone());
+    for Joined { topic, .. } in &topics.joined {
+        let topic = gossipsub::IdentTopic::new(topic.clone());
         scores.topics.insert(topic.hash(), topic_scores());
         gossip.subscribe(&topic).map_err(|e| setup(&e))?;
     }

@@ -3,9 +3,17 @@
 //! Messages are anonymous (they carry their own signatures) and their id is a hash over topic and data, so a second
 //! copy of the same bytes is dropped wherever it comes from. Nothing is forwarded before the feature accepted it.
 //!
+//! Who forwards to whom is a topic's [`Mesh`]. What we publish ourselves goes to that mesh too, and not to everybody who
+//! listens: a topic whose mesh is [`Mesh::everybody`] reaches all neighbours at once, the others travel on.
+//!
 //! # Limits
 //! A topic's payload cap is a constant of the version: a peer with a smaller transmit size would silently go mute
 //! (spec `libp2p.md` 7.3), hence the headroom in `MAX_TRANSMIT`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, RwLock},
+};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +31,103 @@ const PUBLISH: usize = 256;
 /// Verdicts waiting for the swarm task.
 const VERDICTS: usize = 1024;
 
+/// What gossipsub puts around a payload, and counts as part of it when it compares with a topic's size: the topic's name and
+/// two tags with their lengths.
+pub(super) const ENVELOPE: usize = 256;
+
+/// How the messages of a topic travel: to how many neighbours at once, and how large they may be. gossipsub checks these
+/// numbers for some topics only and does wrong arithmetic with bad ones (L4), so nothing else can make them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mesh {
+    /// Neighbours we want to forward to.
+    pub(super) n: usize,
+    /// With fewer, more are looked for.
+    pub(super) low: usize,
+    /// With more, some are let go.
+    pub(super) high: usize,
+    /// Of them, at least this many that we dialled ourselves: whoever dials us cannot fill the mesh.
+    pub(super) outbound_min: usize,
+    /// Bytes of a payload.
+    pub(super) max_payload: usize,
+}
+
+impl Default for Mesh {
+    /// For news that is small and rare: gossipsub's own degree, payloads up to [`MAX_PAYLOAD`].
+    fn default() -> Self {
+        Self { n: 6, low: 4, high: 12, outbound_min: 2, max_payload: MAX_PAYLOAD }.checked()
+    }
+}
+
+impl Mesh {
+    /// About `degree` neighbours, at least one.
+    #[must_use]
+    pub fn of_degree(degree: usize) -> Self {
+        let n = degree.max(1);
+        let low = n.saturating_sub(1).max(1);
+        let high = n + n.div_ceil(2).max(2);
+        Self { n, low, high, outbound_min: low.min(n / 2).min(2), max_payload: MAX_PAYLOAD }.checked()
+    }
+
+    /// The square root of `peers`, rounded up: what the first system of its kind pushes a block to.
+    #[must_use]
+    pub fn root_of(peers: usize) -> Self {
+        Self::of_degree((1..=peers).find(|d| d * d >= peers).unwrap_or(1))
+    }
+
+    /// Every neighbour, when there are no more than `peers`.
+    #[must_use]
+    pub fn everybody(peers: usize) -> Self {
+        let n = peers.max(1);
+        Self { n, low: n, high: n, outbound_min: 0, max_payload: MAX_PAYLOAD }.checked()
+    }
+
+    /// The same for payloads of at most `bytes`, which [`MAX_PAYLOAD`] limits.
+    #[must_use]
+    pub fn with_max_payload(self, bytes: usize) -> Self {
+        Self { max_payload: bytes.min(MAX_PAYLOAD), ..self }
+    }
+
+    fn checked(self) -> Self {
+        let Self { n, low, high, outbound_min, .. } = self;
+        assert!(outbound_min <= low && low <= n && n <= high && 2 * outbound_min <= n, "mesh numbers: {self:?}");
+        self
+    }
+}
+
+/// Who listens to which topic, of those we are connected to: written by the swarm task.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listeners(Arc<RwLock<HashMap<String, HashSet<PeerId>>>>);
+
+impl Listeners {
+    pub(super) fn came(&self, topic: &str, peer: PeerId) {
+        let mut all = self.0.write().expect("no panic while held");
+        // Only the topics that we join ourselves have an entry: peers may name others as they like.
+        if let Some(peers) = all.get_mut(topic) {
+            peers.insert(peer);
+        }
+    }
+
+    pub(super) fn went(&self, topic: &str, peer: &PeerId) {
+        if let Some(peers) = self.0.write().expect("no panic while held").get_mut(topic) {
+            peers.remove(peer);
+        }
+    }
+
+    pub(super) fn gone(&self, peer: &PeerId) {
+        for peers in self.0.write().expect("no panic while held").values_mut() {
+            peers.remove(peer);
+        }
+    }
+
+    fn open(&self, topic: &str) {
+        self.0.write().expect("no panic while held").entry(topic.to_owned()).or_default();
+    }
+
+    fn has(&self, topic: &str, peer: &PeerId) -> bool {
+        self.0.read().expect("no panic while held").get(topic).is_some_and(|peers| peers.contains(peer))
+    }
+}
+
 /// Why nothing was published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -32,7 +137,7 @@ pub enum PublishError {
     /// The same bytes were published or received within the last minutes.
     #[error("already published")]
     Duplicate,
-    /// Over [`MAX_PAYLOAD`].
+    /// Over the topic's cap, which is never more than [`MAX_PAYLOAD`].
     #[error("payload too large")]
     TooLarge,
     /// Queues are full.
@@ -96,6 +201,22 @@ impl Received {
     pub fn detached(source: PeerId, data: Vec<u8>) -> Self {
         Self { source, data, ticket: None }
     }
+
+    /// For tests: a message whose verdict comes out of the receiver.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn watched(source: PeerId, data: Vec<u8>) -> (Self, mpsc::Receiver<Verdict>) {
+        let (verdicts, mut judged) = mpsc::channel::<Judged>(1);
+        let (out, outside) = mpsc::channel(1);
+        #[allow(clippy::disallowed_methods, reason = "ends with its message")]
+        tokio::spawn(async move {
+            if let Some(judged) = judged.recv().await {
+                let _ = out.send(judged.verdict).await;
+            }
+        });
+        let ticket = Ticket { id: libp2p::gossipsub::MessageId::new(b"watched"), verdicts };
+        (Self { source, data, ticket: Some(ticket) }, outside)
+    }
 }
 
 impl Drop for Received {
@@ -115,6 +236,8 @@ pub(super) struct Publish {
 #[derive(Clone, Debug)]
 pub struct Publisher {
     topic: String,
+    max_payload: usize,
+    listeners: Listeners,
     queue: mpsc::Sender<Publish>,
 }
 
@@ -124,13 +247,19 @@ impl Publisher {
     /// # Errors
     /// [`PublishError`].
     pub async fn publish(&self, data: Vec<u8>) -> Result<(), PublishError> {
-        if data.len() > MAX_PAYLOAD {
+        if data.len() > self.max_payload {
             return Err(PublishError::TooLarge);
         }
         let (answer, result) = oneshot::channel();
         let publish = Publish { topic: self.topic.clone(), data, answer };
         self.queue.send(publish).await.map_err(|_| PublishError::Stopped)?;
         result.await.map_err(|_| PublishError::Stopped)?
+    }
+
+    /// Whether a connected peer listens to this topic, as far as it told.
+    #[must_use]
+    pub fn reaches(&self, peer: &PeerId) -> bool {
+        self.listeners.has(&self.topic, peer)
     }
 
     /// For tests: everything published comes out of the receiver, always `Ok`.
@@ -147,7 +276,8 @@ impl Publisher {
                 let _ = p.answer.send(Ok(()));
             }
         });
-        (Self { topic: "detached".into(), queue }, outside)
+        let (topic, listeners) = ("detached".to_owned(), Listeners::default());
+        (Self { topic, max_payload: MAX_PAYLOAD, listeners, queue }, outside)
     }
 }
 
@@ -159,7 +289,16 @@ pub struct Topics {
     pub(super) queue: mpsc::Receiver<Publish>,
     pub(super) verdicts: mpsc::Sender<Judged>,
     pub(super) judged: mpsc::Receiver<Judged>,
-    pub(super) joined: Vec<(String, mpsc::Sender<Received>)>,
+    pub(super) joined: Vec<Joined>,
+    pub(super) listeners: Listeners,
+}
+
+/// One topic of ours.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) topic: String,
+    pub(super) mesh: Mesh,
+    pub(super) sender: mpsc::Sender<Received>,
 }
 
 impl Topics {
@@ -168,14 +307,16 @@ impl Topics {
     pub fn new(network: NetworkId) -> Self {
         let (publish, queue) = mpsc::channel(PUBLISH);
         let (verdicts, judged) = mpsc::channel(VERDICTS);
-        Self { network, publish, queue, verdicts, judged, joined: Vec::new() }
+        Self { network, publish, queue, verdicts, judged, joined: Vec::new(), listeners: Listeners::default() }
     }
 
-    /// Joins the topic `/vos/<network>/<name>`.
-    pub fn add(&mut self, name: &str) -> (Publisher, mpsc::Receiver<Received>) {
+    /// Joins the topic `/vos/<network>/<name>`, whose messages travel as `mesh` says.
+    pub fn add(&mut self, name: &str, mesh: Mesh) -> (Publisher, mpsc::Receiver<Received>) {
         let topic = self.network.name(name);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.joined.push((topic.clone(), sender));
-        (Publisher { topic, queue: self.publish.clone() }, receiver)
+        self.listeners.open(&topic);
+        self.joined.push(Joined { topic: topic.clone(), mesh, sender });
+        let (max_payload, listeners) = (mesh.max_payload, self.listeners.clone());
+        (Publisher { topic, max_payload, listeners, queue: self.publish.clone() }, receiver)
     }
 }

@@ -179,11 +179,8 @@ pub fn build(deps: Deps, registry: &mut Registry) -> Result<(Network, Handle, dh
         bans: bans.clone(),
         nat: watched,
     };
-    let senders = topics
-        .joined
-        .iter()
-        .map(|(name, sender)| (gossipsub::IdentTopic::new(name.clone()).hash(), sender.clone()))
-        .collect();
+    let senders =
+        topics.joined.iter().map(|j| (gossipsub::IdentTopic::new(j.topic.clone()).hash(), j.sender.clone())).collect();
     let peers = Peers::new(config.target_peers, config.high_water, config.bootstrap.clone(), Instant::now());
     let network = Network {
         swarm,

@@ -13,6 +13,7 @@
 //!
 //! A task that panics or ends by itself stops the node the same way, with its name in the error.
 
+mod blocks;
 mod bootstrap;
 mod data_dir;
 mod friends;
@@ -22,15 +23,20 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{oneshot, watch};
 
+use blocks::BlockEnds;
 pub use data_dir::{DataDir, DataDirError};
 
 use crate::{
-    api,
+    api, block,
     config::Config,
     identity::{self, Identity, KeystoreError},
     map,
     message::{self, contacts::Contacts, friend},
-    net::{self, pubsub::Topics, rpc::Protocols},
+    net::{
+        self,
+        pubsub::{Mesh, Topics},
+        rpc::Protocols,
+    },
     primitives::{Clock, Multiaddr, NetworkId, PeerId, SystemClock},
     runtime::{Ended, Stop, Supervisor},
     store::{self, Store},
@@ -90,6 +96,12 @@ pub enum Error {
     /// A bootstrap file is wrong.
     #[error(transparent)]
     Bootstrap(#[from] bootstrap::BootstrapError),
+    /// The chain cannot be used.
+    #[error(transparent)]
+    Chain(#[from] block::chain::OpenError),
+    /// The genesis file cannot be used.
+    #[error(transparent)]
+    Genesis(#[from] block::GenesisError),
     /// The map cannot start.
     #[error("map: {0}")]
     Map(#[from] map::MapError),
@@ -121,6 +133,8 @@ pub struct Node {
     pub message: message::Handle,
     /// Friend VOS.
     pub friend: friend::Handle,
+    /// Block exchange; `None` when it is off.
+    pub block: Option<block::Handle>,
     /// What it tells when ready.
     pub info: Ready,
     store: Store,
@@ -211,7 +225,7 @@ impl Node {
         name: Option<String>,
     ) -> Result<Parts, Error> {
         let mut wiring = Wiring::new(dir, identity, store, config, name)?;
-        let (protocols, topics, map_ends, message_ends, friend_ends) = wiring.protocols();
+        let (protocols, topics, map_ends, message_ends, (friend_ends, block_ends)) = wiring.protocols();
         let (mut network, net, dht) = wiring.network(protocols, topics)?;
         let listen = network.listen().await?;
         let (map_service, map) = wiring.map(map_ends, &net, dht)?;
@@ -227,7 +241,11 @@ impl Node {
         let (mail, pins) = (message.mailbox().clone(), map.clone());
         layers[FEATURES].tasks.spawn("mailboxes", |stop| friends::run(friend.clone(), mail, map.clone(), stop));
         layers[FEATURES].tasks.spawn("contacts", |stop| friends::pin(contacts, pins, stop));
-        let handles = Handles { net, map, message, friend };
+        let block = match block_ends {
+            Some(ends) => Some(wiring.block(ends, &net, &mut layers[FEATURES]).await?),
+            None => None,
+        };
+        let handles = Handles { net, map, message, friend, block };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
         first_record(&handles.map).await;
         let http = wiring.api(&handles, &mut layers[API]).await?;
@@ -273,6 +291,7 @@ struct Handles {
     map: map::Handle,
     message: message::Handle,
     friend: friend::Handle,
+    block: Option<block::Handle>,
 }
 
 struct Parts {
@@ -283,14 +302,16 @@ struct Parts {
 
 impl Parts {
     fn into_node(self, store: Store, dir: DataDir) -> Node {
-        let Handles { net, map, message, friend } = self.handles;
-        Node { net, map, message, friend, info: self.info, store, layers: self.layers, _dir: dir }
+        let Handles { net, map, message, friend, block } = self.handles;
+        Node { net, map, message, friend, block, info: self.info, store, layers: self.layers, _dir: dir }
     }
 }
 
 type Ends<W> = (net::rpc::Client<W>, tokio::sync::mpsc::Receiver<net::rpc::Inbound<W>>);
 
 type MessageEnds = (Ends<message::Deliver>, Ends<message::Missing>, message::mailbox::Ends);
+
+type FriendAndBlockEnds = (Ends<friend::Protocol>, Option<BlockEnds>);
 
 struct MapEnds {
     publisher: net::pubsub::Publisher,
@@ -328,14 +349,15 @@ impl<'a> Wiring<'a> {
         Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
     }
 
-    fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds, Ends<friend::Protocol>) {
+    fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds, FriendAndBlockEnds) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
-        let (publisher, gossip) = topics.add(map::wire::TOPIC);
+        let (publisher, gossip) = topics.add(map::wire::TOPIC, Mesh::default());
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
         let message = (protocols.add(), protocols.add(), message::mailbox::Ends::new(&mut protocols));
         let friend = protocols.add();
-        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message, friend)
+        let block = BlockEnds::new(&self.config, &mut protocols, &mut topics);
+        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message, (friend, block))
     }
 
     fn network(
@@ -440,6 +462,18 @@ impl<'a> Wiring<'a> {
         Ok(friend::Service::new(&self.config.friend, deps)?)
     }
 
+    async fn block(&mut self, ends: BlockEnds, net: &net::Handle, layer: &mut Layer) -> Result<block::Handle, Error> {
+        let parts = blocks::Parts {
+            config: &self.config,
+            identity: &self.identity,
+            store: &self.store,
+            clock: &self.clock,
+            registry: &mut self.registry,
+            net,
+        };
+        blocks::start(parts, ends, layer).await
+    }
+
     /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is
     /// returned.
     async fn api(mut self, handles: &Handles, layer: &mut Layer) -> Result<Option<SocketAddr>, Error> {
@@ -479,6 +513,7 @@ impl<'a> Wiring<'a> {
             map: handles.map.clone(),
             message: handles.message.clone(),
             friend: handles.friend.clone(),
+            block: handles.block.clone(),
             store: self.store.clone(),
             info: Arc::new(info),
             metrics: Arc::new(std::mem::take(&mut self.registry)),

@@ -25,11 +25,15 @@ pub enum Family {
     Mailbox,
     /// Sealed parts that we hold for others.
     MailboxBody,
+    /// The chain: headers by hash, the best chain by height, candidates and where it stands.
+    Block,
+    /// Bodies of blocks.
+    BlockBody,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Map,
         Self::Dht,
@@ -41,6 +45,8 @@ impl Family {
         Self::Friend,
         Self::Mailbox,
         Self::MailboxBody,
+        Self::Block,
+        Self::BlockBody,
     ];
 
     /// The name on disk.
@@ -58,11 +64,13 @@ impl Family {
             Self::Friend => "friend",
             Self::Mailbox => "mailbox",
             Self::MailboxBody => "mailbox_body",
+            Self::Block => "block",
+            Self::BlockBody => "block_body",
         }
     }
 
     /// Whether values are large bodies, kept in blob files so that compaction does not copy them.
     pub(super) fn holds_bodies(self) -> bool {
-        matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody)
+        matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody | Self::BlockBody)
     }
 }

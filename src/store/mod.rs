@@ -102,6 +102,12 @@ impl Batch {
         self.ops.is_empty()
     }
 
+    /// Keys that it sets or removes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ops.len()
+    }
+
     /// Bytes of keys and values.
     #[must_use]
     pub fn bytes(&self) -> usize {

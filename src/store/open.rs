@@ -33,7 +33,7 @@ const VERSION_KEY: &[u8] = b"layout_version";
 
 /// Memory for cached blocks, index and filter blocks of all families.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// One family's write buffer; 11 families and at most [`WRITE_BUFFERS_BYTES`] together.
+/// One family's write buffer; 13 families and at most [`WRITE_BUFFERS_BYTES`] together.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// All write buffers together.
 const WRITE_BUFFERS_BYTES: usize = 16 * 1024 * 1024;

@@ -107,6 +107,8 @@ impl Node {
         net::Config {
             listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("a constant")],
             relay_client: false,
+            // The limit is one node's, and a test process has many, and other tests beside it.
+            max_memory_mib: 0,
             ..net::Config::default()
         }
     }

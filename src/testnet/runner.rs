@@ -42,6 +42,9 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Bytes of stdout we read for the ready line: 16 multiaddrs of 320 bytes and an address.
 const MAX_READY_BYTES: u64 = 16 * 1024;
 
+/// Nodes of a network whose blocks come four times a second.
+const SMALL: usize = 16;
+
 /// Lines of its log shown for a node that did not start.
 const LOG_TAIL: usize = 8;
 
@@ -135,32 +138,51 @@ pub(super) struct Network {
     pub nodes: Vec<Node>,
     topology: Topology,
     id: String,
+    place: PathBuf,
     binary: PathBuf,
+}
+
+/// A stopped node with its data directory below `place`.
+fn node(spec: &NodeSpec, place: &Path) -> Result<Node, Error> {
+    let data_dir = place.join(&spec.name);
+    let socket = data_dir.join("api.sock");
+    let len = socket.as_os_str().len();
+    if len > MAX_SOCKET_PATH {
+        return Err(Error::PathTooLong(socket, len));
+    }
+    std::fs::create_dir_all(&data_dir).map_err(|e| Error::Io(data_dir.clone(), e))?;
+    let client = Client::unix(&socket).patience(PATIENCE);
+    Ok(Node { name: spec.name.clone(), client, spec: spec.clone(), data_dir, process: None, last: None })
 }
 
 impl Network {
     /// A network of stopped nodes with their data directories below `place`.
     pub(super) fn new(topology: Topology, place: &Path) -> Result<Self, Error> {
-        let mut nodes = Vec::new();
-        for spec in &topology.nodes {
-            let data_dir = place.join(&spec.name);
-            let socket = data_dir.join("api.sock");
-            let len = socket.as_os_str().len();
-            if len > MAX_SOCKET_PATH {
-                return Err(Error::PathTooLong(socket, len));
-            }
-            std::fs::create_dir_all(&data_dir).map_err(|e| Error::Io(data_dir.clone(), e))?;
-            let client = Client::unix(&socket).patience(PATIENCE);
-            let node =
-                Node { name: spec.name.clone(), client, spec: spec.clone(), data_dir, process: None, last: None };
-            nodes.push(node);
-        }
+        let nodes = topology.nodes.iter().map(|spec| node(spec, place)).collect::<Result<_, _>>()?;
         let id = format!("testnet-{:08x}", rand::random::<u32>());
-        Ok(Self { nodes, topology, id, binary: std::env::current_exe()? })
+        Ok(Self { nodes, topology, id, place: place.to_owned(), binary: std::env::current_exe()? })
+    }
+
+    /// Adds a stopped node that bootstraps from where the last one does, and returns its place.
+    pub(super) fn add(&mut self, name: &str) -> Result<usize, Error> {
+        let bootstrap = self.nodes.last().map(|n| n.spec.bootstrap.clone()).unwrap_or_default();
+        let spec = NodeSpec { name: name.to_owned(), roles: Vec::new(), bootstrap, set: Vec::new() };
+        self.nodes.push(node(&spec, &self.place)?);
+        Ok(self.nodes.len() - 1)
     }
 
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Time from one block to the next: longer in a large network, where all nodes share a few cores.
+    pub(super) fn block_interval(&self) -> Duration {
+        if self.planned() <= SMALL { Duration::from_millis(250) } else { Duration::from_secs(1) }
+    }
+
+    /// Nodes of the topology: without those that were added later.
+    pub(super) fn planned(&self) -> usize {
+        self.topology.nodes.len()
     }
 
     /// The nodes everybody bootstraps from.
@@ -308,6 +330,8 @@ impl Network {
         }
         // What is held here is thrown away in the end: a small disk is enough.
         command.args(["--set", "friend.reserve_bytes=0"]);
+        // Blocks come faster than in earnest, or the steps about many of them would take minutes.
+        command.args(["--set", &format!("block.interval_ms={}", self.block_interval().as_millis())]);
         for setting in node.spec.settings().iter().chain(&how.set) {
             command.args(["--set", setting]);
         }

@@ -128,7 +128,7 @@ impl Liar {
             let (sync, syncs) = protocols.add::<LyingSync>();
             let (probe, _) = protocols.add::<LyingProbe>();
             let (deliver, _) = protocols.add::<LyingDeliver>();
-            let (news, received) = topics.add(map::wire::TOPIC);
+            let (news, received) = topics.add(map::wire::TOPIC, vos::net::pubsub::Mesh::default());
             (page, sync, probe, deliver, news, (pages, syncs, received))
         };
         let ground = Ground { policy, ..Ground::fresh() };

@@ -1,6 +1,7 @@
 //! Tests of whole processes.
 
 mod bad_input;
+mod blocks;
 pub(crate) mod daemon;
 mod evidence;
 mod friends;

@@ -1,5 +1,6 @@
 //! All routes, each documented where it is registered.
 
+mod blocks;
 mod contacts;
 mod friends;
 mod mailbox;
@@ -61,6 +62,12 @@ fn documented() -> OpenApiRouter<App> {
         .routes(routes!(mailbox::stats))
         .routes(routes!(contacts::list, contacts::add))
         .routes(routes!(contacts::remove))
+        .routes(routes!(blocks::head))
+        .routes(routes!(blocks::get))
+        .routes(routes!(blocks::submit))
+        .routes(routes!(blocks::sync))
+        .routes(routes!(blocks::trace))
+        .routes(routes!(blocks::export, blocks::import))
 }
 
 /// The OpenAPI document of all routes.

@@ -64,6 +64,7 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
             inbox: messages.inbox,
             unread: messages.unread,
         },
+        block: deps.block.as_ref().map(Into::into),
         disk: DiskStatus { store_bytes: deps.store.disk_bytes(), free_bytes: free_bytes(&deps.spool_dir) },
     })
 }

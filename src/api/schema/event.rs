@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Friend, Outgoing, Received, Record};
+use super::{BlockPoint, Friend, Outgoing, Received, Record};
 use crate::{
+    block::{Origin, Point, chain},
     map,
     message::{self, friend},
     net,
@@ -101,9 +102,55 @@ pub enum Event {
         /// When it was found out.
         at: u64,
     },
+    /// A block is held: from now on it can be part of the best chain.
+    #[serde(rename = "block.imported")]
+    BlockImported {
+        /// Which.
+        #[serde(flatten)]
+        block: BlockPoint,
+        /// Address of the peer that it came from; `local` when it was produced here, `file` when it was imported.
+        from: String,
+        /// Encoded bytes of header and body.
+        bytes: usize,
+    },
+    /// The best chain grew.
+    #[serde(rename = "block.head")]
+    BlockHead {
+        /// The best block.
+        #[serde(flatten)]
+        block: BlockPoint,
+    },
+    /// Blocks became final here.
+    #[serde(rename = "block.committed")]
+    BlockCommitted {
+        /// The newest of them.
+        #[serde(flatten)]
+        block: BlockPoint,
+        /// Height of the first of them.
+        first: u64,
+    },
+    /// Another branch is the best one now.
+    Reorg {
+        /// The best block.
+        head: BlockPoint,
+        /// Blocks that are no longer part of the best chain, highest first; at most 256 of them.
+        detached: Vec<BlockPoint>,
+        /// Blocks that are now, lowest first; at most 256 of them.
+        attached: Vec<BlockPoint>,
+    },
+    /// A peer proved a branch that contradicts what is final here.
+    #[serde(rename = "block.conflict")]
+    BlockConflict {
+        /// The last block that both have.
+        fork: BlockPoint,
+        /// The other branch's end.
+        tip: BlockPoint,
+        /// Peers on that branch, as far as we heard.
+        peers: usize,
+    },
     /// The subscriber was too slow: events were lost; read the state again.
     Lagged {
-        /// Of which kind: `peers`, `map`, `messages` or `friends`.
+        /// Of which kind: `peers`, `map`, `messages`, `friends` or `blocks`.
         source: String,
         /// How many.
         lost: u64,
@@ -127,6 +174,11 @@ impl Event {
             Self::FriendRevoked { .. } => "friend.revoked",
             Self::FriendExpired { .. } => "friend.expired",
             Self::FriendBrokenPromise { .. } => "friend.broken_promise",
+            Self::BlockImported { .. } => "block.imported",
+            Self::BlockHead { .. } => "block.head",
+            Self::BlockCommitted { .. } => "block.committed",
+            Self::Reorg { .. } => "reorg",
+            Self::BlockConflict { .. } => "block.conflict",
             Self::Lagged { .. } => "lagged",
         }
     }
@@ -181,6 +233,33 @@ impl From<message::Event> for Event {
                 why: broken.why.code().to_owned(),
                 at: broken.at.0,
             },
+        }
+    }
+}
+
+/// Blocks that a reorg's event names on either side: an event is a line, and whoever wants more reads the chain.
+const MAX_REORG: usize = 256;
+
+impl From<chain::Event> for Event {
+    fn from(event: chain::Event) -> Self {
+        let points = |all: Vec<Point>| all.into_iter().take(MAX_REORG).map(Into::into).collect();
+        match event {
+            chain::Event::Imported { point, origin, bytes } => {
+                let from = match origin {
+                    Origin::Local => "local".to_owned(),
+                    Origin::File => "file".to_owned(),
+                    Origin::Peer(peer) => peer.to_string(),
+                };
+                Self::BlockImported { block: point.into(), from, bytes }
+            }
+            chain::Event::Head { head, detached, .. } if detached.is_empty() => Self::BlockHead { block: head.into() },
+            chain::Event::Head { head, detached, attached } => {
+                Self::Reorg { head: head.into(), detached: points(detached), attached: points(attached) }
+            }
+            chain::Event::Committed { from, to } => Self::BlockCommitted { block: to.into(), first: from },
+            chain::Event::Conflict { fork, tip, peers } => {
+                Self::BlockConflict { fork: fork.into(), tip: tip.into(), peers }
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Times are Unix milliseconds named `*_at`, durations `*_ms` or `*_s`, sizes `*bytes`; ids and hashes are lower-case hex,
 //! addresses base58. Strings that came from other nodes are passed on as they are: whoever shows them escapes them.
 
+mod block;
 mod contact;
 mod event;
 mod evidence;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-pub use self::{contact::*, event::Event, evidence::*, friend::*, mailbox::*, message::*};
+pub use self::{block::*, contact::*, event::Event, evidence::*, friend::*, mailbox::*, message::*};
 use crate::{map, net};
 
 /// A duration in milliseconds, with microseconds as its fraction.
@@ -68,6 +69,8 @@ pub struct Status {
     pub nat: NatStatus,
     /// Messages.
     pub messages: MessageStatus,
+    /// Block exchange; `null` when it is off.
+    pub block: Option<BlockHead>,
     /// Disk.
     pub disk: DiskStatus,
 }

@@ -26,6 +26,6 @@ pub(super) async fn follow(context: &Context, line: impl Fn(&Event) -> Option<St
     Err(ended())
 }
 
-fn ended() -> CliError {
+pub(super) fn ended() -> CliError {
     CliError::new(Exit::NotRunning, "not_running", "the daemon ended the stream: it is stopping")
 }

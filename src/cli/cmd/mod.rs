@@ -1,5 +1,6 @@
 //! The commands, one file for each group.
 
+mod block;
 mod config;
 mod contact;
 mod daemon;
@@ -93,6 +94,14 @@ pub enum Command {
     /// Look into mailboxes: what is held here for others, and what friends hold for this node.
     #[command(subcommand, after_help = after_help!("vos mailbox stats", "vos mailbox stats --json"))]
     Mailbox(mailbox::Mailbox),
+    /// Look into the network's chain, put transactions in, move parts of it to and from files.
+    #[command(subcommand, after_help = after_help!(
+        "vos block head",
+        "vos block get 12",
+        "echo hello | vos block submit -",
+        "vos block sync --wait",
+    ))]
+    Block(block::Blocks),
     /// Print everything that happens as JSON lines, until Ctrl-C.
     #[command(after_help = after_help!("vos events", "vos events | jq 'select(.event == \"peer_up\")'"))]
     Events,
@@ -137,6 +146,7 @@ impl Command {
             Self::Friend(args) => block_on(friend::run(context, args)),
             Self::Contact(args) => block_on(contact::run(context, args)),
             Self::Mailbox(args) => block_on(mailbox::run(context, args)),
+            Self::Block(args) => block_on(block::run(context, args)),
             Self::Events => block_on(events::run(context)),
             Self::Testnet(args) => testnet::run(context, args),
             Self::Config(args) => config::run(context, args),

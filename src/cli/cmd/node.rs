@@ -49,12 +49,19 @@ pub(super) async fn status(context: &Context) -> Result<(), CliError> {
             ("peers", s.peers.to_string()),
             ("map", format!("{} records, {complete}", s.map.records)),
             ("reachable", reachability.and_then(|r| r.as_str().map(ToOwned::to_owned)).unwrap_or_default()),
+            ("chain", s.block.as_ref().map_or("off".into(), chain)),
             ("outbox", format!("{} pending", s.messages.outbox_pending)),
             ("inbox", format!("{} messages, {} unread", s.messages.inbox, s.messages.unread)),
             ("disk", format!("{}{free}", size(s.disk.store_bytes))),
         ]);
         context.out.fields(&fields)
     })
+}
+
+/// Where the chain stands, and what is wrong with it.
+fn chain(block: &schema::BlockHead) -> String {
+    let halted = block.halted.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    format!("height {}, {} committed, {}{halted}", block.head.height, block.committed.height, block.state)
 }
 
 pub(super) async fn name(context: &Context, args: Name) -> Result<(), CliError> {

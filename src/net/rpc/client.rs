@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Phantom, RequestError, Wire,
     behaviour::{Open, OpenError},
+    server::SHARED,
 };
 use crate::{
     primitives::{PeerId, StreamProtocol},
@@ -242,7 +243,10 @@ async fn exchange<W: Wire>(opened: &mut Opened, pieces: &[Bytes]) -> Result<W::R
     };
     let (status, body) = frame.split_first().ok_or(RequestError::Malformed)?;
     match Status::from_byte(*status) {
-        Status::Ok => W::Response::decode(body).map_err(|_| RequestError::Malformed),
-        status => Err(RequestError::Status(status)),
+        // The bytes of a large answer are shared by what is decoded from it, those of a small one copied, as in the server.
+        Status::Ok if frame.len() > SHARED => W::Response::decode(Bytes::from(frame).slice(1..)),
+        Status::Ok => W::Response::decode(body),
+        status => return Err(RequestError::Status(status)),
     }
+    .map_err(|_| RequestError::Malformed)
 }

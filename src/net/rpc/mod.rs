@@ -86,7 +86,11 @@ impl<W: Wire> Inbound<W> {
     #[allow(clippy::needless_pass_by_value, reason = "callers build the response for this call")]
     pub fn respond(self, response: W::Response) {
         use prost::Message;
-        let bytes = response.encode_to_vec();
+        self.respond_encoded(response.encode_to_vec());
+    }
+
+    /// The same with an answer that is encoded already, so that a large one needs no copy.
+    pub fn respond_encoded(self, bytes: Vec<u8>) {
         if bytes.len() > W::MAX_RESPONSE {
             tracing::error!(protocol = W::NAME, bytes = bytes.len(), "response over the protocol's limit");
             return self.refuse(Status::Failed);

@@ -36,8 +36,8 @@ const BUDGET_KIB: usize = 64 * 1024;
 /// One peer's part of it, so that a peer that sends or reads slowly holds up itself and not everybody: eleven of the largest
 /// requests there are.
 const PEER_BUDGET_KIB: usize = 12 * 1024;
-/// Requests up to this size are copied when they are decoded: all but those that carry message parts.
-const SHARED: usize = 64 * 1024;
+/// Requests and answers up to this size are copied when they are decoded: all but those that carry message parts or blocks.
+pub(super) const SHARED: usize = 64 * 1024;
 /// How often the rates of peers that went away are looked over.
 const TIDY: Duration = Duration::from_secs(5);
 

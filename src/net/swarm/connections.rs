@@ -111,6 +111,7 @@ impl Network {
             tracing::debug!(%peer, "peer down");
             self.peers.on_down(&peer, Instant::now());
             self.nat.on_down(&peer);
+            self.topics.listeners.gone(&peer);
             let _ = self.events.send(PeerEvent::Down(peer));
         }
     }

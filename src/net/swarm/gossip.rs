@@ -29,7 +29,18 @@ impl Network {
     }
 
     pub(super) fn on_gossip(&mut self, event: gossipsub::Event) {
-        let gossipsub::Event::Message { propagation_source, message_id, message } = event else { return };
+        let (propagation_source, message_id, message) = match event {
+            gossipsub::Event::Message { propagation_source, message_id, message } => {
+                (propagation_source, message_id, message)
+            }
+            gossipsub::Event::Subscribed { peer_id, topic } => {
+                return self.topics.listeners.came(topic.as_str(), peer_id);
+            }
+            gossipsub::Event::Unsubscribed { peer_id, topic } => {
+                return self.topics.listeners.went(topic.as_str(), &peer_id);
+            }
+            _ => return,
+        };
         let ticket = pubsub::Ticket { id: message_id, verdicts: self.topics.verdicts.clone() };
         let received = pubsub::Received { source: propagation_source, data: message.data, ticket: Some(ticket) };
         let delivered = self.senders.get(&message.topic).is_some_and(|sender| sender.try_send(received).is_ok());

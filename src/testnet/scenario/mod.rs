@@ -3,6 +3,7 @@
 //! A step that fails does not end the scenario: the next ones start from a repaired network, and a report that shows
 //! which promises hold is worth more than one that ends at the first.
 
+mod blocks;
 mod failure;
 mod maps;
 mod messages;
@@ -50,6 +51,11 @@ pub(super) async fn run(network: &mut Network, screen: &Screen, report: &mut Rep
     steps.play(network, "rejoined without bootstrap", 3, 60, failure::without_bootstrap).await;
     steps.play(network, "network cut and healed", 4, 120, partition::cut_and_healed).await;
     steps.play(network, "idle node", 2, 30, idle).await;
+    steps.play(network, "blocks reach everybody", 4, 60, blocks::reach_everybody).await;
+    steps.play(network, "caught up after 30 blocks", 4, 90, blocks::caught_up).await;
+    steps.play(network, "new node synced from zero", 4, 60, blocks::from_zero).await;
+    steps.play(network, "chain cut for less than its depth", 4, 90, blocks::cut_short).await;
+    steps.play(network, "chain cut for more than its depth", 4, 120, blocks::cut_long).await;
 }
 
 struct Steps<'a> {

@@ -15,11 +15,7 @@ pub(super) async fn cut_and_healed(network: &mut Network, deadline: Deadline) ->
     let network = &*network;
     let middle = network.len() / 2;
     let (left, right) = (0..middle, middle..network.len());
-    let pairs: Vec<(usize, usize)> =
-        left.clone().flat_map(|l| right.clone().flat_map(move |r| [(l, r), (r, l)])).collect();
-    for_pairs(&pairs, |(at, whom)| ban(&network.nodes[at], network.nodes[whom].address())).await?;
-    let cut = async || each(network, 0..network.len(), |n| apart(network, n, middle)).await;
-    deadline.until("cut", cut).await?;
+    cut(network, middle, deadline).await?;
 
     // One change on each side, by nodes that are not alone there.
     let (a, b) = (&network.nodes[middle - 1], &network.nodes[network.len() - 1]);
@@ -36,7 +32,7 @@ pub(super) async fn cut_and_healed(network: &mut Network, deadline: Deadline) ->
     each(network, right.clone(), |n| has_name(n, &addr_a, &a.name)).await.map_err(|e| format!("not cut: {e}"))?;
     each(network, left.clone(), |n| has_name(n, &addr_b, &b.name)).await.map_err(|e| format!("not cut: {e}"))?;
 
-    for_pairs(&pairs, |(at, whom)| unban(&network.nodes[at], network.nodes[whom].address())).await?;
+    heal(network, middle).await?;
     deadline
         .until("healed", async || {
             each(network, 0..network.len(), |n| has_name(n, &addr_a, &name_a)).await?;
@@ -46,6 +42,23 @@ pub(super) async fn cut_and_healed(network: &mut Network, deadline: Deadline) ->
         .await?;
     let (left, right) = (left.len(), right.len());
     Ok(format!("{left} and {right} nodes apart, {name_a} and {name_b} renamed meanwhile, all maps equal again"))
+}
+
+/// Cuts the network in two: the nodes before `middle` and the others.
+pub(super) async fn cut(network: &Network, middle: usize, deadline: Deadline) -> Result<(), String> {
+    for_pairs(&pairs(network, middle), |(at, whom)| ban(&network.nodes[at], network.nodes[whom].address())).await?;
+    let cut = async || each(network, 0..network.len(), |n| apart(network, n, middle)).await;
+    deadline.until("cut", cut).await
+}
+
+/// Lifts what [`cut`] did; the nodes find each other by themselves.
+pub(super) async fn heal(network: &Network, middle: usize) -> Result<(), String> {
+    for_pairs(&pairs(network, middle), |(at, whom)| unban(&network.nodes[at], network.nodes[whom].address())).await
+}
+
+/// Every two nodes of different sides, in both directions.
+fn pairs(network: &Network, middle: usize) -> Vec<(usize, usize)> {
+    (0..middle).flat_map(|l| (middle..network.len()).flat_map(move |r| [(l, r), (r, l)])).collect()
 }
 
 async fn for_pairs<F>(pairs: &[(usize, usize)], act: impl Fn((usize, usize)) -> F) -> Result<(), String>

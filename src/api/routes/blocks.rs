@@ -1,0 +1,291 @@
+//! Block exchange.
+
+use std::{
+    convert::Infallible,
+    io::{self, Read, Write},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::header,
+    response::{
+        IntoResponse, Response,
+        sse::{self, KeepAlive, Sse},
+    },
+};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError::Lagged};
+
+use super::super::{
+    App,
+    error::ApiError,
+    extract::{Params, Segment},
+    schema::{Block, BlockHead, BlockSync, ErrorBody, Exchange, ImportedSegment, SegmentOptions, Submitted},
+};
+use crate::{
+    block::{self, BlockId, pool::MAX_TRANSACTION_BYTES, segment::SegmentError},
+    primitives::Hash,
+};
+
+/// Pieces of a segment on their way between a connection and the thread that writes or reads it.
+const PIPE: usize = 8;
+/// Bytes of such a piece.
+const PIECE: usize = 256 * 1024;
+/// How long a sender of a segment may pause.
+const PAUSE: Duration = Duration::from_secs(60);
+/// For a place among the segments that are moved.
+const TURN: Duration = Duration::from_secs(10);
+/// A comment goes out when nothing else does, so that both sides notice a dead connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+fn block(app: &App) -> Result<block::Handle, ApiError> {
+    app.deps.block.clone().ok_or_else(|| {
+        ApiError::refused("block exchange is off on this node: set block.enabled = true and start it again")
+    })
+}
+
+/// Where the chain stands.
+#[utoipa::path(
+    get, path = "/v1/block/head", tag = "blocks",
+    responses((status = 200, body = BlockHead), (status = "4XX", body = ErrorBody))
+)]
+pub(super) async fn head(State(app): State<App>) -> Result<Json<BlockHead>, ApiError> {
+    Ok(Json(BlockHead::from(&block(&app)?)))
+}
+
+/// One block: by its height in the best chain, or by its hash on any branch.
+#[utoipa::path(
+    get, path = "/v1/block/blocks/{id}", tag = "blocks",
+    params(("id" = String, Path, description = "A height, or a hash of 64 hex digits")),
+    responses((status = 200, body = Block), (status = "4XX", body = ErrorBody))
+)]
+pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Result<Json<Block>, ApiError> {
+    let block = block(&app)?;
+    let id = block_id(&text)?;
+    let head = block.status().head.height;
+    let found =
+        tokio::task::spawn_blocking(move || block.block(id)).await.map_err(|_| ApiError::busy("stopping"))??;
+    let none = match id {
+        BlockId::Height(height) => format!("no block at height {height}: the chain ends at {head}"),
+        BlockId::Hash(hash) => format!("no block {hash} is held here"),
+    };
+    found.map(|held| Json(held.into())).ok_or_else(|| ApiError::not_found(none))
+}
+
+fn block_id(text: &str) -> Result<BlockId, ApiError> {
+    if text.len() == 64 {
+        let mut hash = [0; 32];
+        if hex::decode_to_slice(text, &mut hash).is_ok() {
+            return Ok(BlockId::Hash(Hash(hash)));
+        }
+    }
+    let short: String = text.chars().take(72).collect();
+    let wrong = |_| ApiError::invalid(format!("{short:?} is neither a height nor a hash of 64 hex digits"));
+    text.parse().map(BlockId::Height).map_err(wrong)
+}
+
+/// Puts a transaction in; the request's body is the transaction.
+#[utoipa::path(
+    post, path = "/v1/block/transactions", tag = "blocks",
+    request_body(content = inline(Vec<u8>), content_type = "application/octet-stream"),
+    responses((status = 200, body = Submitted), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
+)]
+pub(super) async fn submit(State(app): State<App>, request: Request) -> Result<Json<Submitted>, ApiError> {
+    let block = block(&app)?;
+    let too_large = |_| ApiError::too_large(format!("a transaction has at most {MAX_TRANSACTION_BYTES} bytes"));
+    let bytes = tokio::time::timeout(PAUSE, to_bytes(request.into_body(), MAX_TRANSACTION_BYTES)).await;
+    let bytes = bytes.map_err(|_| ApiError::timed_out("the transaction stopped coming"))?.map_err(too_large)?;
+    Ok(Json(block.submit(bytes).await?.into()))
+}
+
+/// How far this node is behind.
+#[utoipa::path(
+    get, path = "/v1/block/sync", tag = "blocks",
+    responses((status = 200, body = BlockSync), (status = "4XX", body = ErrorBody))
+)]
+pub(super) async fn sync(State(app): State<App>) -> Result<Json<BlockSync>, ApiError> {
+    let block = block(&app)?;
+    let progress = block.progress().borrow().clone();
+    Ok(Json(BlockSync::new(&progress, block.status().halted.is_some())))
+}
+
+/// Every exchange about blocks with other nodes, from now on, in the JSON form of the protocol's first description. A subscriber that is
+/// too slow gets `lagged` events with the number that it lost.
+#[utoipa::path(
+    get, path = "/v1/block/trace", tag = "blocks",
+    responses(
+        (status = 200, body = Exchange, content_type = "text/event-stream"),
+        (status = 503, body = ErrorBody, description = "32 streams are open")
+    )
+)]
+pub(super) async fn trace(
+    State(app): State<App>,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
+    let exchanges = block(&app)?.trace();
+    let place = app.subscribers.clone().try_acquire_owned();
+    let place = place.map_err(|_| ApiError::busy("too many event streams are open"))?;
+    let opened = stream::iter([Ok(sse::Event::default().comment("listening"))]);
+    let exchanges = opened.chain(BroadcastStream::new(exchanges).map(move |exchange| {
+        let _held_as_long_as_the_stream = &place;
+        let (name, data) = match exchange {
+            Ok(exchange) => ("exchange", exchange.to_json()),
+            Err(Lagged(lost)) => ("lagged", serde_json::json!({ "event": "lagged", "source": "blocks", "lost": lost })),
+        };
+        Ok(sse::Event::default().event(name).data(data.to_string()))
+    }));
+    let stop = app.deps.stop;
+    let exchanges = exchanges.take_until(async move { stop.wait().await });
+    Ok(Sse::new(exchanges).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+async fn turn(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(TURN, app.segments.clone().acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(ApiError::busy("other segments of the chain are being moved; try again")),
+    }
+}
+
+/// Blocks of the best chain as a file.
+#[utoipa::path(
+    get, path = "/v1/block/segment", tag = "blocks", params(SegmentOptions),
+    responses(
+        (status = 200, body = inline(Vec<u8>), content_type = "application/octet-stream"),
+        (status = "4XX", body = ErrorBody)
+    )
+)]
+pub(super) async fn export(
+    State(app): State<App>,
+    Params(options): Params<SegmentOptions>,
+) -> Result<Response, ApiError> {
+    let block = block(&app)?;
+    let place = turn(&app).await?;
+    let head = block.status().head.height;
+    let (from, to) = (options.from.unwrap_or(1), options.to.unwrap_or(head));
+    let (pieces, out) = mpsc::channel(PIPE);
+    let work = move || -> Result<(), SegmentError> {
+        let mut pipe = Pipe { pieces, piece: BytesMut::new() };
+        let result = block.export(from, to, &mut pipe);
+        if let Err(error) = &result {
+            // After the first piece the head of the answer is gone: all that is left is to break it off.
+            let _ = pipe.pieces.blocking_send(Err(io::Error::other(error.to_string())));
+        }
+        drop(place);
+        result.map(drop)
+    };
+    let mut working = tokio::task::spawn_blocking(work);
+    let mut out = ReceiverStream::new(out).peekable();
+    // An error before the first piece still has a status of its own.
+    let first_failed = std::pin::Pin::new(&mut out).peek().await.is_none_or(Result::is_err);
+    if first_failed && let Ok(Err(error)) = (&mut working).await {
+        return Err(error.into());
+    }
+    let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
+    Ok((headers, Body::from_stream(out)).into_response())
+}
+
+/// Checks and imports blocks from a file; the request's body is the file. What is here already is skipped.
+#[utoipa::path(
+    post, path = "/v1/block/segment", tag = "blocks",
+    request_body(content = inline(Vec<u8>), content_type = "application/octet-stream"),
+    responses(
+        (status = 200, body = ImportedSegment), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)
+    )
+)]
+pub(super) async fn import(State(app): State<App>, request: Request) -> Result<Json<ImportedSegment>, ApiError> {
+    let block = block(&app)?;
+    let _place = turn(&app).await?;
+    let (sender, pieces) = mpsc::channel::<io::Result<Bytes>>(PIPE);
+    let reading = block.clone();
+    let working =
+        tokio::task::spawn_blocking(move || reading.import(Source { pieces, piece: Bytes::new(), failed: false }));
+    let mut body = request.into_body().into_data_stream();
+    loop {
+        let piece = match tokio::time::timeout(PAUSE, body.next()).await {
+            Ok(None) => break,
+            Ok(Some(piece)) => piece.map_err(|e| io::Error::new(io::ErrorKind::UnexpectedEof, e.to_string())),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the segment stopped coming")),
+        };
+        let ended = piece.is_err();
+        // The reader ends early when it found something wrong.
+        if sender.send(piece).await.is_err() || ended {
+            break;
+        }
+    }
+    drop(sender);
+    let done = working.await.map_err(|_| ApiError::busy("the node is stopping"))??;
+    Ok(Json(ImportedSegment::new(done, block.status().head)))
+}
+
+/// Cuts what is written into pieces for the answer.
+struct Pipe {
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+    piece: BytesMut,
+}
+
+impl Pipe {
+    fn send(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.pieces.blocking_send(Ok(self.piece.split().freeze())).map_err(gone)
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE {
+            self.send()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send()
+    }
+}
+
+/// Reads what comes with a request.
+struct Source {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+    failed: bool,
+}
+
+impl Read for Source {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() && !self.failed {
+            match self.pieces.blocking_recv() {
+                None => return Ok(0),
+                Some(Ok(piece)) => self.piece = piece,
+                Some(Err(error)) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
+        }
+        let n = out.len().min(self.piece.len());
+        out[..n].copy_from_slice(&self.piece.split_to(n));
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_height_and_a_hash_are_told_apart_and_all_else_is_refused() {
+        assert_eq!(block_id("12").unwrap(), BlockId::Height(12));
+        assert_eq!(block_id(&"ab".repeat(32)).unwrap(), BlockId::Hash(Hash([0xab; 32])));
+        for text in ["", "-1", "x", "18446744073709551616", &"zz".repeat(32), &"ab".repeat(31)] {
+            assert_eq!(block_id(text).unwrap_err().code, "invalid", "{text}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Bodies on their way here, and those that just came: pieces in any order, each checked before it is kept or given to anybody.
+//! Requests of others for pieces that are still coming wait here.
+//!
+//! # Limits
+//! A body's bytes are reserved when it begins, against [`TOTAL`] and against [`PER_PEER`] of the peer that its header came from.
+//! Finished bodies stay for others to fetch until the room is needed, at most [`KEPT`] bytes of them. Waiting requests are
+//! at most [`WAITING`].
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    block::{Header, Pieces, VerifiedHeader},
+    primitives::{Hash, PeerId},
+};
+
+/// Bytes of all bodies here.
+pub(super) const TOTAL: usize = 64 * 1024 * 1024;
+/// Bytes of unfinished bodies whose headers came from one peer: four of the largest.
+pub(super) const PER_PEER: usize = 16 * 1024 * 1024;
+/// Bytes of finished bodies kept for others: the last minute of the largest by default, and six of the largest there are.
+pub(super) const KEPT: usize = 24 * 1024 * 1024;
+/// Requests waiting for pieces, over all peers. One costs some hundred bytes here and a part of the budget of `net::rpc`.
+pub(super) const WAITING: usize = 1024;
+
+/// Names a waiting request.
+pub(super) type Ticket = u64;
+
+/// There is no room for a body now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no room for another body")]
+pub(super) struct Full;
+
+/// What became of a piece.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Inserted {
+    /// Good, and more are missing.
+    Good,
+    /// Good, and the last one.
+    Complete,
+    /// Held already, or of a block that is not here any more.
+    Needless,
+    /// Not what it was said to be.
+    Bad,
+}
+
+/// What there is of a piece.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Piece {
+    /// Here it is.
+    Held(Bytes),
+    /// It is being fetched.
+    Coming,
+    /// The block has fewer.
+    None,
+    /// The block is not here.
+    Absent,
+}
+
+/// A request for a piece that came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Served {
+    /// Whose request.
+    pub(super) ticket: Ticket,
+    /// The piece; `None` when it will not come, or not soon.
+    pub(super) piece: Option<Bytes>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    index: usize,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Held {
+    header: VerifiedHeader,
+    pieces: Arc<Pieces>,
+    got: Vec<Option<Bytes>>,
+    missing: usize,
+    /// The whole body, when nothing is missing; `got` are slices of it then.
+    body: Option<Bytes>,
+    /// Who is charged while it is unfinished.
+    owner: Option<PeerId>,
+    waiters: Vec<Waiter>,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        self.header.header().body_bytes as usize
+    }
+}
+
+/// All bodies that are here or on their way.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    blocks: HashMap<Hash, Held>,
+    /// Reserved bytes, of finished and unfinished ones.
+    bytes: usize,
+    charged: HashMap<PeerId, usize>,
+    /// Finished ones, oldest first.
+    finished: VecDeque<Hash>,
+    finished_bytes: usize,
+    waiting: usize,
+    /// No wait is over before this.
+    earliest: Option<Instant>,
+    served: Vec<Served>,
+}
+
+impl Assembly {
+    /// Makes room for a body whose header came from `owner`. A block that is here already keeps its place.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub(super) fn open(
+        &mut self,
+        header: VerifiedHeader,
+        pieces: Arc<Pieces>,
+        owner: Option<PeerId>,
+    ) -> Result<(), Full> {
+        let (hash, bytes) = (header.hash(), header.header().body_bytes as usize);
+        if self.blocks.contains_key(&hash) {
+            return Ok(());
+        }
+        if owner.is_some_and(|peer| self.charged.get(&peer).copied().unwrap_or(0) + bytes > PER_PEER) {
+            return Err(Full);
+        }
+        while self.bytes + bytes > TOTAL {
+            self.drop_oldest().ok_or(Full)?;
+        }
+        self.bytes += bytes;
+        if let Some(peer) = owner {
+            *self.charged.entry(peer).or_default() += bytes;
+        }
+        let missing = pieces.count();
+        let held = Held { header, got: vec![None; missing], pieces, missing, body: None, owner, waiters: Vec::new() };
+        self.blocks.insert(hash, held);
+        if missing == 0 {
+            self.finish(&hash);
+        }
+        Ok(())
+    }
+
+    /// Takes a whole body that was checked before: our own, or one read from the store for others.
+    pub(super) fn put(&mut self, header: VerifiedHeader, body: Bytes) {
+        let hash = header.hash();
+        if self.open(header, Arc::new(Pieces::of(&body)), None).is_err() {
+            return;
+        }
+        let Some(held) = self.blocks.get_mut(&hash).filter(|h| h.body.is_none()) else { return };
+        for index in 0..held.pieces.count() {
+            held.got[index] = Some(body.slice(held.pieces.range(index)));
+        }
+        held.missing = 0;
+        held.body = Some(body);
+        self.finish(&hash);
+    }
+
+    /// Takes one piece.
+    pub(super) fn insert(&mut self, hash: &Hash, index: usize, bytes: Bytes) -> Inserted {
+        let Some(held) = self.blocks.get_mut(hash) else { return Inserted::Needless };
+        match held.got.get(index) {
+            None => return Inserted::Bad,
+            Some(Some(_)) => return Inserted::Needless,
+            Some(None) => {}
+        }
+        if !held.pieces.check(index, &bytes) {
+            return Inserted::Bad;
+        }
+        held.got[index] = Some(bytes);
+        held.missing -= 1;
+        let (came, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.index == index);
+        held.waiters = waiting;
+        let came: Vec<Waiter> = came;
+        self.waiting -= came.len();
+        let piece = held.got[index].clone();
+        self.served.extend(came.into_iter().map(|w| Served { ticket: w.ticket, piece: piece.clone() }));
+        if held.missing > 0 {
+            return Inserted::Good;
+        }
+        self.finish(hash);
+        Inserted::Complete
+    }
+
+    /// Nothing of it is missing: its owner is not charged any more, and it may go when room is needed.
+    fn finish(&mut self, hash: &Hash) {
+        let Some(held) = self.blocks.get_mut(hash) else { return };
+        if held.body.is_none() {
+            let mut body = Vec::with_capacity(held.bytes());
+            held.got.iter().flatten().for_each(|piece| body.extend_from_slice(piece));
+            let body = Bytes::from(body);
+            for index in 0..held.pieces.count() {
+                held.got[index] = Some(body.slice(held.pieces.range(index)));
+            }
+            held.body = Some(body);
+        }
+        let (owner, bytes) = (held.owner.take(), held.bytes());
+        for waiter in std::mem::take(&mut held.waiters) {
+            let piece = held.got.get(waiter.index).cloned().flatten();
+            self.served.push(Served { ticket: waiter.ticket, piece });
+            self.waiting -= 1;
+        }
+        self.discharge(owner, bytes);
+        self.finished.push_back(*hash);
+        self.finished_bytes += bytes;
+        // The newest stays even if it is larger than all that may be kept.
+        while self.finished_bytes > KEPT && self.finished.len() > 1 {
+            self.drop_oldest();
+        }
+    }
+
+    fn discharge(&mut self, owner: Option<PeerId>, bytes: usize) {
+        let Some(peer) = owner else { return };
+        if let Some(charged) = self.charged.get_mut(&peer) {
+            *charged -= bytes;
+            if *charged == 0 {
+                self.charged.remove(&peer);
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) -> Option<()> {
+        let hash = *self.finished.front()?;
+        self.remove(&hash);
+        Some(())
+    }
+
+    /// Lets go of a block; who waits for its pieces gets none.
+    pub(super) fn remove(&mut self, hash: &Hash) {
+        let Some(held) = self.blocks.remove(hash) else { return };
+        self.bytes -= held.bytes();
+        if held.body.is_some() {
+            self.finished.retain(|h| h != hash);
+            self.finished_bytes -= held.bytes();
+        }
+        self.waiting -= held.waiters.len();
+        self.served.extend(held.waiters.iter().map(|w| Served { ticket: w.ticket, piece: None }));
+        self.discharge(held.owner, held.bytes());
+    }
+
+    /// What there is of a piece.
+    #[must_use]
+    pub(super) fn piece(&self, hash: &Hash, index: usize) -> Piece {
+        let Some(held) = self.blocks.get(hash) else { return Piece::Absent };
+        match held.got.get(index) {
+            None => Piece::None,
+            Some(Some(piece)) => Piece::Held(piece.clone()),
+            Some(None) => Piece::Coming,
+        }
+    }
+
+    /// Lets a request wait for a piece that is coming; `false` when too many wait.
+    pub(super) fn wait(&mut self, hash: &Hash, index: usize, ticket: Ticket, until: Instant) -> bool {
+        let Some(held) = self.blocks.get_mut(hash) else { return false };
+        if self.waiting >= WAITING || !matches!(held.got.get(index), Some(None)) {
+            return false;
+        }
+        held.waiters.push(Waiter { ticket, index, until });
+        self.waiting += 1;
+        self.earliest = Some(self.earliest.map_or(until, |e| e.min(until)));
+        true
+    }
+
+    /// Ends the waiting of those whose time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return;
+        }
+        for held in self.blocks.values_mut() {
+            let (over, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.until <= now);
+            held.waiters = waiting;
+            let over: Vec<Waiter> = over;
+            self.waiting -= over.len();
+            self.served.extend(over.iter().map(|w| Served { ticket: w.ticket, piece: None }));
+        }
+        self.earliest = self.blocks.values().flat_map(|h| &h.waiters).map(|w| w.until).min();
+    }
+
+    /// When somebody's wait may be over.
+    #[must_use]
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.earliest.filter(|_| self.waiting > 0)
+    }
+
+    /// The requests that are over since the last call.
+    pub(super) fn take_served(&mut self) -> Vec<Served> {
+        std::mem::take(&mut self.served)
+    }
+
+    /// A block's header and pieces, and its body when it is whole.
+    #[must_use]
+    pub(super) fn block(&self, hash: &Hash) -> Option<(&Header, &Pieces, Option<&Bytes>)> {
+        let held = self.blocks.get(hash)?;
+        Some((held.header.header(), &held.pieces, held.body.as_ref()))
+    }
+
+    /// The header of a block that is here.
+    #[must_use]
+    pub(super) fn header(&self, hash: &Hash) -> Option<&VerifiedHeader> {
+        self.blocks.get(hash).map(|h| &h.header)
+    }
+
+    /// Bytes reserved by all bodies here.
+    #[must_use]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Requests waiting for pieces.
+    #[must_use]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    #[cfg(test)]
+    /// Bytes that `peer` is charged for.
+    #[must_use]
+    pub(super) fn charged(&self, peer: &PeerId) -> usize {
+        self.charged.get(peer).copied().unwrap_or(0)
+    }
+}

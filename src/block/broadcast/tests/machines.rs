@@ -1,0 +1,451 @@
+//! Properties of the machines.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use proptest::prelude::*;
+
+use super::{
+    super::{
+        announcer::{Announce, Announcer, MAX_NOTIFIED},
+        assembly::{Assembly, Inserted, PER_PEER, Piece, Served, TOTAL, WAITING},
+        core::{Asked, Core, Output},
+        fetcher::{
+            ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_TRIES, PER_PEER as FETCHES_PER_PEER,
+            WINDOW,
+        },
+        hold::{HELD, Hold, Until},
+        known::{Known, PER_PEER as KNOWN_PER_PEER, Recent},
+        wire::Wanted,
+    },
+    GENESIS, block, pieces,
+};
+use crate::{
+    block::{MAX_BODY_BYTES, PIECE_BYTES},
+    primitives::{Hash, PeerId},
+};
+
+fn hash(n: u64) -> Hash {
+    Hash::of(&n.to_le_bytes())
+}
+
+fn peers(n: usize) -> Vec<PeerId> {
+    (0..n).map(|_| PeerId::random()).collect()
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+#[test]
+fn known_lists_keep_the_last_and_go_with_their_peers() {
+    let mut recent = Recent::new(3);
+    assert!(recent.is_empty() && (0..4).all(|i| recent.insert(i)) && !recent.insert(3));
+    assert!(recent.len() == 3 && !recent.contains(&0) && recent.contains(&1));
+    recent.remove(&1);
+    assert!(recent.insert(9) && recent.contains(&2) && recent.len() == 3);
+    let (mut known, all) = (Known::default(), peers(2));
+    known.learn(&all[0], hash(1));
+    assert!(!known.has(&all[0], &hash(1)), "nothing is kept for whoever is not connected");
+    known.up(all[0]);
+    (0..=KNOWN_PER_PEER as u64).for_each(|i| known.learn(&all[0], hash(i)));
+    assert!(!known.has(&all[0], &hash(0)) && known.has(&all[0], &hash(1)) && !known.has(&all[1], &hash(1)));
+    known.down(&all[0]);
+    known.up(all[0]);
+    assert!(!known.has(&all[0], &hash(1)));
+}
+
+#[test]
+fn who_has_a_block_is_not_told_and_nobody_is_told_twice() {
+    let (mut announcer, all) = (Announcer::default(), peers(MAX_NOTIFIED + 10));
+    all.iter().for_each(|p| announcer.up(*p));
+    announcer.learn(&all[0], hash(1));
+    let listens = |p: &PeerId| all[..2].contains(p);
+    let announce = announcer.announce(hash(1), listens);
+    assert!(announce.topic && announce.notify.len() == MAX_NOTIFIED && !announce.notify.contains(&all[0]));
+    assert_eq!(announcer.announce(hash(1), listens), Announce::default());
+    assert!(!announcer.remind(&all[1], hash(1)), "it was told on the topic");
+    let left = all[2..].iter().find(|p| !announce.notify.contains(p)).unwrap();
+    assert!(announcer.remind(left, hash(1)) && !announcer.remind(left, hash(1)));
+    assert!(!announcer.remind(&PeerId::random(), hash(1)), "not connected");
+    // Everybody on the topic has it: nothing is published.
+    all.iter().for_each(|p| announcer.learn(p, hash(2)));
+    assert_eq!(announcer.announce(hash(2), listens), Announce::default());
+}
+
+#[test]
+fn what_is_held_back_is_little_and_comes_back() {
+    let (mut hold, now) = (Hold::default(), Instant::now());
+    hold.put(Until::Time, now + ms(10), 1).unwrap();
+    hold.put(Until::Parent(hash(1)), now + ms(20), 2).unwrap();
+    hold.put(Until::Parent(hash(2)), now + ms(30), 3).unwrap();
+    assert_eq!(hold.deadline(), Some(now + ms(10)));
+    assert_eq!(hold.due(now), Vec::<i32>::new());
+    assert_eq!(hold.due(now + ms(10)), [1]);
+    assert_eq!(hold.children(&hash(2)), [3]);
+    assert_eq!(hold.due(now + ms(20)), Vec::<i32>::new(), "its parent did not come");
+    assert_eq!((hold.children(&hash(1)), hold.deadline()), (Vec::new(), None));
+    for i in 0..HELD {
+        hold.put(Until::Parent(hash(0)), now, i as i32).unwrap();
+    }
+    assert_eq!(hold.put(Until::Time, now, -1), Err(-1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_body_comes_together_in_any_order_whatever_else_comes(
+        bytes in 5usize..(4 * PIECE_BYTES),
+        order in proptest::collection::vec((any::<prop::sample::Index>(), 0..4u8), 1..40),
+    ) {
+        let (header, _, body) = block(GENESIS, bytes, 1);
+        let checks = pieces(&body);
+        let (mut assembly, owner, hash) = (Assembly::default(), PeerId::random(), header.hash());
+        assembly.open(header.clone(), checks.clone(), Some(owner)).unwrap();
+        assembly.open(header, checks.clone(), Some(PeerId::random())).unwrap();
+        prop_assert_eq!((assembly.bytes(), assembly.charged(&owner)), (bytes, bytes));
+        let mut have = vec![false; checks.count()];
+        let all = (0..checks.count()).map(|i| (i, 0));
+        let mut complete = 0;
+        for (index, kind) in order.iter().map(|(i, k)| (i.index(checks.count()), *k)).chain(all) {
+            let piece = body.slice(checks.range(index));
+            let (piece, expected) = match kind {
+                0 | 1 if have[index] => (piece, Inserted::Needless),
+                0 | 1 => {
+                    have[index] = true;
+                    let last = have.iter().all(|h| *h);
+                    complete += usize::from(last);
+                    (piece, if last { Inserted::Complete } else { Inserted::Good })
+                }
+                _ if have[index] => (piece, Inserted::Needless),
+                2 => (piece.iter().map(|b| b ^ 1).collect::<Vec<_>>().into(), Inserted::Bad),
+                _ => (piece.slice(1..), Inserted::Bad),
+            };
+            prop_assert_eq!(assembly.insert(&hash, index, piece), expected);
+        }
+        prop_assert_eq!(complete, 1);
+        prop_assert_eq!(assembly.block(&hash).unwrap().2, Some(&body));
+        prop_assert_eq!(assembly.charged(&owner), 0);
+        prop_assert_eq!(assembly.insert(&hash, checks.count(), body.clone()), Inserted::Bad);
+        assembly.remove(&hash);
+        prop_assert_eq!(assembly.bytes(), 0);
+        prop_assert_eq!(assembly.insert(&hash, 0, body.clone()), Inserted::Needless);
+    }
+}
+
+#[test]
+fn memory_is_bounded_in_all_and_for_each_peer() {
+    let mut assembly = Assembly::default();
+    let owners = peers(6);
+    let mut opened = Vec::new();
+    for (i, owner) in owners.iter().enumerate() {
+        let mut mine = 0;
+        for salt in 0..6 {
+            let (header, _, body) = block(GENESIS, MAX_BODY_BYTES, i as u64 * 10 + salt);
+            if assembly.open(header.clone(), pieces(&body), Some(*owner)).is_ok() {
+                mine += 1;
+                opened.push(header.hash());
+            }
+            assert!(assembly.bytes() <= TOTAL && assembly.charged(owner) <= PER_PEER);
+        }
+        assert!(mine <= PER_PEER / MAX_BODY_BYTES);
+    }
+    assert_eq!(opened.len(), TOTAL / MAX_BODY_BYTES, "unfinished ones are never pushed out");
+    // Finished ones make room, the oldest first, and are not charged to anybody.
+    opened.iter().for_each(|hash| assembly.remove(hash));
+    let mut finished = Vec::new();
+    for salt in 100..130 {
+        let (header, _, body) = block(GENESIS, MAX_BODY_BYTES, salt);
+        finished.push(header.hash());
+        assembly.put(header, body);
+        assert!(assembly.bytes() <= super::super::assembly::KEPT);
+    }
+    assert!(assembly.block(&finished[0]).is_none() && assembly.block(&finished[29]).is_some());
+}
+
+#[test]
+fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
+    let (header, _, body) = block(GENESIS, 3 * PIECE_BYTES, 1);
+    let (checks, hash, now) = (pieces(&body), header.hash(), Instant::now());
+    let mut assembly = Assembly::default();
+    assert_eq!(assembly.piece(&hash, 0), Piece::Absent);
+    assert!(!assembly.wait(&hash, 0, 0, now));
+    assembly.open(header.clone(), checks.clone(), None).unwrap();
+    assert_eq!((assembly.piece(&hash, 2), assembly.piece(&hash, 3)), (Piece::Coming, Piece::None));
+    assert!(assembly.wait(&hash, 0, 1, now + ms(10)) && assembly.wait(&hash, 0, 2, now + ms(20)));
+    assert!(assembly.wait(&hash, 1, 3, now + ms(30)) && !assembly.wait(&hash, 3, 4, now));
+    assert_eq!((assembly.waiting(), assembly.deadline()), (3, Some(now + ms(10))));
+    assembly.expire(now + ms(10));
+    assert_eq!(assembly.take_served(), [Served { ticket: 1, piece: None }]);
+    let first = body.slice(checks.range(0));
+    assert_eq!(assembly.insert(&hash, 0, first.clone()), Inserted::Good);
+    assert_eq!(assembly.take_served(), [Served { ticket: 2, piece: Some(first.clone()) }]);
+    assert_eq!(assembly.piece(&hash, 0), Piece::Held(first));
+    assembly.remove(&hash);
+    assert_eq!(assembly.take_served(), [Served { ticket: 3, piece: None }]);
+    assert_eq!((assembly.waiting(), assembly.deadline()), (0, None));
+    // It comes whole another way.
+    assembly.open(header.clone(), checks.clone(), None).unwrap();
+    assert!(assembly.wait(&hash, 1, 5, now));
+    assembly.put(header, body.clone());
+    assert_eq!(assembly.take_served(), [Served { ticket: 5, piece: Some(body.slice(checks.range(1))) }]);
+    // They are bounded.
+    let (other, _, body) = block(GENESIS, 2 * PIECE_BYTES, 2);
+    assembly.open(other.clone(), pieces(&body), None).unwrap();
+    let taken = (0..WAITING as u64 + 10).filter(|t| assembly.wait(&other.hash(), 0, 100 + t, now)).count();
+    assert_eq!(taken, WAITING);
+}
+
+/// The requests among some effects.
+fn asks(effects: &[Effect]) -> Vec<(AskId, PeerId, Wanted)> {
+    let ask = |e: &Effect| match e {
+        Effect::Ask { id, peer, wanted, .. } => Some((*id, *peer, *wanted)),
+        _ => None,
+    };
+    effects.iter().filter_map(ask).collect()
+}
+
+#[test]
+fn an_announced_block_is_given_time_to_come_by_itself() {
+    let (mut fetcher, now, all) = (Fetcher::new(1), Instant::now(), peers(3));
+    assert!(fetcher.announced(now, all[0], hash(1)) && fetcher.announced(now + ms(10), all[1], hash(1)));
+    fetcher.tick(now + ARRIVAL.0 - ms(1));
+    assert_eq!(fetcher.take_effects(), []);
+    fetcher.tick(now + ARRIVAL.0);
+    assert_eq!(asks(&fetcher.take_effects()).len(), 1, "one of the announcers");
+    // Headers that take long to come after announcements make the window longer, up to its end.
+    let mut at = now;
+    for i in 10..40 {
+        at += Duration::from_secs(1);
+        fetcher.announced(at, all[0], hash(i));
+        fetcher.header(at + ms(900), all[1], hash(i), 1);
+        fetcher.forget(&hash(i));
+    }
+    fetcher.forget(&hash(1));
+    fetcher.take_effects();
+    at += Duration::from_secs(1);
+    fetcher.announced(at, all[0], hash(99));
+    fetcher.tick(at + ms(1500));
+    assert_eq!(asks(&fetcher.take_effects()), []);
+    fetcher.tick(at + ARRIVAL.1);
+    assert_eq!(asks(&fetcher.take_effects()).len(), 1);
+}
+
+#[test]
+fn sources_take_turns_and_two_are_asked_from_the_third_try_on() {
+    let (mut fetcher, mut now, all) = (Fetcher::new(1), Instant::now(), peers(6));
+    fetcher.header(now, all[0], hash(1), 40);
+    let first = asks(&fetcher.take_effects());
+    assert!(first.len() == WINDOW && first.iter().all(|(_, peer, _)| *peer == all[0]), "whom the header came from");
+    let mut asked_at_once = Vec::new();
+    for announcer in &all[1..] {
+        assert!(fetcher.announced(now, *announcer, hash(1)));
+    }
+    assert_eq!(fetcher.take_effects(), [], "one at a time");
+    for _ in 0..5 {
+        now += Duration::from_secs(4);
+        fetcher.tick(now);
+        let effects = fetcher.take_effects();
+        let mut of: Vec<_> = asks(&effects).into_iter().map(|(_, peer, _)| peer).collect();
+        of.sort_unstable();
+        of.dedup();
+        asked_at_once.push(of.len());
+        // Who announced it and brings nothing is blamed; who only passed on the header is not.
+        assert!(!effects.contains(&Effect::Blame(all[0], Fault::Timeout)), "{effects:?}");
+    }
+    assert_eq!(asked_at_once[0], 1);
+    assert!(asked_at_once[2..].contains(&2) && asked_at_once.iter().all(|n| *n <= 2), "{asked_at_once:?}");
+}
+
+#[test]
+fn garbage_puts_a_source_out_and_busy_lets_it_rest() {
+    let (mut fetcher, now, all) = (Fetcher::new(1), Instant::now(), peers(1));
+    fetcher.header(now, all[0], hash(1), 2);
+    let first = asks(&fetcher.take_effects());
+    fetcher.failed(now, first[0].0, Failure::Busy);
+    assert_eq!(fetcher.take_effects(), [Effect::Cancel(first[1].0)], "no blame");
+    fetcher.tick(now + ms(1000));
+    let second = asks(&fetcher.take_effects());
+    assert_eq!(second.len(), 2);
+    assert!(fetcher.piece(now + ms(1001), second[1].0), "pieces come in any order");
+    assert!(!fetcher.piece(now + ms(1001), second[1].0), "once");
+    fetcher.failed(now + ms(1002), second[0].0, Failure::Garbage);
+    assert_eq!(fetcher.take_effects(), [Effect::Blame(all[0], Fault::WrongData)]);
+    fetcher.announced(now + ms(1003), all[0], hash(1));
+    fetcher.tick(now + ms(5000));
+    assert_eq!(asks(&fetcher.take_effects()), [], "nobody else, and never this one");
+    fetcher.tick(now + Duration::from_secs(40));
+    assert_eq!(fetcher.take_effects(), [Effect::Lost(hash(1))]);
+    assert!(fetcher.is_empty());
+}
+
+#[test]
+fn neighbours_that_never_spoke_of_a_block_are_asked_when_nobody_else_is_left() {
+    let (mut fetcher, mut now, all) = (Fetcher::new(7), Instant::now(), peers(10));
+    all.iter().for_each(|p| fetcher.up(*p));
+    fetcher.header(now, all[0], hash(1), 4);
+    fetcher.take_effects();
+    let mut asked = Vec::new();
+    for _ in 0..20 {
+        now += ms(900);
+        fetcher.tick(now);
+        for (id, peer, _) in asks(&fetcher.take_effects()) {
+            if peer != all[0] {
+                asked.push(peer);
+                fetcher.failed(now, id, Failure::NotFound);
+            }
+        }
+    }
+    asked.sort_unstable();
+    asked.dedup();
+    assert!((2..=BLIND).contains(&asked.len()), "{asked:?}");
+    // A block of which only its hash is known is worth no such search: anybody can invent hashes.
+    fetcher.forget(&hash(1));
+    fetcher.announced(now, all[0], hash(2));
+    let mut others = 0;
+    for _ in 0..100 {
+        now += ms(500);
+        fetcher.tick(now);
+        others += asks(&fetcher.take_effects()).iter().filter(|(_, peer, _)| *peer != all[0]).count();
+    }
+    assert_eq!(others, 0);
+}
+
+#[test]
+fn a_flood_of_announcements_is_cut_and_blamed_and_others_are_heard() {
+    let (mut fetcher, now, all) = (Fetcher::new(1), Instant::now(), peers(2));
+    let taken = (0..FETCHES_PER_PEER as u64 + 50).filter(|i| fetcher.announced(now, all[0], hash(*i))).count();
+    assert_eq!((taken, fetcher.sourced_by(&all[0])), (FETCHES_PER_PEER, FETCHES_PER_PEER));
+    assert!(fetcher.take_effects().contains(&Effect::Blame(all[0], Fault::Flood)));
+    assert!(fetcher.announced(now, all[1], hash(10_000)));
+    fetcher.down(now, &all[0]);
+    assert_eq!(fetcher.sourced_by(&all[0]), 0);
+    // Nobody is left for those; they end by themselves.
+    fetcher.tick(now + Duration::from_secs(31));
+    fetcher.tick(now + MAX_AGE);
+    assert!(fetcher.is_empty() && fetcher.in_flight() == 0);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Announced(usize, u64),
+    Want(usize, u64),
+    Header(usize, u64, usize),
+    Up(usize),
+    Down(usize),
+    Forget(u64),
+    Pass(u64),
+    Answer(usize, u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (0..6usize, 0..12u64).prop_map(|(p, h)| Op::Announced(p, h)),
+        1 => (0..6usize, 0..12u64).prop_map(|(p, h)| Op::Want(p, h)),
+        3 => (0..6usize, 0..12u64, 0..40usize).prop_map(|(p, h, n)| Op::Header(p, h, n)),
+        1 => (0..6usize).prop_map(Op::Up),
+        1 => (0..6usize).prop_map(Op::Down),
+        1 => (0..12u64).prop_map(Op::Forget),
+        4 => (0..2000u64).prop_map(Op::Pass),
+        12 => (0..64usize, 0..6u8).prop_map(|(i, k)| Op::Answer(i, k)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn every_fetch_and_every_request_ends_and_limits_hold(ops in proptest::collection::vec(op(), 1..200), seed in any::<u64>()) {
+        let (mut fetcher, all, mut now) = (Fetcher::new(seed), peers(6), Instant::now());
+        let mut open: HashMap<AskId, (PeerId, Hash, Wanted)> = HashMap::new();
+        let turn = |fetcher: &mut Fetcher, open: &mut HashMap<AskId, (PeerId, Hash, Wanted)>| {
+            for effect in fetcher.take_effects() {
+                match effect {
+                    Effect::Ask { id, peer, hash, wanted } => {
+                        let twice = open.values().any(|o| *o == (peer, hash, wanted));
+                        assert!(!twice && open.insert(id, (peer, hash, wanted)).is_none());
+                    }
+                    Effect::Cancel(id) => assert!(open.remove(&id).is_some()),
+                    Effect::Blame(..) | Effect::Lost(_) => {}
+                }
+            }
+            assert_eq!(fetcher.in_flight(), open.len());
+            for peer in &all {
+                assert!(open.values().filter(|(p, ..)| p == peer).count() <= WINDOW);
+            }
+            // A piece is asked of one peer at a time.
+            let mut wanted: Vec<_> = open.values().map(|(_, h, w)| (*h, format!("{w:?}"))).collect();
+            wanted.sort();
+            let before = wanted.len();
+            wanted.dedup();
+            assert_eq!(before, wanted.len());
+        };
+        for op in ops {
+            match op {
+                Op::Announced(p, h) => drop(fetcher.announced(now, all[p], hash(h))),
+                Op::Want(p, h) => drop(fetcher.want(now, all[p], hash(h))),
+                Op::Header(p, h, n) => drop(fetcher.header(now, all[p], hash(h), n)),
+                Op::Up(p) => fetcher.up(all[p]),
+                Op::Down(p) => fetcher.down(now, &all[p]),
+                Op::Forget(h) => fetcher.forget(&hash(h)),
+                Op::Pass(t) => {
+                    now += ms(t);
+                    fetcher.tick(now);
+                }
+                Op::Answer(i, kind) => {
+                    let mut ids: Vec<_> = open.keys().copied().collect();
+                    ids.sort_unstable();
+                    if !ids.is_empty() {
+                        let id = ids[i % ids.len()];
+                        let (_, _, wanted) = open.remove(&id).unwrap();
+                        match (kind, wanted) {
+                            (0..=1, Wanted::Piece(_)) => assert!(fetcher.piece(now, id)),
+                            (0..=1, Wanted::Block) => assert!(fetcher.block(now, id).is_some()),
+                            (2, _) => fetcher.failed(now, id, Failure::NotFound),
+                            (3, _) => fetcher.failed(now, id, Failure::Busy),
+                            (4, _) => fetcher.failed(now, id, Failure::NoAnswer),
+                            _ => fetcher.failed(now, id, Failure::Garbage),
+                        }
+                    }
+                }
+            }
+            turn(&mut fetcher, &mut open);
+        }
+        // Nobody says anything any more. Looking at it when it wants to be looked at is enough, and that is not too often.
+        let end = now + MAX_AGE;
+        let mut looks = 0;
+        while let Some(deadline) = fetcher.deadline() {
+            prop_assert!(deadline <= end, "a fetch that outlives its age");
+            now = now.max(deadline);
+            fetcher.tick(now);
+            turn(&mut fetcher, &mut open);
+            looks += 1;
+            prop_assert!(looks < 12 * 400 + 100 * MAX_TRIES as usize, "it never sleeps");
+        }
+        prop_assert!(fetcher.is_empty() && open.is_empty());
+        prop_assert!(all.iter().all(|p| fetcher.sourced_by(p) == 0));
+    }
+}
+
+#[test]
+fn two_nodes_do_not_wait_for_each_other() {
+    let (header, content, body) = block(GENESIS, 2 * PIECE_BYTES, 1);
+    let (mut core, now, all) = (Core::new(1), Instant::now(), peers(3));
+    all.iter().for_each(|p| core.up(*p));
+    core.on_block(now, all[0], header.clone(), content).unwrap();
+    let asked = core.take_outputs();
+    assert!(asked.iter().all(|o| matches!(o, Output::Ask { peer, .. } if *peer == all[0])) && asked.len() == 2);
+    assert_eq!(core.on_asked(now, &all[0], &header.hash(), 0, 1), Asked::No);
+    assert_eq!(core.on_asked(now, &all[1], &header.hash(), 0, 2), Asked::Wait);
+    assert_eq!(core.on_asked(now, &all[1], &header.hash(), 2, 3), Asked::Nonsense);
+    let Output::Ask { id, .. } = asked[0] else { unreachable!() };
+    let piece = body.slice(..PIECE_BYTES);
+    core.on_piece(now, id, all[0], &header.hash(), 0, piece.clone());
+    assert_eq!(core.take_outputs(), [Output::Serve(2, Some(piece))]);
+    // Its source goes away, and nobody else has it: it is lost in the end, and may come again.
+    all.iter().for_each(|p| core.down(now, p));
+    core.tick(now + MAX_AGE);
+    assert!(core.take_outputs().contains(&Output::Lost(header.hash())));
+    assert!(!core.has_seen(&header.hash()) && core.sizes() == (0, 0, 0, 0));
+}

@@ -1,0 +1,511 @@
+//! The single owner of tree, orphans, head and committed block. Synchronous: time is an argument, and nothing but the store is touched,
+//! so a simulation uses it as it is.
+//!
+//! Blocks are *applied* one by one to what is in memory, which notes the change for the store; [`Core::flush`] writes the change and
+//! only then tells what happened. One flush may cover many blocks. After a flush that failed, what is in memory is not
+//! trusted any more: blocks are refused until [`Core::recover`] has read everything from the store again.
+
+mod rival;
+
+use std::sync::Arc;
+
+use super::{
+    conflict::{Conflicts, Hold},
+    fork_choice::ForkChoice,
+    handle::{ChainError, Event, Outcome, SegmentOutcome, Status},
+    invalid::Invalid,
+    judge,
+    orphans::Orphans,
+    retired::RetiredBlocks,
+    start::{self, OpenError},
+    store::{ChainStore, Change, Marks},
+    tree::Tree,
+    validator::{Validator, Verdict},
+};
+use crate::{
+    block::{Block, Header, Origin, Point},
+    primitives::{Hash, UnixMillis},
+    store::StoreError,
+};
+
+/// Waiting blocks applied in one go after their parent came; the rest follows with the next call, so that a long row of them does
+/// not hold up everybody else.
+const RELEASE: usize = 64;
+
+/// What the chain goes by.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The genesis block.
+    pub genesis: Block,
+    /// Blocks above the committed one before the next is committed; 1 to [`super::MAX_COMMIT_DEPTH`].
+    pub depth: u64,
+    /// Committed blocks that may be taken back when most peers prove a better branch; 0: none, at most
+    /// [`super::MAX_DEEP_REORG`].
+    pub deep_reorg_max: u64,
+    /// Which branch is better.
+    pub choice: Arc<dyn ForkChoice>,
+    /// What is valid.
+    pub validator: Arc<dyn Validator>,
+}
+
+/// Why blocks are not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Halt {
+    /// The store failed; reading it again may help.
+    Store(StoreError),
+    /// The store contradicts itself or us.
+    Damaged(String),
+    /// Most peers are on a branch that contradicts what is final here.
+    Conflict(String),
+}
+
+impl Halt {
+    fn text(&self) -> String {
+        match self {
+            Self::Store(error) => format!("{error}; blocks are taken again as soon as the store works"),
+            Self::Damaged(text) | Self::Conflict(text) => text.clone(),
+        }
+    }
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    /// Batches written.
+    pub writes: u64,
+    /// Those that were synced.
+    pub synced: u64,
+    /// Blocks found invalid.
+    pub invalid: u64,
+}
+
+/// The chain.
+#[derive(Debug)]
+pub struct Core {
+    rules: Rules,
+    store: Arc<dyn ChainStore>,
+    pub(super) tree: Tree,
+    pub(super) orphans: Orphans,
+    pub(super) invalid: Invalid,
+    retired: RetiredBlocks,
+    /// From the committed block, which is not in it, to the head.
+    pub(super) path: Vec<Point>,
+    conflicts: Conflicts,
+    hold: Option<Hold>,
+    halted: Option<Halt>,
+    change: Change,
+    /// Of the change that is not written yet.
+    events: Vec<Event>,
+    released: Vec<(Block, Origin)>,
+    written: Written,
+}
+
+impl Core {
+    /// Reads the chain from its store, checks it, and repairs what is above the committed block; a new store gets the genesis block.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the store is of another chain, contradicts itself at or below the committed block, or fails.
+    pub fn open(rules: Rules, store: Arc<dyn ChainStore>, now: UnixMillis) -> Result<Self, OpenError> {
+        let loaded = start::load(&rules, store.as_ref())?;
+        let mut core = Self {
+            rules,
+            store,
+            tree: loaded.tree,
+            orphans: Orphans::default(),
+            invalid: Invalid::default(),
+            retired: loaded.retired,
+            path: loaded.stored_path,
+            conflicts: Conflicts::default(),
+            hold: None,
+            halted: None,
+            change: loaded.repairs,
+            events: Vec::new(),
+            released: Vec::new(),
+            written: Written::default(),
+        };
+        core.follow_best(now);
+        core.flush().map_err(OpenError::Store)?;
+        Ok(core)
+    }
+
+    /// Where the chain stands. Only to be shown to others right after a flush.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let head = self.head();
+        Status {
+            genesis: self.rules.genesis.hash(),
+            head,
+            head_time: self.tree.header(&head.hash).map_or(UnixMillis(0), |h| h.time),
+            committed: self.tree.root(),
+            earliest: 1,
+            halted: self.halted.as_ref().map(Halt::text),
+        }
+    }
+
+    /// The best block.
+    #[must_use]
+    pub fn head(&self) -> Point {
+        self.path.last().copied().unwrap_or_else(|| self.tree.root())
+    }
+
+    /// The newest final block.
+    #[must_use]
+    pub fn committed(&self) -> Point {
+        self.tree.root()
+    }
+
+    /// Blocks that wait for their parent or their time.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.orphans.len()
+    }
+
+    /// Sizes for the metrics: candidates, orphans, retired blocks.
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.tree.len(), self.orphans.len(), self.retired.len())
+    }
+
+    /// What was written so far.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        self.written
+    }
+
+    /// Most peers seen on a branch that contradicts what is final.
+    #[must_use]
+    pub fn conflicting_peers(&self) -> usize {
+        self.conflicts.most_peers()
+    }
+
+    /// Imports one block and writes it. What happened comes with the answer.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub fn import(
+        &mut self,
+        block: Block,
+        origin: Origin,
+        now: UnixMillis,
+    ) -> Result<(Outcome, Vec<Event>), ChainError> {
+        let outcome = self.apply(block, origin, now)?;
+        while self.work(now)? {}
+        Ok((outcome, self.flush()?))
+    }
+
+    /// Imports consecutive blocks in one write.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub fn import_segment(
+        &mut self,
+        blocks: Vec<Block>,
+        origin: Origin,
+        now: UnixMillis,
+    ) -> Result<(SegmentOutcome, Vec<Event>), ChainError> {
+        let outcome = self.apply_segment(blocks, origin, now)?;
+        while self.work(now)? {}
+        Ok((outcome, self.flush()?))
+    }
+
+    pub(super) fn apply_segment(
+        &mut self,
+        blocks: Vec<Block>,
+        origin: Origin,
+        now: UnixMillis,
+    ) -> Result<SegmentOutcome, ChainError> {
+        let mut held = 0;
+        for block in blocks {
+            match self.apply(block, origin, now)? {
+                Outcome::Imported { .. } | Outcome::Known => held += 1,
+                stopped => return Ok(SegmentOutcome { held, stopped: Some(stopped) }),
+            }
+        }
+        Ok(SegmentOutcome { held, stopped: None })
+    }
+
+    /// Takes a block into memory. Nobody may hear of it before the next flush.
+    pub(super) fn apply(&mut self, block: Block, origin: Origin, now: UnixMillis) -> Result<Outcome, ChainError> {
+        self.refuse_when_halted()?;
+        let hash = block.hash();
+        if let Some(outcome) = self.apply_known(&block, now)? {
+            return Ok(outcome);
+        }
+        let header = Arc::new(block.header().clone());
+        let validator = self.rules.validator.clone();
+        for verdict in [validator.header(&header), validator.body(&block)] {
+            if let Some(outcome) = self.refused(hash, verdict, now) {
+                return Ok(outcome);
+            }
+        }
+        let at = judge::earliest(header.time);
+        if at > now {
+            if !judge::may_wait(header.time, now) {
+                return Ok(Outcome::Ignored("its time is too far ahead of our clock".into()));
+            }
+            self.orphans.wait_until(block, origin, now, at);
+            return Ok(Outcome::Early(at));
+        }
+        let Some(parent) = self.tree.header(&header.parent).cloned() else {
+            return Ok(self.apply_orphan(block, origin, now));
+        };
+        let contextual = judge::links(&header, &parent)
+            .map_or_else(|| validator.contextual(&header, &parent), |why| Verdict::Invalid(why.into()));
+        if let Some(outcome) = self.refused(hash, contextual, now) {
+            return Ok(outcome);
+        }
+        let full = validator.full(&block, &parent);
+        if let Some(outcome) = self.refused(hash, full, now) {
+            return Ok(outcome);
+        }
+        Ok(self.insert(block, header, origin, now))
+    }
+
+    /// What can be said of a block by its hash, its height and its parent's hash.
+    fn apply_known(&mut self, block: &Block, now: UnixMillis) -> Result<Option<Outcome>, ChainError> {
+        let (hash, header) = (block.hash(), block.header());
+        if self.tree.header(&hash).is_some() {
+            return Ok(Some(Outcome::Known));
+        }
+        if let Some(why) = self.invalid.why(&hash) {
+            return Ok(Some(Outcome::Invalid(why.to_string())));
+        }
+        if self.retired.contains(&hash) {
+            return Ok(Some(Outcome::Known));
+        }
+        if header.height <= self.tree.root().height {
+            // It may be final and not written yet.
+            let applied = self.change.committed.iter().any(|p| p.hash == hash);
+            let known = applied || self.store.header(&hash)?.is_some();
+            return Ok(Some(if known { Outcome::Known } else { Outcome::OutOfWindow }));
+        }
+        if self.invalid.why(&header.parent).is_some() {
+            let verdict = Verdict::Invalid("its parent is invalid".into());
+            return Ok(self.refused(hash, verdict, now));
+        }
+        // Blocks that build on what lost against a final block come in too late as well.
+        Ok(self.retired.contains(&header.parent).then_some(Outcome::OutOfWindow))
+    }
+
+    fn apply_orphan(&mut self, block: Block, origin: Origin, now: UnixMillis) -> Outcome {
+        let (height, root) = (block.header().height, self.tree.root());
+        // The parent of the next height is the committed block and nothing else.
+        if height <= root.height + 1 || judge::too_far(height, self.head().height) {
+            return Outcome::OutOfWindow;
+        }
+        Outcome::Orphan { missing: self.orphans.wait_for_parent(block, origin, now) }
+    }
+
+    /// `None` when the verdict accepts.
+    fn refused(&mut self, hash: Hash, verdict: Verdict, now: UnixMillis) -> Option<Outcome> {
+        match verdict {
+            Verdict::Accept => None,
+            Verdict::Ignore(why) => Some(Outcome::Ignored(why)),
+            Verdict::Invalid(why) => {
+                let shared: Arc<str> = why.as_str().into();
+                self.invalid.mark(hash, shared, now);
+                self.written.invalid += 1;
+                for descendant in self.orphans.drop_descendants(&hash) {
+                    self.invalid.mark(descendant, "an ancestor is invalid".into(), now);
+                }
+                Some(Outcome::Invalid(why))
+            }
+        }
+    }
+
+    fn insert(&mut self, block: Block, header: Arc<Header>, origin: Origin, now: UnixMillis) -> Outcome {
+        let hash = block.hash();
+        let point = Point { height: header.height, hash };
+        let bytes = header.encoded_bytes() + block.body().bytes().len();
+        self.released.extend(self.orphans.release(&hash));
+        self.tree.insert(hash, header, self.rules.choice.as_ref());
+        // One that was evicted comes again before that was written.
+        self.change.evicted.retain(|p| p.hash != hash);
+        self.change.added.push(block);
+        let before = self.head();
+        self.follow_best(now);
+        while self.tree.overflows(point.height) {
+            let Some(evicted) = self.tree.evict(point.height, &self.path, self.rules.choice.as_ref()) else { break };
+            self.change.evicted.push(evicted);
+            if evicted == point {
+                return Outcome::Ignored("too many better candidates are held".into());
+            }
+        }
+        self.events.push(Event::Imported { point, origin, bytes });
+        Outcome::Imported { new_head: self.head() != before }
+    }
+
+    /// Makes the best leaf the head and commits what is deep enough.
+    fn follow_best(&mut self, now: UnixMillis) {
+        let best = self.tree.best_path(self.rules.choice.as_ref());
+        let common = self.path.iter().zip(&best).take_while(|(a, b)| a == b).count();
+        for point in self.path.drain(common..).rev() {
+            // What this change attached and detaches again was never there.
+            match self.change.attached.last() == Some(&point) {
+                true => drop(self.change.attached.pop()),
+                false => self.change.detached.push(point),
+            }
+        }
+        self.change.attached.extend_from_slice(&best[common..]);
+        self.path = best;
+        self.end_hold(now);
+        if self.hold.is_some() {
+            return;
+        }
+        let committed = self.tree.root().height;
+        let count = (self.head().height - committed).saturating_sub(self.rules.depth);
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.path.len());
+        let done: Vec<Point> = self.path.drain(..count).collect();
+        for point in done {
+            for header in self.tree.commit(point.hash) {
+                let retired = self.retired.add(&header, point.height);
+                self.change.retired.push(retired);
+            }
+            self.change.committed.push(point);
+        }
+        let expired = self.retired.expire(self.tree.root().height);
+        self.change.expired.extend(expired);
+    }
+
+    fn end_hold(&mut self, now: UnixMillis) {
+        let over = |hold: &Hold| now >= hold.until || self.tree.header(&hold.tip).is_some();
+        if self.hold.as_ref().is_some_and(over) {
+            self.hold = None;
+        }
+    }
+
+    /// Whether blocks whose parent came wait to be applied.
+    pub(super) fn has_work(&self) -> bool {
+        !self.released.is_empty()
+    }
+
+    /// Applies some of the blocks whose parent came. Whether there are more.
+    pub(super) fn work(&mut self, now: UnixMillis) -> Result<bool, ChainError> {
+        for _ in 0..RELEASE {
+            let Some((block, origin)) = self.released.pop() else { return Ok(false) };
+            // Its sender was told that it waits; what becomes of it is in the events.
+            self.apply(block, origin, now)?;
+        }
+        Ok(!self.released.is_empty())
+    }
+
+    /// Writes what was applied since the last flush, in one batch, and returns what may be told now.
+    ///
+    /// # Errors
+    /// The store's; then blocks are refused until [`Core::recover`].
+    pub fn flush(&mut self) -> Result<Vec<Event>, StoreError> {
+        if self.change.is_empty() {
+            return Ok(std::mem::take(&mut self.events));
+        }
+        let mut change = std::mem::take(&mut self.change);
+        change.marks = self.marks();
+        if let Err(error) = self.store.write(&change, change.is_final()) {
+            tracing::error!(%error, "the chain could not be written; no blocks are taken until it can");
+            self.halted = Some(Halt::Store(error.clone()));
+            self.events.clear();
+            self.released.clear();
+            return Err(error);
+        }
+        self.written.writes += 1;
+        self.written.synced += u64::from(change.is_final());
+        let mut events = std::mem::take(&mut self.events);
+        if !change.detached.is_empty() || !change.attached.is_empty() {
+            events.push(Event::Head { head: self.head(), detached: change.detached, attached: change.attached });
+        }
+        if let (Some(first), Some(last)) = (change.committed.first(), change.committed.last()) {
+            events.push(Event::Committed { from: first.height, to: *last });
+            if last.height > 0 {
+                self.rules.validator.committed(*last);
+            }
+        }
+        Ok(events)
+    }
+
+    fn marks(&self) -> Marks {
+        Marks { genesis: self.rules.genesis.hash(), head: self.head(), committed: self.tree.root() }
+    }
+
+    fn refuse_when_halted(&self) -> Result<(), ChainError> {
+        match &self.halted {
+            None => Ok(()),
+            Some(halt) => Err(ChainError::Halted(halt.text())),
+        }
+    }
+
+    /// Whether the store failed and should be read again.
+    pub(super) fn is_broken(&self) -> bool {
+        matches!(self.halted, Some(Halt::Store(_)))
+    }
+
+    /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds.
+    pub fn recover(&mut self, now: UnixMillis) {
+        let opened = Self::open(self.rules.clone(), self.store.clone(), now);
+        // Reading works on a full disk, too.
+        let writes = |core: Self| {
+            let change = Change { marks: core.marks(), ..Change::default() };
+            core.store.write(&change, true).map(|()| core).map_err(OpenError::Store)
+        };
+        match opened.and_then(writes) {
+            Ok(core) => {
+                tracing::info!("the store works again: blocks are taken");
+                let (orphans, invalid) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.invalid));
+                let (conflicts, written) = (std::mem::take(&mut self.conflicts), self.written);
+                *self = Self { orphans, invalid, conflicts, written, ..core };
+            }
+            Err(OpenError::Store(error)) => self.halted = Some(Halt::Store(error)),
+            Err(error) => self.halted = Some(Halt::Damaged(error.to_string())),
+        }
+    }
+
+    /// What time brings: waiting blocks grow old or come due, and rival branches are forgotten.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn tick(&mut self, now: UnixMillis) -> Result<Vec<Event>, ChainError> {
+        self.invalid.sweep(now);
+        let due = self.orphans.sweep(now, self.tree.root().height);
+        self.conflicts.sweep(now);
+        if matches!(self.halted, Some(Halt::Conflict(_))) && !self.conflicts.outvoted() {
+            tracing::info!("no branch of many peers contradicts ours any more: blocks are taken");
+            self.halted = None;
+        }
+        if self.halted.is_some() {
+            return Ok(Vec::new());
+        }
+        self.released.extend(due);
+        while self.work(now)? {}
+        self.follow_best(now);
+        Ok(self.flush()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{chain::Memory, kit};
+
+    #[test]
+    fn a_block_that_is_evicted_and_comes_again_in_one_write_is_stored() {
+        let store = Arc::new(Memory::default());
+        let mut core = Core::open(kit::rules(4), store.clone(), kit::NOW).unwrap();
+        let maker = kit::Maker::new(1);
+        let best = maker.block(&kit::genesis(), 1, &[b"more".to_vec()]);
+        let other = maker.block(&kit::genesis(), 2, &[b"body".to_vec()]);
+        for block in [&best, &other] {
+            core.apply(block.clone(), Origin::Local, kit::NOW).unwrap();
+        }
+        // As if the tree were full.
+        let evicted = core.tree.evict(u64::MAX, &core.path, core.rules.choice.as_ref()).unwrap();
+        assert_eq!(evicted.hash, other.hash());
+        core.change.evicted.push(evicted);
+        let again = core.apply(other.clone(), Origin::Local, kit::NOW).unwrap();
+        assert_eq!(again, Outcome::Imported { new_head: false });
+        core.flush().unwrap();
+        assert_eq!(store.body(&other.hash()).unwrap().as_ref(), Some(other.body().bytes()));
+        assert_eq!(store.candidates().unwrap().len(), 2);
+        // What was written before is deleted when it goes.
+        let evicted = core.tree.evict(u64::MAX, &core.path, core.rules.choice.as_ref()).unwrap();
+        core.change.evicted.push(evicted);
+        core.flush().unwrap();
+        assert_eq!(store.header(&other.hash()).unwrap(), None);
+    }
+}

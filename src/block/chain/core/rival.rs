@@ -1,0 +1,157 @@
+//! Branches that contradict what is final: their proof is checked, and what was decided is done. See [`super::super::conflict`].
+
+use std::sync::Arc;
+
+use super::{Core, Halt};
+use crate::{
+    block::{
+        Point, VerifiedHeader,
+        chain::{
+            Branch, ChainError, Event, MAX_CONFLICT_HEADERS, Verdict,
+            conflict::{Decision, Hold, Proof},
+            judge,
+            store::read_header,
+            tree::Tree,
+        },
+    },
+    primitives::{Hash, PeerId, UnixMillis},
+    store::StoreError,
+};
+
+impl Core {
+    /// Takes the proof of a branch that leaves ours at or below the committed block; `told` peers have told their head, and `peer` is
+    /// one of them. See [`crate::block::chain::conflict`] for what follows from it.
+    ///
+    /// # Errors
+    /// [`ChainError::NoConflict`] when the headers prove none, or the store's.
+    pub fn conflict(
+        &mut self,
+        peer: PeerId,
+        headers: &[VerifiedHeader],
+        told: usize,
+        now: UnixMillis,
+    ) -> Result<Vec<Event>, ChainError> {
+        let committed = self.tree.root();
+        let fork = self.conflict_fork(headers)?;
+        let tip = headers.last().map_or(fork, |h| Point { height: h.header().height, hash: h.hash() });
+        let better = self.is_better(headers, fork)?;
+        let rules = (self.rules.depth, self.rules.deep_reorg_max);
+        let proof = Proof { peer, first: headers[0].hash(), fork, tip, told, better };
+        let (decision, peers) = self.conflicts.report(&proof, committed, rules, now);
+        let mut events = vec![Event::Conflict { fork, tip, peers }];
+        match decision {
+            Decision::Alarm => {}
+            Decision::Halt(why) => {
+                if self.halted.is_none() {
+                    tracing::error!(%why, "the chain is halted");
+                    self.halted = Some(Halt::Conflict(why));
+                }
+            }
+            Decision::Reopen(hold) if self.hold.is_none() => {
+                if matches!(self.halted, Some(Halt::Conflict(_))) {
+                    self.halted = None;
+                }
+                self.refuse_when_halted()?;
+                events.extend(self.reopen(fork, hold, now)?);
+            }
+            Decision::Reopen(_) => {}
+        }
+        Ok(events)
+    }
+
+    /// Checks that the headers are one branch that leaves our final blocks, and where.
+    fn conflict_fork(&self, headers: &[VerifiedHeader]) -> Result<Point, ChainError> {
+        let none = |why: &str| Err(ChainError::NoConflict(why.to_owned()));
+        let Some(first) = headers.first() else { return none("no headers") };
+        if headers.len() > MAX_CONFLICT_HEADERS {
+            return none("too many headers");
+        }
+        let committed = self.tree.root().height;
+        let (height, hash) = (first.header().height, first.header().parent);
+        let Some(fork) = height.checked_sub(1).filter(|h| *h < committed) else {
+            return none("the branch leaves ours above the committed block");
+        };
+        if self.store.hash_at(fork)? != Some(hash) || self.store.hash_at(height)? == Some(first.hash()) {
+            return none("the branch does not leave our chain there");
+        }
+        let Some(mut parent) = read_header(self.store.as_ref(), &hash)? else {
+            return none("the fork is not held");
+        };
+        let mut parent_hash = hash;
+        for next in headers {
+            let links = next.header().parent == parent_hash && judge::links(next.header(), &parent).is_none();
+            let validator = &self.rules.validator;
+            if !links
+                || validator.header(next.header()) != Verdict::Accept
+                || validator.contextual(next.header(), &parent) != Verdict::Accept
+            {
+                return none("the headers are not a valid branch");
+            }
+            (parent, parent_hash) = (next.header().clone(), next.hash());
+        }
+        Ok(Point { height: fork, hash })
+    }
+
+    /// Whether the proven branch is better than ours by the rule, both taken from the fork.
+    fn is_better(&self, headers: &[VerifiedHeader], fork: Point) -> Result<bool, ChainError> {
+        let choice = self.rules.choice.as_ref();
+        let theirs = headers.iter().map(|h| u128::from(choice.weight(h.header()))).sum();
+        let count = usize::try_from(self.head().height - fork.height).unwrap_or(usize::MAX);
+        // A longer one of ours is never taken back, so its weight need not be known.
+        let known = self.store.hashes(fork.height + 1, count.min(MAX_CONFLICT_HEADERS))?;
+        let (mut ours, mut first) = (0, None);
+        for hash in &known {
+            let Some(header) = read_header(self.store.as_ref(), hash)? else { continue };
+            ours += u128::from(choice.weight(&header));
+            first.get_or_insert((*hash, header));
+        }
+        let Some((hash, first)) = first else { return Ok(false) };
+        let ours = Branch { hash: &hash, first: &first, weight: ours };
+        let their_hash = headers[0].hash();
+        let theirs = Branch { hash: &their_hash, first: headers[0].header(), weight: theirs };
+        Ok(choice.compare(&theirs, &ours).is_gt())
+    }
+
+    /// Takes back what is final above `fork`: it becomes the tree's best branch, and the rule decides when the other one is here.
+    fn reopen(&mut self, fork: Point, hold: Hold, now: UnixMillis) -> Result<Vec<Event>, ChainError> {
+        let mut events = self.flush()?;
+        let count = usize::try_from(self.tree.root().height - fork.height).unwrap_or(usize::MAX);
+        let restored = self.store.hashes(fork.height + 1, count)?;
+        let missing = || StoreError::Failed("a final block is missing".into());
+        let read = |hash: &Hash| read_header(self.store.as_ref(), hash)?.ok_or_else(missing);
+        let root = Arc::new(read(&fork.hash)?);
+        let mut tree = Tree::new(fork.hash, root);
+        let mut path = Vec::new();
+        for hash in restored {
+            let header = Arc::new(read(&hash)?);
+            path.push(Point { height: header.height, hash });
+            tree.insert(hash, header, self.rules.choice.as_ref());
+        }
+        self.change.restored.clone_from(&path);
+        let mut candidates: Vec<_> = self.tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
+        candidates.retain(|(_, header)| header.height > self.tree.root().height);
+        // What lost above the fork did not lose for good.
+        let revived = self.retired.revive(fork.height);
+        for retired in &revived {
+            candidates.push((retired.point.hash, Arc::new(read(&retired.point.hash)?)));
+        }
+        self.change.revived = revived;
+        candidates.sort_by_key(|(hash, header)| (header.height, *hash));
+        for (hash, header) in candidates {
+            match tree.header(&header.parent) {
+                Some(_) => tree.insert(hash, header, self.rules.choice.as_ref()),
+                // Its parent lost as well, and was deleted before it.
+                None => self.change.evicted.push(Point { height: header.height, hash }),
+            }
+        }
+        path.append(&mut self.path);
+        tracing::warn!(
+            fork = fork.height,
+            "most peers proved a better branch: blocks above the fork are not final any more"
+        );
+        (self.tree, self.path, self.hold) = (tree, path, Some(hold));
+        self.follow_best(now);
+        events.extend(self.flush()?);
+        Ok(events)
+    }
+}

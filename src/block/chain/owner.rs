@@ -1,0 +1,316 @@
+//! The thread that owns the chain. It takes what is waiting, applies it, writes it in one batch, shows it, and then answers: so
+//! many waiting blocks share one write and one sync.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::{
+    core::{Core, Rules},
+    handle::{Chain, ChainError, Event, Outcome, SegmentOutcome},
+    metrics::Metrics,
+    start::OpenError,
+    store::ChainStore,
+    view::Shared,
+};
+use crate::{
+    block::{Block, Origin, VerifiedHeader},
+    primitives::{Clock, PeerId, UnixMillis},
+    runtime::Stop,
+};
+
+/// Commands waiting for the owner. What they hold is bounded by bytes as well ([`super::handle::QUEUED_KIB`]).
+const QUEUE: usize = 64;
+/// Blocks written in one batch, unless one segment alone has more.
+const MERGE_BLOCKS: usize = 1024;
+/// Bytes of bodies written in one batch, unless one segment alone has more.
+const MERGE_BYTES: usize = 8 * 1024 * 1024;
+/// How often waiting blocks are looked through.
+const TICK: Duration = Duration::from_millis(250);
+/// Between two tries to read a store that failed.
+const RETRY_MS: u64 = 2000;
+/// More reorgs than this within [`REORG_WINDOW_MS`] are worth a warning: two parts of the network push each other around.
+const REORGS: usize = 6;
+const REORG_WINDOW_MS: u64 = 60_000;
+
+/// What the owner is asked.
+#[derive(Debug)]
+pub(super) enum Command {
+    Import(Box<Block>, Origin, Answer<Outcome>, OwnedSemaphorePermit),
+    Segment(Vec<Block>, Origin, Answer<SegmentOutcome>, OwnedSemaphorePermit),
+    Conflict { peer: PeerId, headers: Vec<VerifiedHeader>, told: usize, answer: Answer<()> },
+    Tick,
+    Stop,
+}
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, ChainError>>;
+
+impl Command {
+    fn blocks(&self) -> &[Block] {
+        match self {
+            Self::Import(block, ..) => std::slice::from_ref(&**block),
+            Self::Segment(blocks, ..) => blocks,
+            _ => &[],
+        }
+    }
+}
+
+/// What waits for the write.
+enum Pending {
+    Import(Outcome, Answer<Outcome>),
+    Segment(SegmentOutcome, Answer<SegmentOutcome>),
+}
+
+/// What the chain works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// Where blocks are kept.
+    pub store: Arc<dyn ChainStore>,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// The chain's owner. Nothing is imported before it runs; reads work at once.
+#[derive(Debug)]
+pub struct Service {
+    core: Core,
+    queue: mpsc::Receiver<Command>,
+    /// Taken by [`Service::run`]: the thread itself must not keep its queue open.
+    ticks: Option<mpsc::Sender<Command>>,
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    reorgs: VecDeque<UnixMillis>,
+    retry: UnixMillis,
+}
+
+/// The chain's thread ended by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the chain's thread ended; please report this with the log")]
+pub struct Ended;
+
+/// Reads the chain and makes its owner and its door. Blocks.
+///
+/// # Errors
+/// [`OpenError`] when the store is of another chain, damaged, or fails.
+pub fn open(rules: Rules, deps: Deps) -> Result<(Service, Chain), OpenError> {
+    let validator = rules.validator.clone();
+    let core = Core::open(rules, deps.store.clone(), deps.clock.now())?;
+    let shared = Arc::new(Shared::new(&core, deps.store, validator));
+    let (commands, queue) = mpsc::channel(QUEUE);
+    let chain = Chain::new(shared.clone(), commands.clone(), deps.clock.clone());
+    let service = Service {
+        core,
+        queue,
+        ticks: Some(commands),
+        shared,
+        clock: deps.clock,
+        metrics: deps.metrics,
+        reorgs: VecDeque::new(),
+        retry: UnixMillis(0),
+    };
+    service.show();
+    Ok((service, chain))
+}
+
+impl Service {
+    /// Runs until stopped. What was answered is in the store then.
+    ///
+    /// # Errors
+    /// [`Ended`] when the thread panics or cannot be started.
+    pub async fn run(mut self, stop: Stop) -> Result<(), Ended> {
+        let commands = self.ticks.take().ok_or(Ended)?;
+        let (done, mut ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("chain".into());
+        let body = move || {
+            self.own();
+            // A task that is gone needs no answer.
+            let _ = done.send(());
+        };
+        thread.spawn(body).map_err(|_| Ended)?;
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.wait() => break,
+                _ = &mut ended => return Err(Ended),
+                // A full queue has enough to do.
+                _ = ticks.tick() => drop(commands.try_send(Command::Tick)),
+            }
+        }
+        if commands.send(Command::Stop).await.is_err() {
+            return Err(Ended);
+        }
+        ended.await.map_err(|_| Ended)
+    }
+
+    fn own(mut self) {
+        while let Some(first) = self.queue.blocking_recv() {
+            let mut commands = vec![first];
+            let size = |c: &Command| c.blocks().iter().map(|b| b.body().bytes().len()).sum::<usize>();
+            let (mut blocks, mut bytes) = (commands[0].blocks().len(), size(&commands[0]));
+            while blocks < MERGE_BLOCKS && bytes < MERGE_BYTES {
+                let Ok(next) = self.queue.try_recv() else { break };
+                blocks += next.blocks().len();
+                bytes += size(&next);
+                commands.push(next);
+            }
+            if !self.handle(commands) {
+                return;
+            }
+        }
+    }
+
+    /// `false` when asked to stop.
+    fn handle(&mut self, commands: Vec<Command>) -> bool {
+        let now = self.clock.now();
+        let mut pending = Vec::new();
+        let mut go_on = true;
+        for command in commands {
+            match command {
+                Command::Import(block, origin, answer, _room) => match self.core.apply(*block, origin, now) {
+                    Ok(outcome) => pending.push(Pending::Import(outcome, answer)),
+                    Err(error) => drop(answer.send(Err(error))),
+                },
+                Command::Segment(blocks, origin, answer, _room) => match self.core.apply_segment(blocks, origin, now) {
+                    Ok(outcome) => pending.push(Pending::Segment(outcome, answer)),
+                    Err(error) => drop(answer.send(Err(error))),
+                },
+                Command::Conflict { peer, headers, told, answer } => {
+                    self.finish(std::mem::take(&mut pending), now);
+                    self.metrics.conflicts.inc();
+                    let result = self.core.conflict(peer, &headers, told, now);
+                    let result = result.map(|events| self.publish(events, now));
+                    drop(answer.send(result));
+                }
+                Command::Tick => {
+                    self.finish(std::mem::take(&mut pending), now);
+                    self.tick(now);
+                }
+                Command::Stop => go_on = false,
+            }
+        }
+        self.finish(pending, now);
+        go_on
+    }
+
+    /// Writes, shows, answers. Blocks released by what came are taken too, one portion before and the others after the answers.
+    fn finish(&mut self, pending: Vec<Pending>, now: UnixMillis) {
+        if pending.is_empty() && !self.core.has_work() {
+            return;
+        }
+        let mut more = self.core.work(now);
+        let mut written = self.write(now);
+        for pending in pending {
+            let failed = written.clone().err();
+            // A caller that went away does not undo the write.
+            match pending {
+                Pending::Import(outcome, answer) => drop(answer.send(failed.map_or_else(|| Ok(outcome), Err))),
+                Pending::Segment(outcome, answer) => drop(answer.send(failed.map_or_else(|| Ok(outcome), Err))),
+            }
+        }
+        while written.is_ok() && matches!(more, Ok(true)) {
+            more = self.core.work(now);
+            written = self.write(now);
+        }
+    }
+
+    fn write(&mut self, now: UnixMillis) -> Result<(), ChainError> {
+        match self.core.flush() {
+            Ok(events) => {
+                self.publish(events, now);
+                Ok(())
+            }
+            Err(error) => {
+                self.retry = now.plus(Duration::from_millis(RETRY_MS));
+                self.shared.publish_halt(self.core.status().halted);
+                self.metrics.halted.set(1);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn tick(&mut self, now: UnixMillis) {
+        if self.core.is_broken() {
+            if now < self.retry {
+                return;
+            }
+            self.retry = now.plus(Duration::from_millis(RETRY_MS));
+            self.core.recover(now);
+            if self.core.status().halted.is_some() {
+                return self.shared.publish_halt(self.core.status().halted);
+            }
+            return self.publish(Vec::new(), now);
+        }
+        let before = (self.core.waiting(), self.core.status().halted);
+        match self.core.tick(now) {
+            // Mostly nothing happens, and a node that is idle should be.
+            Ok(events) if events.is_empty() && before == (self.core.waiting(), self.core.status().halted) => {}
+            Ok(events) => self.publish(events, now),
+            Err(_) => self.shared.publish_halt(self.core.status().halted),
+        }
+    }
+
+    fn publish(&mut self, events: Vec<Event>, now: UnixMillis) {
+        for event in &events {
+            match event {
+                Event::Imported { .. } => drop(self.metrics.imported.inc()),
+                Event::Head { detached, .. } if !detached.is_empty() => self.count_reorg(detached.len(), now),
+                Event::Committed { from, to } => drop(self.metrics.committed_blocks.inc_by(to.height - from + 1)),
+                Event::Head { .. } | Event::Conflict { .. } => {}
+            }
+        }
+        match self.core.is_broken() {
+            // What is in memory was not written.
+            true => self.shared.publish_halt(self.core.status().halted),
+            false => self.shared.publish(&self.core, events),
+        }
+        self.show();
+    }
+
+    fn count_reorg(&mut self, detached: usize, now: UnixMillis) {
+        self.metrics.reorgs.inc();
+        self.reorgs.push_back(now);
+        while self.reorgs.front().is_some_and(|at| now.0.saturating_sub(at.0) > REORG_WINDOW_MS) {
+            self.reorgs.pop_front();
+        }
+        tracing::info!(detached, "the best chain changed its branch");
+        if self.reorgs.len() > REORGS {
+            tracing::warn!(reorgs = self.reorgs.len(), "the best chain changes its branch many times a minute");
+            // One warning for each run of them.
+            self.reorgs.clear();
+        }
+    }
+
+    fn show(&self) {
+        let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let height = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let (candidates, orphans, retired) = self.core.sizes();
+        let written = self.core.written();
+        self.metrics.head.set(height(self.core.head().height));
+        self.metrics.committed.set(height(self.core.committed().height));
+        self.metrics.candidates.set(gauge(candidates));
+        self.metrics.orphans.set(gauge(orphans));
+        self.metrics.retired.set(gauge(retired));
+        self.metrics.conflict_peers.set(gauge(self.core.conflicting_peers()));
+        self.metrics.halted.set(i64::from(self.core.status().halted.is_some()));
+        let count = |counter: &crate::telemetry::Counter<u64, std::sync::atomic::AtomicU64>, to: u64| {
+            counter.inc_by(to.saturating_sub(counter.get()));
+        };
+        count(&self.metrics.writes, written.writes);
+        count(&self.metrics.synced_writes, written.synced);
+        count(&self.metrics.invalid, written.invalid);
+    }
+}
+
+#[cfg(any(test, feature = "test-util"))]
+impl Service {
+    /// For tests: runs the owner on a thread of its own, without a runtime, until every [`Chain`] and its clones are gone. Nothing ticks:
+    /// waiting blocks do not grow old, and a failed store is not tried again.
+    pub fn run_detached(mut self) {
+        self.ticks = None;
+        std::thread::spawn(move || self.own());
+    }
+}

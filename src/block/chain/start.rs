@@ -1,0 +1,191 @@
+//! Reading the chain at the start: what is final must be whole, what is above it is checked and repaired.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    core::Rules,
+    retired::RetiredBlocks,
+    store::{ChainStore, Change, Marks, read_header},
+    tree::{MAX_NODES, Tree},
+    validator::Verdict,
+};
+use crate::{
+    block::{Block, Body, Header, Point},
+    primitives::Hash,
+    store::StoreError,
+};
+
+/// Final blocks whose links are checked at the start, from the newest down.
+const CHECKED: u64 = 100;
+
+/// Why the chain cannot be used. Each text says what the operator can do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store holds another chain.
+    #[error(
+        "the store holds the chain with genesis {found}, the configuration says {expected}: use the right genesis file and \
+         network, or another --data-dir"
+    )]
+    Genesis {
+        /// In the store.
+        found: Hash,
+        /// Of the configuration.
+        expected: Hash,
+    },
+    /// What is final does not fit together.
+    #[error(
+        "the stored chain is damaged at height {height}: {what}. Final blocks cannot be repaired: restore a backup, or start with an \
+         empty --data-dir to fetch the chain again"
+    )]
+    Damaged {
+        /// Where.
+        height: u64,
+        /// What is wrong there.
+        what: &'static str,
+    },
+    /// The chain's own rules cannot go on from there.
+    #[error("the chain's rules cannot go on from height {height}: {why}")]
+    Rules {
+        /// The committed block's.
+        height: u64,
+        /// What they say.
+        why: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What was found, and what has to be written to repair it.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) tree: Tree,
+    pub(super) retired: RetiredBlocks,
+    /// The best chain above the committed block as the store has it.
+    pub(super) stored_path: Vec<Point>,
+    pub(super) repairs: Change,
+}
+
+pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, OpenError> {
+    let expected = rules.genesis.hash();
+    let Some(marks) = store.marks()? else {
+        let genesis = Point { height: rules.genesis.header().height, hash: expected };
+        resume(rules, store, genesis)?;
+        return Ok(first_start(rules));
+    };
+    if marks.genesis != expected {
+        return Err(OpenError::Genesis { found: marks.genesis, expected });
+    }
+    let root = Arc::new(check_final(store, &marks)?);
+    resume(rules, store, marks.committed)?;
+    let mut tree = Tree::new(marks.committed.hash, root);
+    let mut repairs = Change::default();
+    let mut headers: HashMap<Hash, Arc<Header>> = HashMap::new();
+    for point in store.candidates()? {
+        if point.height <= marks.committed.height {
+            match store.hash_at(point.height)? == Some(point.hash) {
+                true => repairs.committed.push(point),
+                false => repairs.evicted.push(point),
+            }
+            continue;
+        }
+        match candidate(rules, store, &tree, point)? {
+            Some(header) => {
+                tree.insert(point.hash, header.clone(), rules.choice.as_ref());
+                headers.insert(point.hash, header);
+            }
+            None => {
+                tracing::warn!(height = point.height, hash = %point.hash, "a stored candidate is unusable and is dropped");
+                repairs.evicted.push(point);
+            }
+        }
+    }
+    let stored_path = stored_path(store, &marks)?;
+    let retired = RetiredBlocks::from_stored(store.retired()?);
+    Ok(Loaded { tree, retired, stored_path, repairs })
+}
+
+fn resume(rules: &Rules, store: &dyn ChainStore, committed: Point) -> Result<(), OpenError> {
+    let block_at = |height: u64| {
+        let hash = store.hash_at(height).ok().flatten().filter(|_| height <= committed.height)?;
+        let header = read_header(store, &hash).ok().flatten()?;
+        let body = Body::decode(store.body(&hash).ok()?.unwrap_or_default()).ok()?;
+        Some(Block::trusted(header, body))
+    };
+    let resumed = rules.validator.resume(committed, &block_at);
+    resumed.map_err(|why| OpenError::Rules { height: committed.height, why })
+}
+
+fn first_start(rules: &Rules) -> Loaded {
+    let genesis = &rules.genesis;
+    let point = Point { height: genesis.header().height, hash: genesis.hash() };
+    let repairs =
+        Change { added: vec![genesis.clone()], attached: vec![point], committed: vec![point], ..Change::default() };
+    let tree = Tree::new(point.hash, Arc::new(genesis.header().clone()));
+    Loaded { tree, retired: RetiredBlocks::default(), stored_path: Vec::new(), repairs }
+}
+
+/// Checks the committed block and the links of some below it. Returns its header.
+fn check_final(store: &dyn ChainStore, marks: &Marks) -> Result<Header, OpenError> {
+    let top = marks.committed.height;
+    let from = top.saturating_sub(CHECKED);
+    let damaged = |height, what| Err(OpenError::Damaged { height, what });
+    if store.hash_at(top)? != Some(marks.committed.hash) {
+        return damaged(top, "the committed block is not on the best chain");
+    }
+    if store.hash_at(0)? != Some(marks.genesis) {
+        return damaged(0, "the genesis block is missing");
+    }
+    let mut below: Option<Hash> = None;
+    let mut committed = None;
+    for height in from..=top {
+        let Some(hash) = store.hash_at(height)? else { return damaged(height, "no block is noted") };
+        let Some(bytes) = store.header(&hash)? else { return damaged(height, "the header is missing") };
+        let header = match Header::decode(&bytes) {
+            Ok(header) if Hash::of(&bytes) == hash && header.height == height => header,
+            _ => return damaged(height, "the header is not the one noted"),
+        };
+        if below.is_some_and(|b| header.parent != b) {
+            return damaged(height, "the block does not build on the one below");
+        }
+        if header.body_bytes > 0 && height == top && store.body(&hash)?.is_none() {
+            return damaged(height, "the body is missing");
+        }
+        (below, committed) = (Some(hash), Some(header));
+    }
+    committed.map_or_else(|| damaged(top, "no block is noted"), Ok)
+}
+
+/// Reads and judges a candidate whose parent was judged before; `None` when it cannot stay.
+fn candidate(
+    rules: &Rules,
+    store: &dyn ChainStore,
+    tree: &Tree,
+    point: Point,
+) -> Result<Option<Arc<Header>>, OpenError> {
+    let header = match read_header(store, &point.hash) {
+        Ok(Some(header)) if header.height == point.height && header.hash() == point.hash => header,
+        Ok(_) | Err(StoreError::Failed(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(parent) = tree.header(&header.parent) else { return Ok(None) };
+    let bytes = store.body(&point.hash)?.unwrap_or_default();
+    let Ok(body) = Body::decode(bytes) else { return Ok(None) };
+    if body.root() != header.body_root || super::judge::links(&header, parent).is_some() {
+        return Ok(None);
+    }
+    let block = Block::trusted(header, body);
+    let good = rules.validator.full(&block, parent) == Verdict::Accept;
+    Ok(good.then(|| Arc::new(block.header().clone())))
+}
+
+/// The noted best chain above the committed block. What does not fit the tree is replaced by what does.
+fn stored_path(store: &dyn ChainStore, marks: &Marks) -> Result<Vec<Point>, OpenError> {
+    let from = marks.committed.height + 1;
+    let last = marks.head.height.min(from.saturating_add(2 * MAX_NODES as u64)); // 2048
+    let mut path = Vec::new();
+    for height in from..=last {
+        path.extend(store.hash_at(height)?.map(|hash| Point { height, hash }));
+    }
+    Ok(path)
+}

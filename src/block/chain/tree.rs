@@ -1,0 +1,245 @@
+//! The tree of blocks above the committed one: every valid candidate, not one for each height. Headers only; bodies are in the store.
+//!
+//! Each node knows the weight of the heaviest path through it, so a step of the walk to the best leaf looks at the children of
+//! one node. An insertion costs the depth of the tree, which is the commit depth and a little.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::fork_choice::{Branch, ForkChoice};
+use crate::{
+    block::{Header, Point},
+    primitives::Hash,
+};
+
+/// Candidates at one height: more producers than that do not help anybody.
+pub(super) const MAX_PER_HEIGHT: usize = 64;
+/// Nodes in all.
+pub(super) const MAX_NODES: usize = 1024;
+/// Bytes of the bodies behind the nodes.
+pub(super) const MAX_BODY_BYTES: usize = 256 * 1024 * 1024;
+
+#[derive(Debug)]
+struct Node {
+    header: Arc<Header>,
+    children: Vec<Hash>,
+    /// Of the path from where the tree began to this block.
+    weight: u128,
+    /// Of the heaviest path through this block.
+    best: u128,
+}
+
+/// The tree. Its root is the committed block and no candidate itself.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: Hash,
+    nodes: HashMap<Hash, Node>,
+    heights: BTreeMap<u64, usize>,
+    body_bytes: usize,
+}
+
+impl Tree {
+    pub(super) fn new(root: Hash, header: Arc<Header>) -> Self {
+        let node = Node { header, children: Vec::new(), weight: 0, best: 0 };
+        Self { root, nodes: HashMap::from([(root, node)]), heights: BTreeMap::new(), body_bytes: 0 }
+    }
+
+    pub(super) fn root(&self) -> Point {
+        Point { height: self.nodes[&self.root].header.height, hash: self.root }
+    }
+
+    /// The header of a node, the root included.
+    pub(super) fn header(&self, hash: &Hash) -> Option<&Arc<Header>> {
+        self.nodes.get(hash).map(|n| &n.header)
+    }
+
+    /// All nodes, the root included.
+    pub(super) fn headers(&self) -> impl Iterator<Item = (Hash, &Arc<Header>)> {
+        self.nodes.iter().map(|(hash, node)| (*hash, &node.header))
+    }
+
+    /// Candidates, the root not counted.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    /// Adds a block whose parent is in the tree and which is not.
+    pub(super) fn insert(&mut self, hash: Hash, header: Arc<Header>, choice: &dyn ForkChoice) {
+        debug_assert!(!self.nodes.contains_key(&hash));
+        let Some(parent) = self.nodes.get_mut(&header.parent) else {
+            debug_assert!(false, "the parent is in the tree");
+            return;
+        };
+        parent.children.push(hash);
+        let weight = parent.weight + u128::from(choice.weight(&header));
+        let mut at = header.parent;
+        *self.heights.entry(header.height).or_default() += 1;
+        self.body_bytes += header.body_bytes as usize; // at most 4 MiB
+        self.nodes.insert(hash, Node { header, children: Vec::new(), weight, best: weight });
+        while let Some(node) = self.nodes.get_mut(&at) {
+            if node.best >= weight {
+                break;
+            }
+            node.best = weight;
+            at = node.header.parent;
+        }
+    }
+
+    /// The way from the root, which is not part of it, to the best leaf.
+    pub(super) fn best_path(&self, choice: &dyn ForkChoice) -> Vec<Point> {
+        let (mut path, mut at) = (Vec::new(), &self.nodes[&self.root]);
+        loop {
+            let branch = |hash| {
+                let node: &Node = self.nodes.get(hash)?;
+                Some((Branch { hash, first: &node.header, weight: node.best - at.weight }, node))
+            };
+            let best = at.children.iter().filter_map(branch).max_by(|(a, _), (b, _)| choice.compare(a, b));
+            let Some((branch, node)) = best else { return path };
+            path.push(Point { height: node.header.height, hash: *branch.hash });
+            at = node;
+        }
+    }
+
+    /// Makes a child of the root the new root. Returns what is not under it: to be dropped.
+    pub(super) fn commit(&mut self, next: Hash) -> Vec<Arc<Header>> {
+        let mut dropped = Vec::new();
+        if let Some(old) = self.nodes.remove(&self.root) {
+            for child in old.children.into_iter().filter(|c| *c != next) {
+                self.remove_subtree(child, &mut dropped);
+            }
+        }
+        self.root = next;
+        if let Some(node) = self.nodes.get(&next) {
+            let header = node.header.clone();
+            self.uncount(&header);
+        }
+        dropped
+    }
+
+    /// Whether a limit is passed at `height` or in all.
+    pub(super) fn overflows(&self, height: u64) -> bool {
+        self.heights.get(&height).is_some_and(|n| *n > MAX_PER_HEIGHT)
+            || self.len() > MAX_NODES
+            || self.body_bytes > MAX_BODY_BYTES
+    }
+
+    /// Removes the worst leaf that is not on `path`: at `height` when there are too many, else anywhere. `None` when there is none.
+    pub(super) fn evict(&mut self, height: u64, path: &[Point], choice: &dyn ForkChoice) -> Option<Point> {
+        let crowded = self.heights.get(&height).is_some_and(|n| *n > MAX_PER_HEIGHT);
+        let branch = |(hash, node): (&Hash, &Node)| {
+            let fits = *hash != self.root && node.children.is_empty() && (!crowded || node.header.height == height);
+            let on_path = path.iter().any(|p| p.hash == *hash);
+            (fits && !on_path).then(|| (*hash, node.header.clone()))
+        };
+        let leaves: Vec<_> = self.nodes.iter().filter_map(branch).collect();
+        // One weight for all: they are compared as single blocks. Among leaves of different heights the lowest goes first: if
+        // nothing was built on it so far, hardly anything will be.
+        let worst = leaves.iter().min_by(|(ha, a), (hb, b)| {
+            let of = |hash, first| Branch { hash, first, weight: 0 };
+            a.height.cmp(&b.height).then_with(|| choice.compare(&of(ha, a), &of(hb, b)))
+        })?;
+        let (hash, header) = worst;
+        self.remove_leaf(*hash);
+        Some(Point { height: header.height, hash: *hash })
+    }
+
+    fn remove_leaf(&mut self, hash: Hash) {
+        let Some(node) = self.nodes.remove(&hash) else { return };
+        self.uncount(&node.header);
+        if let Some(parent) = self.nodes.get_mut(&node.header.parent) {
+            parent.children.retain(|c| *c != hash);
+        }
+        let mut at = node.header.parent;
+        while let Some(node) = self.nodes.get(&at) {
+            let best = node.children.iter().filter_map(|c| self.nodes.get(c)).map(|c| c.best);
+            let best = best.max().unwrap_or(0).max(node.weight);
+            if best == node.best {
+                break;
+            }
+            let parent = node.header.parent;
+            if let Some(node) = self.nodes.get_mut(&at) {
+                node.best = best;
+            }
+            at = parent;
+        }
+    }
+
+    fn remove_subtree(&mut self, top: Hash, removed: &mut Vec<Arc<Header>>) {
+        let mut stack = vec![top];
+        while let Some(hash) = stack.pop() {
+            if let Some(node) = self.nodes.remove(&hash) {
+                self.uncount(&node.header);
+                stack.extend(node.children);
+                removed.push(node.header);
+            }
+        }
+    }
+
+    fn uncount(&mut self, header: &Header) {
+        self.body_bytes -= header.body_bytes as usize;
+        if let Some(n) = self.heights.get_mut(&header.height) {
+            *n -= 1;
+            if *n == 0 {
+                self.heights.remove(&header.height);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{
+        chain::{Longest, Norn},
+        kit,
+        tests::{Random, bush},
+    };
+
+    /// The same tree, made at once of what is left.
+    fn fresh(tree: &Tree, choice: &dyn ForkChoice) -> Tree {
+        let mut again = Tree::new(tree.root, tree.nodes[&tree.root].header.clone());
+        let mut left: Vec<_> = tree.headers().filter(|(hash, _)| *hash != tree.root).collect();
+        left.sort_by_key(|(hash, header)| (header.height, *hash));
+        for (hash, header) in left {
+            again.insert(hash, header.clone(), choice);
+        }
+        again
+    }
+
+    #[test]
+    fn after_evictions_and_commits_the_tree_is_as_if_the_rest_had_come_alone() {
+        let genesis = kit::genesis();
+        let mut evictions = 0;
+        for (seed, choice) in (0..60).zip([&Norn as &dyn ForkChoice, &Longest].into_iter().cycle()) {
+            let mut random = Random(seed);
+            let mut tree = Tree::new(genesis.hash(), Arc::new(genesis.header().clone()));
+            for block in bush(&mut random, 60, 12) {
+                if tree.header(&block.header().parent).is_none() {
+                    continue;
+                }
+                tree.insert(block.hash(), Arc::new(block.header().clone()), choice);
+                let path = tree.best_path(choice);
+                match random.below(4) {
+                    0 => {
+                        // A path that is not the best one: any leaf may go.
+                        let protected = &path[..random.below(path.len() + 1)];
+                        let evicted = tree.evict(u64::MAX, protected, choice);
+                        assert!(evicted.is_none_or(|e| !protected.contains(&e) && tree.header(&e.hash).is_none()));
+                        evictions += usize::from(evicted.is_some());
+                    }
+                    1 if random.below(8) == 0 && path.len() > 2 => drop(tree.commit(path[0].hash)),
+                    _ => {}
+                }
+                let again = fresh(&tree, choice);
+                assert_eq!(tree.best_path(choice), again.best_path(choice));
+                assert_eq!(
+                    (&tree.heights, tree.body_bytes, tree.len()),
+                    (&again.heights, again.body_bytes, again.len())
+                );
+            }
+        }
+        assert!(evictions > 200);
+    }
+}

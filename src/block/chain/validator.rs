@@ -1,0 +1,88 @@
+//! What makes a block valid beyond shape, root, signature and links: the seam where a chain of one's own plugs in.
+
+use bytes::Bytes;
+
+use crate::block::{Block, Header, Point};
+
+/// What a validator thinks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Good.
+    Accept,
+    /// Not now, and nobody's fault: the block is dropped and may come again.
+    Ignore(String),
+    /// Breaks a rule: the block and all that build on it are refused, and whoever sent it is to blame.
+    Invalid(String),
+}
+
+/// Rules of a chain. The defaults accept everything: transactions are opaque bytes, and anybody may produce.
+///
+/// Whether a block is valid must follow from the block and its ancestors alone, or nodes will disagree. The methods are called from
+/// several threads and must not block for long. What they are called with has a good shape and signature.
+///
+/// A chain with a state keeps it by block hash: [`full`](Validator::full) is called once for each block, after its parent's, on
+/// every branch. What [`committed`](Validator::committed) names is final, and states of its other branches can go. At the
+/// start [`resume`](Validator::resume) comes first, then `full` for all blocks above the committed one.
+///
+/// # Example
+/// A counter with named producers that take turns, its own fork choice, and a state that is rebuilt at the start. This is
+/// `src/block/tests/seam.rs` as it is compiled and run:
+///
+#[doc = "```rust,ignore"]
+#[doc = include_str!("../tests/seam.rs")]
+#[doc = "```"]
+pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
+    /// Judges one transaction, before it is taken into the pool and passed on.
+    fn transaction(&self, _transaction: &[u8]) -> Verdict {
+        Verdict::Accept
+    }
+
+    /// Judges a header alone: may this producer produce at all, is the extra data well-formed?
+    fn header(&self, _header: &Header) -> Verdict {
+        Verdict::Accept
+    }
+
+    /// Judges a body alone. Called after [`header`](Validator::header).
+    fn body(&self, _block: &Block) -> Verdict {
+        Verdict::Accept
+    }
+
+    /// Judges a header as a child of `parent`: is it this producer's turn? Height and time are checked already. Also called for
+    /// headers whose body has not come, before they are passed on.
+    fn contextual(&self, _header: &Header, _parent: &Header) -> Verdict {
+        Verdict::Accept
+    }
+
+    /// Judges everything: executes the transactions on the parent's state.
+    fn full(&self, _block: &Block, _parent: &Header) -> Verdict {
+        Verdict::Accept
+    }
+
+    /// Picks, in order, the transactions that are valid together on `parent`, for a block that is produced here.
+    fn select(&self, _parent: &Header, transactions: Vec<Bytes>) -> Vec<Bytes> {
+        transactions
+    }
+
+    /// Extra data for a block that is produced here on `parent`; at most [`crate::block::MAX_EXTRA_BYTES`], the rest is cut off.
+    fn extra(&self, _parent: &Header) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Brings the state to that of `committed`, with the final blocks that `block_at` reads. Called once at the start, before anything
+    /// else; the state that was saved last may be older than `committed`, or there may be none.
+    ///
+    /// # Errors
+    /// Why that is impossible: the chain is not opened then.
+    fn resume(&self, _committed: Point, _block_at: &dyn Fn(u64) -> Option<Block>) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// A block is final, and so are all below it. It is on disk already.
+    fn committed(&self, _point: Point) {}
+}
+
+/// No rules beyond the common ones.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Anything;
+
+impl Validator for Anything {}

@@ -1,0 +1,82 @@
+//! The `[chain]` and `[block]` sections.
+
+use std::{path::Path, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    DEFAULT_MAX_BODY_BYTES, Genesis, GenesisError,
+    chain::{DEFAULT_COMMIT_DEPTH, ForkChoice, Longest, Norn, Rules, Validator},
+};
+use crate::primitives::NetworkId;
+
+/// Which branch is the better one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForkRule {
+    /// At each fork more transactions, then the earlier block, then the smaller hash.
+    #[default]
+    Norn,
+    /// The longest branch, then as `norn`.
+    Longest,
+}
+
+crate::config_section! {
+    /// What all nodes of a network need the same, or their chains part.
+    pub struct ChainConfig {
+        /// Genesis file (TOML: `time` in Unix milliseconds, `extra` text). Empty: the built-in one of the network. Nodes with
+        /// different genesis blocks do not exchange blocks.
+        pub genesis: String = String::new(),
+        /// Which branch is better: `norn` (at each fork more transactions, then earlier, then smaller hash) or `longest`.
+        pub fork_choice: ForkRule = ForkRule::Norn,
+        /// Blocks on top of a block before it is final here. 1 to 256.
+        pub commit_depth: u64 = DEFAULT_COMMIT_DEPTH,
+        /// Final blocks that may be taken back when two thirds of the peers prove a better branch. 0: never, the chain halts and
+        /// reports when half of the peers are on another branch. At most 256.
+        pub deep_reorg_max: u64 = 0,
+        /// Bytes of transactions in one block. 65536 to 4194304 (4 MiB).
+        pub max_bytes: usize = DEFAULT_MAX_BODY_BYTES,
+    }
+}
+
+crate::config_section! {
+    /// This node's part in block exchange.
+    pub struct Config {
+        /// Whether this node holds the network's chain, passes blocks on, and serves them.
+        pub enabled: bool = true,
+        /// Neighbours that a new block is passed on to. 0: the square root of `net.target_peers`, rounded up. At most 64.
+        pub degree: usize = 0,
+        /// Whether it produces blocks from submitted transactions, for networks without a consensus of their own.
+        pub produce: bool = false,
+        /// Milliseconds between two blocks that are produced, empty ones too. 100 to 3600000.
+        pub interval_ms: u64 = 2000,
+        /// Transactions that wait to be produced, at most. 1 to 10000000.
+        pub pool_transactions: usize = 20_000,
+        /// Bytes of transactions that wait to be produced, at most. 65536 to 1073741824 (1 GiB).
+        pub pool_bytes: usize = 32 * 1024 * 1024,
+    }
+}
+
+impl ChainConfig {
+    /// What the chain goes by. Reads the genesis file. The numbers were checked before.
+    ///
+    /// # Errors
+    /// [`GenesisError`].
+    pub fn rules(&self, network: &NetworkId, validator: Arc<dyn Validator>) -> Result<Rules, GenesisError> {
+        let genesis = match self.genesis.as_str() {
+            "" => Genesis::of(network),
+            path => Genesis::read(Path::new(path))?,
+        };
+        let choice: Arc<dyn ForkChoice> = match self.fork_choice {
+            ForkRule::Norn => Arc::new(Norn),
+            ForkRule::Longest => Arc::new(Longest),
+        };
+        Ok(Rules {
+            genesis: genesis.block(),
+            depth: self.commit_depth,
+            deep_reorg_max: self.deep_reorg_max,
+            choice,
+            validator,
+        })
+    }
+}

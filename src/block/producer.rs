@@ -1,0 +1,445 @@
+//! Transactions and production: the pool's task. Transactions travel on a topic of their own, so that they never delay blocks, and
+//! each is checked before it is passed on. With `block.produce` this node packages them into a block on the head, one interval
+//! after the head was made: so several producers take turns as it comes, and forks are rare.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{
+    Block, Body, Config, Header, MAX_EXTRA_BYTES, MAX_TRANSACTIONS, Origin, Point,
+    chain::{Chain, ChainError, Event, Outcome, Verdict},
+    pool::{Pool, PoolError, RECENT_BLOCKS},
+    purpose,
+};
+use crate::{
+    identity::{Identity, Purpose},
+    net::pubsub::{self, PublishError, Publisher, Received},
+    primitives::{Clock, Hash, NetworkId, UnixMillis},
+    runtime::Stop,
+    telemetry::{Counter, Gauge, Registry},
+};
+
+/// The topic of transactions: each message is one, as it is.
+pub const TOPIC: &str = "block/tx/1";
+/// Submissions that wait for the task.
+const COMMANDS: usize = 256;
+/// Submissions that nobody has heard of yet and that are published again.
+const UNHEARD: usize = 1024;
+/// Between two rounds of publishing those, and of dropping old ones.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Publications at once; a publication waits for the swarm task only.
+const PUBLISHING: usize = 32;
+/// Producers wait a random part of the interval's fifth, so that one of them is first.
+const JITTER: u64 = 5;
+/// A block this far ahead of our clock would be kept back by everybody: then somebody's clock is wrong and we wait.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// Why a transaction was not taken.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The pool does not take it.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The rules of the chain refuse it.
+    #[error("refused by the chain's rules: {0}")]
+    Refused(String),
+    /// The node is stopping.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+/// Counters of pool and production, registered under `vos_block_pool`. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Transactions that wait.
+    pub transactions: Gauge,
+    /// Their bytes.
+    pub bytes: Gauge,
+    /// Transactions submitted here and taken.
+    pub submitted: Counter,
+    /// Transactions from peers that were new and are passed on.
+    pub accepted: Counter,
+    /// Transactions from peers that were known, or found no room.
+    pub ignored: Counter,
+    /// Transactions from peers that can never be taken.
+    pub rejected: Counter,
+    /// Blocks produced.
+    pub produced: Counter,
+    /// Blocks that were due and not produced: busy, halted, or found invalid by our own rules.
+    pub failed: Counter,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("vos_block_pool");
+        registry.register("transactions", "Transactions that wait", self.transactions.clone());
+        registry.register("bytes", "Bytes of the transactions that wait", self.bytes.clone());
+        let counters = [
+            ("submitted", "Transactions submitted here and taken", &self.submitted),
+            ("accepted", "Transactions from peers that were new", &self.accepted),
+            ("ignored", "Transactions from peers that were known or found no room", &self.ignored),
+            ("rejected", "Transactions from peers that can never be taken", &self.rejected),
+            ("produced", "Blocks produced", &self.produced),
+            ("failed", "Blocks that were due and not produced", &self.failed),
+        ];
+        for (name, help, counter) in counters {
+            registry.register(name, help, counter.clone());
+        }
+    }
+}
+
+/// What the task works with.
+#[derive(Debug)]
+pub struct Deps {
+    /// Signs what we produce.
+    pub identity: Identity,
+    /// Our network.
+    pub network: NetworkId,
+    /// Wall-clock time.
+    pub clock: Arc<dyn Clock>,
+    /// The chain.
+    pub chain: Chain,
+    /// The topic [`TOPIC`].
+    pub publisher: Publisher,
+    /// What others publish on it.
+    pub gossip: mpsc::Receiver<Received>,
+    /// Whether we are up to date, so that a block of ours would help.
+    pub in_sync: watch::Receiver<bool>,
+    /// Bytes of a body (`chain.max_bytes`).
+    pub max_body_bytes: usize,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Submit {
+    transaction: Bytes,
+    answer: oneshot::Sender<Result<Hash, SubmitError>>,
+}
+
+/// Submits transactions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Submit>,
+}
+
+impl Handle {
+    /// Puts a transaction into the pool and tells the network of it. Returns its hash; what becomes of it is in the blocks. It is
+    /// held in memory only.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub async fn submit(&self, transaction: Bytes) -> Result<Hash, SubmitError> {
+        let (answer, result) = oneshot::channel();
+        let submit = Submit { transaction, answer };
+        self.commands.send(submit).await.map_err(|_| SubmitError::Stopped)?;
+        result.await.map_err(|_| SubmitError::Stopped)?
+    }
+}
+
+/// The task of pool and production.
+#[derive(Debug)]
+pub struct Service {
+    identity: Identity,
+    purpose: Purpose,
+    clock: Arc<dyn Clock>,
+    chain: Chain,
+    publisher: Publisher,
+    gossip: mpsc::Receiver<Received>,
+    in_sync: watch::Receiver<bool>,
+    metrics: Metrics,
+    commands: mpsc::Receiver<Submit>,
+    events: broadcast::Receiver<Event>,
+    pool: Pool,
+    produce: bool,
+    interval: Duration,
+    max_bytes: usize,
+    unheard: VecDeque<Bytes>,
+    publishing: JoinSet<(Bytes, Result<(), PublishError>)>,
+    due: Instant,
+    gossip_ended: bool,
+    /// Blocks came too fast to be looked at.
+    behind: bool,
+}
+
+/// Makes the task and its door.
+#[must_use]
+pub fn new(config: &Config, deps: Deps) -> (Service, Handle) {
+    let (commands, queue) = mpsc::channel(COMMANDS);
+    let service = Service {
+        purpose: purpose(&deps.network),
+        identity: deps.identity,
+        clock: deps.clock,
+        events: deps.chain.events(),
+        chain: deps.chain,
+        publisher: deps.publisher,
+        gossip: deps.gossip,
+        in_sync: deps.in_sync,
+        metrics: deps.metrics,
+        commands: queue,
+        pool: Pool::new(config.pool_transactions, config.pool_bytes),
+        produce: config.produce,
+        interval: Duration::from_millis(config.interval_ms),
+        max_bytes: deps.max_body_bytes,
+        unheard: VecDeque::new(),
+        publishing: JoinSet::new(),
+        due: Instant::now(),
+        gossip_ended: false,
+        behind: false,
+    };
+    (service, Handle { commands })
+}
+
+impl Service {
+    /// Runs until stopped.
+    ///
+    /// # Errors
+    /// The store's, or [`ChainError::Stopped`].
+    pub async fn run(mut self, stop: Stop) -> Result<(), ChainError> {
+        self.read_recent().await?;
+        self.plan();
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.wait() => return Ok(()),
+                event = self.events.recv() => self.on_event(event).await?,
+                () = tokio::time::sleep_until(self.due), if self.may_produce() => self.on_due().await,
+                Ok(()) = self.in_sync.changed() => {}
+                Some(done) = self.publishing.join_next() => self.on_published(done),
+                Some(submit) = self.commands.recv() => self.on_submit(submit),
+                received = self.gossip.recv(), if !self.gossip_ended => match received {
+                    Some(received) => self.on_gossip(received),
+                    None => self.gossip_ended = true,
+                },
+                _ = sweep.tick() => {
+                    self.on_sweep();
+                    if self.behind {
+                        self.read_recent().await?;
+                    }
+                }
+            }
+            self.metrics.transactions.set(i64::try_from(self.pool.len()).unwrap_or(i64::MAX));
+            self.metrics.bytes.set(i64::try_from(self.pool.bytes()).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn may_produce(&self) -> bool {
+        self.produce && *self.in_sync.borrow()
+    }
+
+    /// The transactions of the newest blocks, to know them again.
+    async fn read_recent(&mut self) -> Result<(), ChainError> {
+        self.behind = false;
+        self.pool.forget_recent();
+        let chain = self.chain.clone();
+        let head = chain.status().head.height;
+        let from = head.saturating_sub(RECENT_BLOCKS as u64 - 1); // 128
+        // All of them may be some hundred MiB: they are read one after another and only their hashes stay.
+        for height in from..=head {
+            let chain = chain.clone();
+            let read = move || match chain.hash_at(height)? {
+                Some(hash) => chain.block(&hash),
+                None => Ok(None),
+            };
+            let block = tokio::task::spawn_blocking(read).await.map_err(|_| ChainError::Stopped)??;
+            if let Some(block) = block {
+                self.attach(block.hash, block.body);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, hash: Hash, body: Bytes) {
+        // Stored bodies are well-formed.
+        let body = Body::decode(body).unwrap_or_default();
+        self.pool.attach(hash, body.transactions());
+    }
+
+    async fn on_event(&mut self, event: Result<Event, broadcast::error::RecvError>) -> Result<(), ChainError> {
+        match event {
+            Ok(Event::Head { detached, attached, .. }) => {
+                self.plan();
+                self.on_head(&detached, &attached).await
+            }
+            Ok(_) => Ok(()),
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                self.plan();
+                if self.pool.is_empty() {
+                    self.behind = true;
+                    return Ok(());
+                }
+                self.read_recent().await
+            }
+            Err(broadcast::error::RecvError::Closed) => Err(ChainError::Stopped),
+        }
+    }
+
+    async fn on_head(&mut self, detached: &[Point], attached: &[Point]) -> Result<(), ChainError> {
+        let now = self.clock.now();
+        for point in detached {
+            if let Some(block) = self.chain.block(&point.hash)? {
+                let body = Body::decode(block.body).unwrap_or_default();
+                self.pool.detach(&point.hash, body.transactions(), now);
+            }
+        }
+        // While catching up nobody reads every block again for nothing; the newest are read when that is over.
+        if attached.len() > RECENT_BLOCKS && self.pool.is_empty() {
+            self.behind = true;
+            return Ok(());
+        }
+        if self.behind {
+            return self.read_recent().await;
+        }
+        for point in attached {
+            if let Some(block) = self.chain.block(&point.hash)? {
+                self.attach(block.hash, block.body);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next block is due one interval after the head was made; clocks that differ cannot shift that by more than half of it.
+    fn plan(&mut self) {
+        let age = self.clock.now().since(self.chain.status().head_time).min(self.interval / 2);
+        let fifth = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX) / JITTER;
+        let jitter = Duration::from_millis(rand::random_range(0..=fifth));
+        self.due = Instant::now() + self.interval - age + jitter;
+    }
+
+    async fn on_due(&mut self) {
+        self.plan();
+        match self.produce().await {
+            Ok(true) => drop(self.metrics.produced.inc()),
+            Ok(false) => drop(self.metrics.failed.inc()),
+            Err(error) => {
+                tracing::debug!(%error, "no block was produced");
+                self.metrics.failed.inc();
+            }
+        }
+    }
+
+    /// Whether a block was produced and taken.
+    async fn produce(&mut self) -> Result<bool, ChainError> {
+        let (head, now) = (self.chain.status().head, self.clock.now());
+        let Some(parent) = self.chain.header(&head.hash)? else { return Ok(false) };
+        let time = UnixMillis(parent.time.0.saturating_add(1).max(now.0));
+        if time > now.plus(AHEAD) {
+            tracing::warn!(head = head.height, "the head is ahead of our clock; no block is produced before that time");
+            return Ok(false);
+        }
+        let validator = self.chain.validator();
+        let picked = validator.select(&parent, self.pool.package(self.max_bytes, MAX_TRANSACTIONS));
+        let Ok(body) = Body::new(&picked) else {
+            tracing::error!("the picked transactions are no body");
+            return Ok(false);
+        };
+        let mut extra = validator.extra(&parent);
+        extra.truncate(MAX_EXTRA_BYTES);
+        let header = Header {
+            height: head.height.saturating_add(1),
+            parent: head.hash,
+            time,
+            producer: [0; 32],
+            body_root: body.root(),
+            body_bytes: u32::try_from(body.bytes().len()).unwrap_or(u32::MAX),
+            transactions: body.len(),
+            extra,
+            signature: [0; 64],
+        };
+        let block = Block::trusted(header.signed(&self.identity, &self.purpose), body);
+        match self.chain.import(block, Origin::Local).await? {
+            Outcome::Imported { .. } => Ok(true),
+            Outcome::Invalid(why) => {
+                // Or the next one would be the same.
+                tracing::warn!(%why, "our own block is invalid; its transactions are dropped");
+                for transaction in picked {
+                    self.pool.remove(&Hash::of(&transaction));
+                }
+                Ok(false)
+            }
+            other => {
+                tracing::debug!(?other, "our own block was not taken");
+                Ok(false)
+            }
+        }
+    }
+
+    fn on_submit(&mut self, submit: Submit) {
+        let result = self.take(submit.transaction.clone());
+        if result.is_ok() {
+            self.metrics.submitted.inc();
+            self.publish(submit.transaction);
+        }
+        // A caller that went away does not take it back.
+        let _ = submit.answer.send(result);
+    }
+
+    fn take(&mut self, transaction: Bytes) -> Result<Hash, SubmitError> {
+        match self.chain.validator().transaction(&transaction) {
+            Verdict::Accept => Ok(self.pool.add(transaction, None, self.clock.now())?),
+            Verdict::Ignore(why) | Verdict::Invalid(why) => Err(SubmitError::Refused(why)),
+        }
+    }
+
+    fn on_gossip(&mut self, received: Received) {
+        let transaction = Bytes::copy_from_slice(&received.data);
+        let verdict = match self.chain.validator().transaction(&transaction) {
+            Verdict::Ignore(_) => pubsub::Verdict::Ignore,
+            Verdict::Invalid(_) => pubsub::Verdict::Reject,
+            Verdict::Accept => match self.pool.add(transaction, Some(received.source), self.clock.now()) {
+                Ok(_) => pubsub::Verdict::Accept,
+                Err(PoolError::Size) => pubsub::Verdict::Reject,
+                Err(PoolError::Known | PoolError::Included | PoolError::Full) => pubsub::Verdict::Ignore,
+            },
+        };
+        match verdict {
+            pubsub::Verdict::Accept => drop(self.metrics.accepted.inc()),
+            pubsub::Verdict::Ignore => drop(self.metrics.ignored.inc()),
+            pubsub::Verdict::Reject => drop(self.metrics.rejected.inc()),
+        }
+        received.judge(verdict);
+    }
+
+    fn publish(&mut self, transaction: Bytes) {
+        if self.publishing.len() >= PUBLISHING {
+            return self.keep_unheard(transaction);
+        }
+        let publisher = self.publisher.clone();
+        self.publishing.spawn(async move {
+            let result = publisher.publish(transaction.to_vec()).await;
+            (transaction, result)
+        });
+    }
+
+    fn on_published(&mut self, done: Result<(Bytes, Result<(), PublishError>), tokio::task::JoinError>) {
+        if let Ok((transaction, Err(PublishError::NoPeers | PublishError::Busy))) = done {
+            self.keep_unheard(transaction);
+        }
+    }
+
+    fn keep_unheard(&mut self, transaction: Bytes) {
+        if self.unheard.len() == UNHEARD {
+            self.unheard.pop_front();
+        }
+        self.unheard.push_back(transaction);
+    }
+
+    fn on_sweep(&mut self) {
+        self.pool.sweep(self.clock.now());
+        for _ in 0..self.unheard.len().min(PUBLISHING) {
+            let Some(transaction) = self.unheard.pop_front() else { break };
+            if self.pool.contains(&Hash::of(&transaction)) {
+                self.publish(transaction);
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! A part of the chain in a file.
+//!
+//! ```text
+//! "VOSBLK" 0 version 1 ‖ genesis hash 32 ‖ first height 8 ‖ blocks 8
+//!   for each block: header length 2 ‖ header ‖ body, as long as the header says
+//! 0 0 ‖ BLAKE3 of everything before 32
+//! ```
+//!
+//! Numbers are big-endian. Both ways stream: memory holds a few MiB whatever the length of the file. Import checks every block as if it
+//! came from a peer. It can be repeated and goes on where it was interrupted: blocks that the chain has are skipped without checking
+//! their signatures again. Both block; neither belongs on a task.
+
+use std::io::{self, Read, Write};
+
+use futures::FutureExt;
+
+use super::{
+    Block, BlockError, Header, MAX_BODY_BYTES, MAX_HEADER_BYTES, Origin,
+    chain::{Chain, ChainError, Outcome, SegmentOutcome},
+};
+use crate::{identity::Purpose, primitives::Hash};
+
+const MAGIC: &[u8; 7] = b"VOSBLK\0";
+const VERSION: u8 = 1;
+/// Blocks read or written at once.
+const BATCH_BLOCKS: usize = 256;
+/// Bytes of bodies from which a batch is full.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why a segment was not written or read to its end. What was imported before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// Reading or writing failed.
+    #[error("cannot read or write the file: {0}")]
+    Io(#[from] io::Error),
+    /// Some other file.
+    #[error("this is no file of blocks")]
+    NotBlocks,
+    /// From a newer program.
+    #[error("the file has version {0}, this program knows version {VERSION}: upgrade vos")]
+    Version(u8),
+    /// Blocks of another chain.
+    #[error("the file holds blocks of the chain with genesis {found}, this node has {expected}")]
+    Genesis {
+        /// In the file.
+        found: Hash,
+        /// Of our chain.
+        expected: Hash,
+    },
+    /// The file ends early.
+    #[error("the file ends before block {height} is complete: it was cut off; blocks before it were imported")]
+    Truncated {
+        /// The first height that is missing.
+        height: u64,
+    },
+    /// The bytes are not those that were written.
+    #[error("the file is damaged: its checksum is wrong, though every block in it is good")]
+    Checksum,
+    /// A block is broken.
+    #[error("block {height} in the file is bad: {why}")]
+    Block {
+        /// Where it should be.
+        height: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file begins above our head.
+    #[error("the file begins at height {first}, and this chain ends at {head}: import the blocks between first")]
+    Gap {
+        /// Of the file.
+        first: u64,
+        /// Of our chain.
+        head: u64,
+    },
+    /// A final block of ours is another one.
+    #[error("block {height} in the file is not the one that is final here: the file is from another branch")]
+    OtherBranch {
+        /// Where.
+        height: u64,
+    },
+    /// There is no such range.
+    #[error("heights {from} to {to} are not all here: this chain ends at {head}")]
+    NoSuchRange {
+        /// Asked for.
+        from: u64,
+        /// Asked for.
+        to: u64,
+        /// The best block's height.
+        head: u64,
+    },
+    /// A reorg came in between.
+    #[error("the best chain changed at height {height} while it was written: export up to the committed height")]
+    Changed {
+        /// Where.
+        height: u64,
+    },
+    /// The chain's own error.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+/// How far an export or import is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The next height.
+    pub next: u64,
+    /// The last height of the file.
+    pub last: u64,
+    /// Blocks done, those that were here already included.
+    pub blocks: u64,
+    /// Of these, those that were here already.
+    pub skipped: u64,
+}
+
+/// Writes the best chain from `from` to `to`, both included. The genesis block is never written: a file begins at 1 at least.
+/// Flushes at the end; making the file durable is the caller's.
+///
+/// # Errors
+/// [`SegmentError`].
+pub fn export(
+    chain: &Chain,
+    from: u64,
+    to: u64,
+    out: impl Write,
+    mut progress: impl FnMut(Progress),
+) -> Result<Progress, SegmentError> {
+    let (from, status) = (from.max(1), chain.status());
+    if to < from || to > status.head.height {
+        return Err(SegmentError::NoSuchRange { from, to, head: status.head.height });
+    }
+    let mut out = Hashing::new(out);
+    out.write_all(MAGIC)?;
+    out.write_all(&[VERSION])?;
+    out.write_all(status.genesis.as_bytes())?;
+    out.write_all(&from.to_be_bytes())?;
+    out.write_all(&(to - from + 1).to_be_bytes())?;
+    let mut done = Progress { next: from, last: to, ..Progress::default() };
+    let mut below: Option<Hash> = None;
+    while done.next <= to {
+        let left = usize::try_from(to - done.next + 1).unwrap_or(usize::MAX);
+        let blocks = chain.range(done.next, left.min(BATCH_BLOCKS), BATCH_BYTES)?;
+        if blocks.is_empty() {
+            return Err(SegmentError::Changed { height: done.next });
+        }
+        for block in blocks {
+            let header = Header::decode(&block.header);
+            let parent = header.map_err(|_| SegmentError::Changed { height: done.next })?.parent;
+            if below.is_some_and(|b| b != parent) {
+                return Err(SegmentError::Changed { height: done.next });
+            }
+            below = Some(block.hash);
+            // Headers are at most MAX_HEADER_BYTES, far less than 2^16.
+            out.write_all(&u16::try_from(block.header.len()).unwrap_or(u16::MAX).to_be_bytes())?;
+            out.write_all(&block.header)?;
+            out.write_all(&block.body)?;
+            done.next += 1;
+            done.blocks += 1;
+        }
+        progress(done);
+    }
+    out.write_all(&[0, 0])?;
+    let sum = out.hasher.finalize();
+    out.inner.write_all(sum.as_bytes())?;
+    out.inner.flush()?;
+    Ok(done)
+}
+
+/// Reads a file into the chain. `max_body_bytes` is `chain.max_bytes`, `purpose` that of our network's headers.
+///
+/// # Errors
+/// [`SegmentError`]; what was imported before stays, and the same call with a good file goes on from there.
+pub fn import(
+    chain: &Chain,
+    input: impl Read,
+    max_body_bytes: usize,
+    purpose: &Purpose,
+    mut progress: impl FnMut(Progress),
+) -> Result<Progress, SegmentError> {
+    let mut input = Hashing::new(input);
+    let mut done = read_start(chain, &mut input)?;
+    let mut into = Into { chain, batch: Batch::default(), writing: None };
+    let read = read_blocks(&mut input, &mut into, &mut done, (max_body_bytes, purpose), &mut progress);
+    // Good blocks before a bad place are taken, and nothing is under way any more when this returns.
+    let written = into.end();
+    read?;
+    written?;
+    progress(done);
+    let sum = *input.hasher_after_end()?.as_bytes();
+    let mut found = [0; 32];
+    input.inner.read_exact(&mut found).map_err(|_| SegmentError::Checksum)?;
+    if sum == found { Ok(done) } else { Err(SegmentError::Checksum) }
+}
+
+fn read_blocks<R: Read>(
+    input: &mut Hashing<R>,
+    into: &mut Into<'_>,
+    done: &mut Progress,
+    (max_body_bytes, purpose): (usize, &Purpose),
+    progress: &mut impl FnMut(Progress),
+) -> Result<(), SegmentError> {
+    while done.next <= done.last {
+        let height = done.next;
+        let (header, body) = read_block(input, height, max_body_bytes)?;
+        let held = is_held(into.chain, &header, height)?;
+        if held {
+            done.skipped += 1;
+        } else {
+            let bad = |e: BlockError| SegmentError::Block { height, why: e.to_string() };
+            into.batch.push(Block::check(header, body.into(), max_body_bytes, purpose).map_err(bad)?, height);
+        }
+        done.next += 1;
+        done.blocks += 1;
+        if into.batch.is_full() {
+            into.turn()?;
+            progress(*done);
+        }
+    }
+    Ok(())
+}
+
+/// Where checked blocks go: while one batch is written the next one is read, and its signatures are checked.
+struct Into<'a> {
+    chain: &'a Chain,
+    batch: Batch,
+    writing: Option<Writing>,
+}
+
+impl Into<'_> {
+    /// Waits for the batch that is written and hands over the next.
+    fn turn(&mut self) -> Result<(), SegmentError> {
+        finish(self.writing.take())?;
+        self.writing = self.batch.start(self.chain);
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<(), SegmentError> {
+        self.turn()?;
+        finish(self.writing.take())
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    blocks: Vec<Block>,
+    bytes: usize,
+    first: u64,
+}
+
+type Writing = (u64, futures::future::BoxFuture<'static, Result<SegmentOutcome, ChainError>>);
+
+impl Batch {
+    fn push(&mut self, block: Block, height: u64) {
+        if self.blocks.is_empty() {
+            self.first = height;
+        }
+        self.bytes += block.body().bytes().len();
+        self.blocks.push(block);
+    }
+
+    fn is_full(&self) -> bool {
+        self.blocks.len() >= BATCH_BLOCKS || self.bytes >= BATCH_BYTES
+    }
+
+    /// Hands the blocks to the chain without waiting for it.
+    fn start(&mut self, chain: &Chain) -> Option<Writing> {
+        if self.blocks.is_empty() {
+            return None;
+        }
+        let (blocks, first, chain) = (std::mem::take(&mut self.blocks), self.first, chain.clone());
+        self.bytes = 0;
+        let mut future = async move { chain.import_segment(blocks, Origin::File).await }.boxed();
+        // One poll puts it into the queue.
+        match (&mut future).now_or_never() {
+            Some(done) => Some((first, std::future::ready(done).boxed())),
+            None => Some((first, future)),
+        }
+    }
+}
+
+fn finish(writing: Option<Writing>) -> Result<(), SegmentError> {
+    let Some((first, future)) = writing else { return Ok(()) };
+    let outcome = futures::executor::block_on(future)?;
+    let height = first + outcome.held as u64; // usize fits in u64
+    let why = match outcome.stopped {
+        None => return Ok(()),
+        Some(Outcome::Invalid(why) | Outcome::Ignored(why)) => why,
+        Some(Outcome::Orphan { .. }) => "it does not build on the block before".into(),
+        Some(Outcome::Early(at)) => format!("it is from the future, {at} ms since 1970"),
+        Some(_) => return Err(SegmentError::OtherBranch { height }),
+    };
+    Err(SegmentError::Block { height, why })
+}
+
+fn read_start<R: Read>(chain: &Chain, input: &mut Hashing<R>) -> Result<Progress, SegmentError> {
+    let mut start = [0; 8 + 32 + 8 + 8];
+    let short =
+        |e: io::Error| if e.kind() == io::ErrorKind::UnexpectedEof { SegmentError::NotBlocks } else { e.into() };
+    input.read_exact(&mut start[..8]).map_err(short)?;
+    if &start[..7] != MAGIC {
+        return Err(SegmentError::NotBlocks);
+    }
+    if start[7] != VERSION {
+        return Err(SegmentError::Version(start[7]));
+    }
+    input.read_exact(&mut start[8..]).map_err(short)?;
+    let mut genesis = [0; 32];
+    genesis.copy_from_slice(&start[8..40]);
+    let number = |at: usize| start[at..at + 8].iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+    let (first, count) = (number(40), number(48));
+    let status = chain.status();
+    if Hash(genesis) != status.genesis {
+        return Err(SegmentError::Genesis { found: Hash(genesis), expected: status.genesis });
+    }
+    let last = first.checked_add(count).and_then(|end| end.checked_sub(1));
+    let Some(last) = last.filter(|_| first > 0 && count > 0) else { return Err(SegmentError::NotBlocks) };
+    if first > status.head.height.saturating_add(1) {
+        return Err(SegmentError::Gap { first, head: status.head.height });
+    }
+    Ok(Progress { next: first, last, ..Progress::default() })
+}
+
+fn cut_off(e: io::Error, height: u64) -> SegmentError {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => SegmentError::Truncated { height },
+        _ => e.into(),
+    }
+}
+
+/// One block's header and the bytes of its body.
+fn read_block<R: Read>(
+    input: &mut Hashing<R>,
+    height: u64,
+    max_body_bytes: usize,
+) -> Result<(Header, Vec<u8>), SegmentError> {
+    let bad = |why: &str| SegmentError::Block { height, why: why.into() };
+    let mut length = [0; 2];
+    input.read_exact(&mut length).map_err(|e| cut_off(e, height))?;
+    let length = usize::from(u16::from_be_bytes(length));
+    if length > MAX_HEADER_BYTES {
+        return Err(bad("its header is too long"));
+    }
+    let mut header = vec![0; length];
+    input.read_exact(&mut header).map_err(|e| cut_off(e, height))?;
+    let header = Header::decode(&header).map_err(|e| bad(&e.to_string()))?;
+    if header.height != height {
+        return Err(bad("it says that it is of another height"));
+    }
+    let bytes = header.body_bytes as usize; // u32 fits in usize
+    if bytes > max_body_bytes.min(MAX_BODY_BYTES) {
+        return Err(bad("its body is larger than chain.max_bytes"));
+    }
+    let mut body = vec![0; bytes];
+    input.read_exact(&mut body).map_err(|e| cut_off(e, height))?;
+    Ok((header, body))
+}
+
+/// Whether our best chain has this block.
+fn is_held(chain: &Chain, header: &Header, height: u64) -> Result<bool, SegmentError> {
+    let status = chain.status();
+    if height > status.head.height {
+        return Ok(false);
+    }
+    let same = chain.hash_at(height)? == Some(header.hash());
+    if !same && height <= status.committed.height {
+        return Err(SegmentError::OtherBranch { height });
+    }
+    Ok(same)
+}
+
+/// Hashes what passes.
+struct Hashing<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<T> Hashing<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, hasher: blake3::Hasher::new() }
+    }
+}
+
+impl<R: Read> Hashing<R> {
+    fn read_exact(&mut self, into: &mut [u8]) -> io::Result<()> {
+        self.inner.read_exact(into)?;
+        self.hasher.update(into);
+        Ok(())
+    }
+
+    /// Reads the mark of the end; the hash of everything up to it.
+    fn hasher_after_end(&mut self) -> Result<blake3::Hash, SegmentError> {
+        let mut end = [0; 2];
+        self.read_exact(&mut end)
+            .map_err(|e| if e.kind() == io::ErrorKind::UnexpectedEof { SegmentError::Checksum } else { e.into() })?;
+        if end == [0, 0] { Ok(self.hasher.finalize()) } else { Err(SegmentError::Checksum) }
+    }
+}
+
+impl<W: Write> Hashing<W> {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.inner.write_all(bytes)
+    }
+}

@@ -1,0 +1,122 @@
+//! The other side of sync: answers PULL_BLOCK and headers from the chain, on threads of their own, with places for all.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    metrics::Metrics,
+    serve::Places,
+    wire::{self, Headers, Pull, Push, Span},
+};
+use crate::{
+    block::{
+        chain::{Chain, ChainError, Stored},
+        penalty::{Offence, Penalties},
+        trace::{Code, Trace},
+    },
+    net::rpc::Inbound,
+    wire::Status,
+};
+
+/// What answering needs.
+#[derive(Clone, Debug)]
+pub(super) struct Answers {
+    pub(super) chain: Chain,
+    pub(super) trace: Trace,
+    pub(super) penalties: Penalties,
+    pub(super) places: Places,
+    pub(super) metrics: Metrics,
+}
+
+impl Answers {
+    /// Answers PULL_BLOCK until the queue closes.
+    pub(super) async fn pulls(self, mut queue: mpsc::Receiver<Inbound<Pull>>) {
+        let mut serving = JoinSet::new(); // as many as there are places
+        loop {
+            tokio::select! {
+                asked = queue.recv() => match asked {
+                    Some(asked) => self.on_pull(asked, &mut serving),
+                    None => return,
+                },
+                Some(_) = serving.join_next(), if !serving.is_empty() => {}
+            }
+        }
+    }
+
+    fn on_pull(&self, asked: Inbound<Pull>, serving: &mut JoinSet<()>) {
+        let peer = asked.peer;
+        if self.penalties.is_banned(&peer) {
+            return asked.refuse(Status::Refused);
+        }
+        let Some((span, max_bytes)) = wire::read_pull_request(&asked.request) else {
+            self.penalties.report(peer, Offence::WrongData);
+            return asked.refuse(Status::Invalid);
+        };
+        self.trace.received(peer, Code::PullBlock, || json!({ "height": span.start, "count": span.count }));
+        let place = match self.places.take(peer, Instant::now()) {
+            Ok(place) => place,
+            Err(retry) => {
+                self.metrics.busy.inc();
+                return asked.respond_encoded(wire::push_response(&Push::Busy(retry), span.count));
+            }
+        };
+        let this = self.clone();
+        serving.spawn(async move {
+            let chain = this.chain.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let push = blocks(&chain, span, max_bytes)?;
+                Ok::<_, ChainError>((wire::push_response(&push, span.count), push))
+            });
+            let Ok(Ok((bytes, push))) = read.await else { return asked.refuse(Status::Failed) };
+            let count = if let Push::Blocks(blocks) = &push { blocks.len() } else { 0 };
+            this.metrics.served.inc_by(count as u64); // usize fits in u64
+            this.metrics.served_bytes.inc_by(bytes.len() as u64);
+            this.trace.sent(peer, Code::PushBlock, || json!({ "height": span.start, "blocks": count }));
+            place.gave(count, bytes.len(), Instant::now());
+            asked.respond_encoded(bytes);
+        });
+    }
+
+    /// Answers questions for headers until the queue closes.
+    pub(super) async fn headers(self, mut queue: mpsc::Receiver<Inbound<Headers>>) {
+        while let Some(asked) = queue.recv().await {
+            let peer = asked.peer;
+            if self.penalties.is_banned(&peer) {
+                asked.refuse(Status::Refused);
+                continue;
+            }
+            let Some(ladder) = wire::read_headers_request(&asked.request) else {
+                self.penalties.report(peer, Offence::WrongData);
+                asked.refuse(Status::Invalid);
+                continue;
+            };
+            let chain = self.chain.clone();
+            // One after the other: they are small, rare, and limited by rate before they are read.
+            let read = tokio::task::spawn_blocking(move || {
+                chain.headers(ladder.start, ladder.count as usize, ladder.stride) // u32 fits in usize
+            });
+            match read.await {
+                Ok(Ok(headers)) => asked.respond(wire::headers_response(&headers)),
+                _ => asked.refuse(Status::Failed),
+            }
+        }
+    }
+}
+
+fn blocks(chain: &Chain, span: Span, max_bytes: usize) -> Result<Push<Stored>, ChainError> {
+    let status = chain.status();
+    if span.start > status.head.height {
+        return Ok(Push::NotFound(status.head.height));
+    }
+    if span.start > 0 && span.start < status.earliest {
+        return Ok(Push::Pruned(status.earliest));
+    }
+    let blocks = chain.range(span.start, span.count as usize, max_bytes)?; // u32 fits in usize
+    Ok(match blocks.is_empty() {
+        false => Push::Blocks(blocks),
+        // The best chain became shorter meanwhile.
+        true => Push::Busy(Duration::from_millis(250)),
+    })
+}

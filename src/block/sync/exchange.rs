@@ -1,0 +1,185 @@
+//! The requests of sync, each from its first byte to checked data: what the service's jobs do.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::{
+    check,
+    plan::{Failure, Imported, Pulled},
+    wire::{self, Greeting, Headers, Ladder, MAX_HEADERS, Pull, Push, Shakehand, Span},
+};
+use crate::{
+    block::{
+        Block, Header, Origin, Point,
+        chain::{Chain, ChainError, SegmentOutcome},
+        trace::{Code, Trace},
+    },
+    identity::Purpose,
+    net::rpc::{Client, RequestError},
+    primitives::PeerId,
+    wire::Status,
+};
+
+/// Answers checked at once: as many as small machines have cores, while the next ones are on their way.
+const CHECKS: usize = 2;
+/// A peer that only says that it is busy is left alone for this long.
+const BUSY: Duration = Duration::from_secs(1);
+/// Between two tries to hand blocks to a chain that has too much to do.
+const CHAIN_BUSY: Duration = Duration::from_millis(100);
+/// Such tries: twenty seconds, then they are pulled again.
+const CHAIN_TRIES: usize = 200;
+
+/// What the jobs share.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    pub(super) chain: Chain,
+    pub(super) trace: Trace,
+    pub(super) shakehand: Client<Shakehand>,
+    pub(super) pull: Client<Pull>,
+    pub(super) headers: Client<Headers>,
+    pub(super) purpose: Purpose,
+    pub(super) max_body: usize,
+    checks: Arc<Semaphore>,
+}
+
+/// How a SHAKEHAND ended.
+#[derive(Debug)]
+pub(super) enum Greeted {
+    /// The peer's greeting.
+    Ours(Box<Greeting>),
+    /// It is of another chain.
+    Foreign,
+    /// It does not speak the protocol.
+    Mute,
+    /// It answered nonsense.
+    Wrong,
+    /// No answer in time.
+    Silent,
+    /// The connection broke.
+    Lost,
+}
+
+impl Exchange {
+    pub(super) fn new(
+        (chain, trace): (Chain, Trace),
+        (shakehand, pull, headers): (Client<Shakehand>, Client<Pull>, Client<Headers>),
+        purpose: Purpose,
+        max_body: usize,
+    ) -> Self {
+        Self { chain, trace, shakehand, pull, headers, purpose, max_body, checks: Arc::new(Semaphore::new(CHECKS)) }
+    }
+
+    pub(super) async fn greet(self, peer: PeerId, ours: Greeting) -> Greeted {
+        self.trace.sent(peer, Code::Shakehand, || greeting_json(&ours));
+        match self.shakehand.request(peer, ours.to_wire()).await {
+            Ok(raw) => match Greeting::read(&raw, peer) {
+                Some(theirs) => {
+                    self.trace.received(peer, Code::Shakehand, || greeting_json(&theirs));
+                    if theirs.genesis == ours.genesis { Greeted::Ours(theirs.into()) } else { Greeted::Foreign }
+                }
+                None => Greeted::Wrong,
+            },
+            Err(RequestError::Status(Status::Refused)) => Greeted::Foreign,
+            Err(RequestError::Unsupported) => Greeted::Mute,
+            Err(RequestError::Malformed) => Greeted::Wrong,
+            Err(RequestError::Timeout) => Greeted::Silent,
+            Err(_) => Greeted::Lost,
+        }
+    }
+
+    /// Pulls blocks and checks all that can be checked without the chain.
+    pub(super) async fn pull(self, peer: PeerId, span: Span) -> Result<Pulled, Failure> {
+        self.trace.sent(peer, Code::PullBlock, || json!({ "height": span.start, "count": span.count }));
+        let raw = self.pull.request(peer, wire::pull_request(span)).await.map_err(|e| failure(&e))?;
+        let push = wire::read_push_response(raw, span).ok_or(Failure::Wrong)?;
+        self.trace.received(peer, Code::PushBlock, || match &push {
+            Push::Blocks(blocks) => json!({ "height": span.start, "blocks": blocks.len() }),
+            other => json!({ "height": span.start, "answer": format!("{other:?}") }),
+        });
+        let raw = match push {
+            Push::Blocks(raw) => raw,
+            Push::NotFound(height) => return Err(Failure::NotFound(height)),
+            Push::Pruned(earliest) => return Err(Failure::Pruned(earliest)),
+            Push::Busy(pause) => return Err(Failure::Busy(pause)),
+        };
+        let _turn = self.checks.acquire().await.map_err(|_| Failure::Lost)?;
+        let checked = tokio::task::spawn_blocking(move || check::blocks(raw, span, self.max_body, &self.purpose));
+        checked.await.unwrap_or(Err(Failure::Lost))
+    }
+
+    /// Headers that show where two chains part.
+    pub(super) async fn headers(self, peer: PeerId, ladder: Ladder) -> Result<Vec<Header>, Failure> {
+        let raw = self.headers.request(peer, wire::headers_request(ladder)).await.map_err(|e| failure(&e))?;
+        check::headers(&wire::read_headers_response(raw, ladder.count).ok_or(Failure::Wrong)?)
+    }
+
+    /// Has a peer prove its branch on `fork`, and shows it to the chain; `told` peers have told their head.
+    pub(super) async fn prove(self, peer: PeerId, span: Span, fork: Point, told: usize) -> Result<(), Failure> {
+        let mut raw = Vec::new();
+        while raw.len() < span.count as usize {
+            let have = raw.len() as u64; // at most a few thousand
+            let count = (span.count - u32::try_from(have).unwrap_or(span.count)).min(MAX_HEADERS);
+            let ladder = Ladder { start: span.start + have, count, stride: 1 };
+            let answer = self.headers.request(peer, wire::headers_request(ladder)).await.map_err(|e| failure(&e))?;
+            let more = wire::read_headers_response(answer, count).ok_or(Failure::Wrong)?;
+            let last = more.len() < count as usize;
+            raw.extend(more);
+            if last {
+                break;
+            }
+        }
+        let purpose = self.purpose.clone();
+        let proof = tokio::task::spawn_blocking(move || check::proof(&raw, span.start, fork, &purpose));
+        let proof = proof.await.unwrap_or(Err(Failure::Lost))?;
+        self.chain.conflict(peer, proof, told).await.map_err(|error| match error {
+            ChainError::NoConflict(why) => {
+                tracing::debug!(%peer, %why, "headers prove no conflict");
+                Failure::Wrong
+            }
+            error => {
+                tracing::warn!(%peer, %error, "a conflict could not be reported");
+                Failure::Lost
+            }
+        })
+    }
+
+    /// Hands blocks to the chain; waits while it has too much to do.
+    pub(super) async fn import(self, peer: PeerId, blocks: Vec<Block>) -> Imported {
+        for _ in 0..CHAIN_TRIES {
+            // Clones share the bodies.
+            match self.chain.import_segment(blocks.clone(), Origin::Peer(peer)).await {
+                Ok(SegmentOutcome { held, stopped }) => return Imported::Held(held, stopped),
+                Err(ChainError::Busy) => tokio::time::sleep(CHAIN_BUSY).await,
+                Err(ChainError::Stopped) => return Imported::Refused,
+                Err(error) => {
+                    tracing::warn!(%error, "the chain takes no blocks");
+                    return Imported::Refused;
+                }
+            }
+        }
+        Imported::Refused
+    }
+}
+
+fn failure(error: &RequestError) -> Failure {
+    match error {
+        RequestError::Timeout => Failure::Timeout,
+        RequestError::Malformed => Failure::Wrong,
+        RequestError::Busy | RequestError::Status(Status::Busy) => Failure::Busy(BUSY),
+        _ => Failure::Lost,
+    }
+}
+
+/// The three fields of the seed, and ours.
+pub(super) fn greeting_json(greeting: &Greeting) -> serde_json::Value {
+    json!({
+        "timestamp": greeting.timestamp,
+        "height": greeting.committed.height,
+        "address": greeting.address.to_string(),
+        "head": greeting.head.height,
+        "head_hash": greeting.head.hash.to_string(),
+        "genesis": greeting.genesis.to_string(),
+    })
+}

@@ -1,0 +1,178 @@
+//! Whom to greet when. The cost of SHAKEHAND does not grow with the number of connections: some are asked a round, in turn.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::primitives::PeerId;
+
+/// Peers asked in one round.
+const A_ROUND: u32 = 8;
+/// A round when we are in step.
+const ROUND: Duration = Duration::from_secs(10);
+/// A round while we catch up: targets move.
+const ROUND_SYNCING: Duration = Duration::from_secs(3);
+/// SHAKEHANDs under way at once.
+const AT_ONCE: usize = 8;
+/// A peer that does not speak the protocol, or is of another chain, is asked again after this.
+const REFUSED: Duration = Duration::from_secs(600);
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// Asked at once, out of turn.
+    urgent: bool,
+    asking: bool,
+    /// When it was asked last.
+    last: Instant,
+    /// Not asked before.
+    refused_until: Option<Instant>,
+}
+
+impl Peer {
+    fn may_be_asked(&self, now: Instant) -> bool {
+        !self.asking && self.refused_until.is_none_or(|until| until <= now)
+    }
+}
+
+/// The order of SHAKEHANDs.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    peers: HashMap<PeerId, Peer>,
+    /// When the next peer of the round is asked.
+    next: Option<Instant>,
+}
+
+impl Schedule {
+    /// A peer is connected: it is asked at once.
+    pub(super) fn add(&mut self, peer: PeerId, now: Instant) {
+        self.peers.insert(peer, Peer { urgent: true, asking: false, last: now, refused_until: None });
+    }
+
+    /// The same for a peer that may be known.
+    pub(super) fn add_if_new(&mut self, peer: PeerId, now: Instant) {
+        if !self.contains(&peer) {
+            self.add(peer, now);
+        }
+    }
+
+    /// Whether the peer is connected.
+    pub(super) fn contains(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    /// Connected peers.
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.peers.keys().copied()
+    }
+
+    pub(super) fn remove(&mut self, peer: &PeerId) {
+        self.peers.remove(peer);
+    }
+
+    /// Nothing was heard of new blocks for a while: a whole round now.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        let mut late: Vec<_> = self.peers.values_mut().filter(|p| p.may_be_asked(now)).collect();
+        late.sort_by_key(|p| p.last);
+        late.into_iter().take(A_ROUND as usize).for_each(|p| p.urgent = true);
+    }
+
+    /// Who is to be asked now. `random` is uniform in `0.0..1.0`.
+    pub(super) fn start(&mut self, syncing: bool, now: Instant, random: f64) -> Vec<PeerId> {
+        let asking = self.peers.values().filter(|p| p.asking).count();
+        let mut waiting: Vec<_> = self.peers.iter().filter(|(_, p)| p.may_be_asked(now)).collect();
+        waiting.sort_unstable_by_key(|(id, p)| (!p.urgent, p.last, **id));
+        let urgent = waiting.iter().filter(|(_, p)| p.urgent).count();
+        // The others follow one another at an even pace, so that their number does not count.
+        let round = if syncing { ROUND_SYNCING } else { ROUND };
+        let places = u32::try_from(self.peers.len()).unwrap_or(u32::MAX).clamp(1, A_ROUND);
+        let pace = (round / places).mul_f64(0.8 + 0.4 * random);
+        let next = self.next.get_or_insert(now + pace);
+        *next = (*next).min(now + pace);
+        let in_turn = usize::from(*next <= now);
+        if in_turn > 0 {
+            *next = (*next + pace).max(now);
+        }
+        let wanted = (urgent + in_turn).min(AT_ONCE.saturating_sub(asking));
+        let started: Vec<_> = waiting.into_iter().take(wanted).map(|(id, _)| *id).collect();
+        for id in &started {
+            if let Some(peer) = self.peers.get_mut(id) {
+                (peer.asking, peer.urgent, peer.last) = (true, false, now);
+            }
+        }
+        started
+    }
+
+    /// A SHAKEHAND ended; `refused` when there is no use in asking again soon.
+    pub(super) fn done(&mut self, peer: &PeerId, refused: bool, now: Instant) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            (known.asking, known.refused_until) = (false, refused.then_some(now + REFUSED));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Greetings sent within `length`, each answered at once.
+    fn asked(peers: usize, syncing: bool, length: Duration) -> HashMap<PeerId, usize> {
+        let (mut schedule, mut now) = (Schedule::default(), Instant::now());
+        (0..peers).for_each(|_| schedule.add(PeerId::random(), now));
+        let (mut counts, end) = (HashMap::new(), now + length);
+        while now < end {
+            for peer in schedule.start(syncing, now, 0.5) {
+                *counts.entry(peer).or_default() += 1;
+                schedule.done(&peer, false, now);
+            }
+            now += Duration::from_millis(100);
+        }
+        counts
+    }
+
+    #[test]
+    fn each_of_a_few_peers_is_asked_every_ten_seconds_and_every_three_while_syncing() {
+        for peers in [1, 4, 8] {
+            let counts = asked(peers, false, Duration::from_secs(300));
+            assert_eq!(counts.len(), peers);
+            assert!(counts.values().all(|n| (27..=33).contains(n)), "{peers}: {counts:?}");
+            let counts = asked(peers, true, Duration::from_secs(300));
+            assert!(counts.values().all(|n| (80..=110).contains(n)), "{peers}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_cost_does_not_grow_with_the_number_of_peers_and_nobody_is_left_out() {
+        let few: usize = asked(8, false, Duration::from_secs(600)).values().sum();
+        let many = asked(100, false, Duration::from_secs(600));
+        assert_eq!(many.len(), 100);
+        let sum: usize = many.values().sum();
+        assert!(sum <= few + 100 + few / 5, "{sum} for a hundred, {few} for eight");
+        assert!(many.values().all(|n| (3..=8).contains(n)), "{many:?}");
+    }
+
+    #[test]
+    fn who_comes_is_asked_at_once_and_who_refused_not_for_long() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        let (a, b) = (PeerId::random(), PeerId::random());
+        schedule.add(a, now);
+        assert_eq!(schedule.start(false, now, 0.0), [a]);
+        assert!(schedule.start(false, now + ROUND, 0.0).is_empty(), "it is being asked");
+        schedule.done(&a, true, now);
+        schedule.add(b, now);
+        assert_eq!(schedule.start(false, now, 0.0), [b]);
+        schedule.done(&b, false, now);
+        let mut later = Vec::new();
+        for second in 1..60 {
+            for peer in schedule.start(false, now + Duration::from_secs(second), 1.0) {
+                later.push(peer);
+                schedule.done(&peer, false, now + Duration::from_secs(second));
+            }
+        }
+        assert!(later.len() > 3 && later.iter().all(|p| *p == b), "{later:?}");
+        schedule.hurry(now + Duration::from_secs(60));
+        assert_eq!(schedule.start(false, now + Duration::from_secs(60), 1.0), [b]);
+        schedule.remove(&b);
+        assert!(schedule.start(false, now + Duration::from_secs(70), 1.0).is_empty());
+    }
+}

@@ -1,0 +1,522 @@
+//! What to do next to catch up: a pure machine. It knows what peers claim, cuts what is missing into batches, chooses whom to ask,
+//! hands blocks to the chain in order, and finds out where chains part. Requests are its outputs, their ends its inputs, and
+//! nothing is taken that was not asked for (N8, N17).
+//!
+//! ```text
+//!            a greeting                 far behind               near
+//!  NoPeers ─────────────▶ Syncing ◀───────────────▶ CatchingUp ───────▶ Synced
+//!     ▲                      │  no block for 30 s        │                 │ two peers, or blocks of one,
+//!     │ last peer gone       ▼                          ▼                 │ say that we are behind
+//!   (any)                 Stalled ── a block ──▶ Syncing, CatchingUp ◀────┘
+//! ```
+//!
+//! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15).
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::{
+    claims::{CUT, Claims},
+    plan::{Failure, Imported, Output, Place, Pulled, State, View},
+    run::{Handover, Mismatch, Run, Size, Wanted},
+    search::{Search, Step},
+    wire::{Greeting, Ladder, Span},
+};
+use crate::{
+    block::{Header, Point, chain::Outcome, penalty::Offence},
+    primitives::PeerId,
+};
+
+/// Pulls under way with one peer that has proven something; one that has not gets one.
+const PER_PEER: usize = 2;
+/// Pulls under way in all.
+const IN_FLIGHT: usize = 16;
+/// Without a block for this long we are stalled.
+const STALL: Duration = Duration::from_secs(30);
+/// Between tries when stalled.
+const PROBE: Duration = Duration::from_secs(10);
+/// Headers of one proof that a branch contradicts what is final: all that the chain looks at.
+const MAX_PROOF: u32 = 1024;
+/// How long peers are given to tell their heads before any of them proves that we are wrong: of few, a liar is many.
+const HEARD: Duration = Duration::from_secs(10);
+/// How long a first run waits for more than a few peers to tell where they are: what a lone one sends becomes final.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Peers without which it waits.
+const FEW: usize = 3;
+/// After a run that came to nothing.
+const PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Flight {
+    peer: PeerId,
+    span: Span,
+    run: u64,
+}
+
+#[derive(Debug)]
+struct Importing {
+    id: u64,
+    run: u64,
+    from: Vec<(PeerId, usize)>,
+    /// The block at each place: where the run is when that many are held.
+    points: Vec<Point>,
+}
+
+/// See the module doc.
+#[derive(Debug)]
+pub(super) struct Planner {
+    depth: u64,
+    claims: Claims,
+    state: State,
+    run: Option<Run>,
+    runs: u64,
+    search: Option<(u64, Search)>,
+    /// A peer whose chain is to be compared with ours, and a height where they differ.
+    suspect: Option<(PeerId, u64)>,
+    proving: Option<(u64, PeerId, Point)>,
+    importing: Option<Importing>,
+    flights: HashMap<u64, Flight>,
+    last_id: u64,
+    size: Size,
+    /// No run begins before.
+    pause_until: Option<Instant>,
+    progress: Instant,
+    /// The height up to which two peers of the run say that they have blocks.
+    twice: u64,
+    /// The first SHAKEHAND since nobody was there.
+    first_heard: Option<Instant>,
+    out: Vec<Output>,
+}
+
+impl Planner {
+    /// `depth`: blocks that are not final yet.
+    pub(super) fn new(depth: u64, now: Instant) -> Self {
+        Self {
+            depth,
+            claims: Claims::default(),
+            state: State::NoPeers,
+            run: None,
+            runs: 0,
+            search: None,
+            suspect: None,
+            proving: None,
+            importing: None,
+            flights: HashMap::new(),
+            last_id: 0,
+            size: Size::default(),
+            pause_until: None,
+            progress: now,
+            twice: 0,
+            first_heard: None,
+            out: Vec::new(),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// A SHAKEHAND of a peer with our genesis block, from either side.
+    pub(super) fn on_greeting(&mut self, peer: PeerId, greeting: &Greeting, now: Instant) {
+        self.first_heard.get_or_insert(now);
+        self.claims.greet(peer, greeting, now);
+    }
+
+    /// What an announcement says.
+    pub(super) fn on_claim(&mut self, peer: &PeerId, head: Point) {
+        self.claims.raise(peer, head);
+    }
+
+    /// The peer is gone, banned or of another chain. Requests to it still end.
+    pub(super) fn on_gone(&mut self, peer: &PeerId) {
+        self.claims.remove(peer);
+        if self.claims.is_empty() {
+            self.first_heard = None;
+        }
+    }
+
+    /// A pull ended.
+    pub(super) fn on_pulled(&mut self, id: u64, result: Result<Pulled, Failure>, now: Instant) {
+        let Some(Flight { peer, span, run }) = self.flights.remove(&id) else { return };
+        let current = run == self.runs;
+        match result {
+            Ok(Pulled { blocks, bytes }) => {
+                self.size.saw(blocks.len(), bytes);
+                let outvoted = self.claims.outvote(&peer, &blocks);
+                let Some(run) = self.run.as_mut().filter(|_| current) else { return };
+                if outvoted {
+                    // Not punished: it may be on the smaller side of a network that was cut in two.
+                    run.excluded.insert(peer);
+                    self.claims.fail(&peer, now);
+                    if !run.on_nothing(span, true) {
+                        self.give_up(now);
+                    }
+                } else if let Some(wrong) = run.on_blocks(span, peer, blocks, bytes) {
+                    run.excluded.insert(wrong);
+                    self.claims.fail(&wrong, now);
+                }
+            }
+            Err(failure) => {
+                let fault = self.on_failure(peer, failure, now);
+                let Some(run) = self.run.as_mut().filter(|_| current) else { return };
+                if matches!(failure, Failure::Wrong | Failure::Invalid) {
+                    run.excluded.insert(peer);
+                }
+                if !run.on_nothing(span, fault) {
+                    self.give_up(now);
+                }
+            }
+        }
+    }
+
+    /// Counts a failure; whether it counts as a try.
+    fn on_failure(&mut self, peer: PeerId, failure: Failure, now: Instant) -> bool {
+        match failure {
+            Failure::Busy(pause) => {
+                self.claims.busy(&peer, pause, now);
+                return false;
+            }
+            Failure::NotFound(height) => self.claims.lower(&peer, height, now),
+            Failure::Pruned(earliest) => {
+                self.claims.prune(&peer, earliest);
+                return false;
+            }
+            Failure::Lost => self.claims.fail(&peer, now),
+            Failure::Timeout => {
+                self.claims.fail(&peer, now);
+                self.report(peer, Offence::Timeout);
+            }
+            Failure::Wrong => {
+                self.claims.fail(&peer, now);
+                self.report(peer, Offence::WrongData);
+            }
+            Failure::Invalid => {
+                self.claims.cut(&peer, now + CUT);
+                self.report(peer, Offence::InvalidBlock);
+            }
+        }
+        true
+    }
+
+    fn report(&mut self, peer: PeerId, offence: Offence) {
+        self.out.push(Output::Report { peer, offence });
+    }
+
+    fn give_up(&mut self, now: Instant) {
+        self.run = None;
+        self.pause_until = Some(now + if self.state == State::Stalled { PROBE } else { PAUSE });
+    }
+
+    /// Headers came, or did not.
+    pub(super) fn on_headers(&mut self, id: u64, result: Result<Vec<Header>, Failure>, view: &impl View, now: Instant) {
+        let Some((_, mut search)) = self.search.take_if(|(running, _)| *running == id) else { return };
+        let peer = search.peer();
+        let step = match result {
+            Ok(headers) => search.on_headers(&headers, |height| view.hash_at(height)),
+            Err(failure) => {
+                self.on_failure(peer, failure, now);
+                return self.give_up(now);
+            }
+        };
+        match step {
+            Step::Ask(ladder) => self.ask(search, ladder),
+            Step::Gone => {
+                self.claims.fail(&peer, now);
+                self.give_up(now);
+            }
+            Step::Lies => {
+                self.claims.cut(&peer, now + CUT);
+                self.report(peer, Offence::WrongData);
+                self.give_up(now);
+            }
+            Step::Fork(height) => self.on_fork(peer, height, view, now),
+        }
+    }
+
+    fn on_fork(&mut self, peer: PeerId, height: u64, view: &impl View, now: Instant) {
+        let Place { committed, halted, .. } = view.place();
+        let head = self.claims.get(&peer).map_or(0, |c| c.head.height);
+        let Some(hash) = view.hash_at(height) else { return self.give_up(now) };
+        let fork = Point { height, hash };
+        if height >= committed.height && halted {
+            // Nothing is taken now; what contradicts the final blocks is still looked for.
+            self.claims.cut(&peer, now + CUT);
+            self.give_up(now);
+        } else if height >= committed.height {
+            self.begin(Run::new(fork, Some(peer)));
+        } else if let Some(soon) = self.first_heard.map(|t| t + HEARD).filter(|t| now < *t) {
+            self.claims.cut(&peer, soon);
+            self.give_up(now);
+        } else if head > height {
+            let count = u32::try_from(head - height).unwrap_or(u32::MAX).min(MAX_PROOF);
+            let (id, told) = (self.id(), self.claims.len());
+            self.proving = Some((id, peer, fork));
+            self.out.push(Output::Prove { id, peer, span: Span { start: height + 1, count }, fork, told });
+        } else {
+            self.give_up(now);
+        }
+    }
+
+    /// The conflict was shown to the chain, or could not be proven.
+    pub(super) fn on_proven(&mut self, id: u64, result: Result<(), Failure>, view: &impl View, now: Instant) {
+        let Some((_, peer, fork)) = self.proving.take_if(|(running, ..)| *running == id) else { return };
+        if let Err(failure) = result {
+            self.on_failure(peer, failure, now);
+        }
+        if view.place().committed.height <= fork.height {
+            // The chain opened itself for the branch.
+            return self.begin(Run::new(fork, Some(peer)));
+        }
+        // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends.
+        self.claims.cut(&peer, now + CUT);
+        self.give_up(now);
+    }
+
+    fn ask(&mut self, search: Search, ladder: Ladder) {
+        let (id, peer) = (self.id(), search.peer());
+        self.search = Some((id, search));
+        self.out.push(Output::Headers { id, peer, ladder });
+    }
+
+    fn begin(&mut self, run: Run) {
+        self.runs += 1;
+        self.run = Some(run);
+    }
+
+    fn id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// The chain took blocks, or did not.
+    pub(super) fn on_imported(&mut self, id: u64, result: Imported, now: Instant) {
+        let Some(importing) = self.importing.take_if(|i| i.id == id) else { return };
+        let (held, stopped) = match result {
+            Imported::Held(held, stopped) => (held.min(importing.points.len()), stopped),
+            Imported::Refused => {
+                if importing.run == self.runs {
+                    self.give_up(now);
+                }
+                return;
+            }
+        };
+        let mut index = 0;
+        for (peer, count) in &importing.from {
+            let of_it = held.saturating_sub(index).min(*count);
+            if let Some(last) = of_it.checked_sub(1).and_then(|i| importing.points.get(index + i)) {
+                self.claims.prove(peer, last.height);
+            }
+            index += count;
+        }
+        let current = importing.run == self.runs;
+        if let Some(last) = held.checked_sub(1).and_then(|i| importing.points.get(i)) {
+            self.progress = now;
+            if let Some(run) = self.run.as_mut().filter(|_| current) {
+                run.advance(*last);
+            }
+        }
+        let Some(why) = stopped else { return };
+        let sender = Handover::sender(&importing.from, held);
+        match (why, sender) {
+            (Outcome::Invalid(why), Some(peer)) => {
+                tracing::debug!(%peer, %why, "a peer sent an invalid block");
+                self.on_failure(peer, Failure::Invalid, now);
+            }
+            // A branch that may not be followed (it is too long, or leaves below what was committed meanwhile) is no crime.
+            (_, Some(peer)) => self.claims.fail(&peer, now),
+            (_, None) => {}
+        }
+        if current {
+            match self.run.as_mut().filter(|r| r.progressed) {
+                Some(run) => run.again(),
+                None => self.give_up(now),
+            }
+        }
+    }
+
+    /// Looks at everything and says what is to be done now. `random` gives numbers uniform in `0.0..1.0`.
+    pub(super) fn poll(&mut self, view: &impl View, now: Instant, random: &mut impl FnMut() -> f64) -> Vec<Output> {
+        let place = view.place();
+        self.claims.refresh(now, |hash| view.is_held(hash));
+        self.decide(&place, now);
+        if !place.halted && self.importing.is_none() {
+            self.import(now);
+        }
+        self.start(&place, now);
+        self.pull(&place, now, random);
+        std::mem::take(&mut self.out)
+    }
+
+    fn decide(&mut self, place: &Place, now: Instant) {
+        let base = place.head.height;
+        let target = self.claims.target(base, now);
+        let gap = target.map_or(0, |t| t.height.saturating_sub(base));
+        let proven = self.run.as_ref().is_some_and(|r| r.progressed);
+        let credible = proven || target.is_some_and(|t| t.backed);
+        let near = gap <= self.depth + 2;
+        let next = match self.state {
+            _ if place.halted => State::Stalled,
+            _ if self.claims.is_empty() => State::NoPeers,
+            _ if target.is_none() => State::Synced,
+            State::Synced if !near && credible => State::Syncing,
+            // Some blocks behind: broadcast is on its way, unless it had its time or we are pulling already.
+            State::Synced if gap >= 3 && credible && self.run.is_some() => State::CatchingUp,
+            State::Synced => State::Synced,
+            // A lone head that is not higher than ours is fetched, but we are not behind.
+            _ if gap == 0 => State::Synced,
+            State::Stalled if now.saturating_duration_since(self.progress) >= STALL => State::Stalled,
+            State::Syncing | State::CatchingUp if now.saturating_duration_since(self.progress) >= STALL => {
+                State::Stalled
+            }
+            _ if near => State::CatchingUp,
+            _ => State::Syncing,
+        };
+        if next != self.state {
+            if next.is_behind() && !self.state.is_behind() && self.state != State::Stalled {
+                self.progress = now;
+            }
+            tracing::debug!(from = self.state.name(), to = next.name(), head = base, gap, "sync state");
+            self.state = next;
+        }
+        if target.is_none() || place.halted {
+            self.run = None;
+        }
+    }
+
+    /// Hands finished batches to the chain.
+    fn import(&mut self, now: Instant) {
+        let Some(run) = &mut self.run else { return };
+        match run.take(self.twice) {
+            Ok(Some(Handover { blocks, from })) => {
+                let id = self.id();
+                let points = blocks.iter().map(|b| Point { height: b.header().height, hash: b.hash() }).collect();
+                let peer = from[0].0;
+                self.importing = Some(Importing { id, run: self.runs, from, points });
+                self.out.push(Output::Import { id, peer, blocks });
+            }
+            Ok(None) => {}
+            Err(Mismatch { peer, on }) => self.on_mismatch(peer, on, now),
+        }
+    }
+
+    /// What a peer sent does not fit on what we have: either its chain leaves ours, or it lies. Its headers tell.
+    fn on_mismatch(&mut self, peer: PeerId, on: Point, now: Instant) {
+        let branch = self.run.as_ref().and_then(|r| r.branch);
+        self.run = None;
+        if self.claims.get(&peer).is_none() {
+            return self.give_up(now);
+        }
+        if branch == Some(peer) {
+            // It showed us the fork itself a moment ago.
+            self.claims.fail(&peer, now);
+        }
+        self.suspect = Some((peer, on.height));
+    }
+
+    /// Begins a run or a search when something is missing and nothing is under way.
+    fn start(&mut self, place: &Place, now: Instant) {
+        if let Some((peer, high)) = self.suspect.take() {
+            let search = Search::new(peer, place.committed.height, high);
+            let ladder = search.first();
+            return self.ask(search, ladder);
+        }
+        let idle = self.run.is_none() && self.search.is_none() && self.proving.is_none() && self.importing.is_none();
+        let settled = self.claims.len() >= FEW || self.first_heard.is_none_or(|t| t + SETTLE <= now);
+        if !idle || !settled || self.pause_until.is_some_and(|t| now < t) {
+            return;
+        }
+        let base = place.head.height;
+        let urgent = self.state != State::Synced;
+        let wanted = self.claims.iter().filter(|(_, c)| if urgent { c.is_wanted(now) } else { c.is_overdue(now) });
+        // The highest first, and of equals whoever was left alone for longest: all of them get their turn to prove a conflict.
+        let Some((peer, claim)) = wanted.max_by_key(|(peer, c)| (c.height(base, now), Reverse(c.cut_until()), **peer))
+        else {
+            return;
+        };
+        let (peer, height) = (*peer, claim.height(base, now));
+        if self.state == State::Stalled {
+            self.pause_until = Some(now + PROBE);
+        }
+        if height > base && !place.halted {
+            self.begin(Run::new(place.head, None));
+        } else {
+            // A head that is not higher than ours and not here: another branch.
+            let search = Search::new(peer, place.committed.height, claim.head.height.min(base + 1));
+            let ladder = search.first();
+            self.ask(search, ladder);
+        }
+    }
+
+    /// Asks peers for what is missing.
+    fn pull(&mut self, place: &Place, now: Instant, random: &mut impl FnMut() -> f64) {
+        let base = place.head.height;
+        let Some(run) = &mut self.run else { return };
+        let lead = run.branch.and_then(|lead| self.claims.get(&lead)).map(|c| c.head.hash);
+        // On the branch that is our best chain now, everybody can help.
+        if run.progressed && run.anchor == place.head {
+            run.branch = None;
+        }
+        let asked: Vec<_> = self
+            .claims
+            .iter()
+            .filter(|(peer, c)| {
+                let on_branch = run.branch.is_none_or(|lead_peer| **peer == lead_peer || Some(c.head.hash) == lead);
+                on_branch && !run.excluded.contains(*peer)
+            })
+            .map(|(peer, c)| (*peer, c.height(base.max(run.anchor.height), now), c))
+            .collect();
+        let mut heights: Vec<_> = asked.iter().map(|(_, height, _)| *height).collect();
+        heights.sort_unstable();
+        let top = heights.pop().unwrap_or(0);
+        self.twice = heights.pop().unwrap_or(0);
+        run.cut(top, self.size.count());
+        let next = run.anchor.height + 1;
+        let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
+        if self.importing.is_none() && !run.is_flying() && nobody {
+            return self.give_up(now);
+        }
+        let mut started = Vec::new();
+        for Wanted { span, before, beside } in run.missing() {
+            if self.flights.len() + started.len() >= IN_FLIGHT {
+                break;
+            }
+            let busy = |peer: &PeerId| {
+                self.flights.values().filter(|f| f.peer == *peer).count()
+                    + started.iter().filter(|(_, p): &&(Span, PeerId)| p == peer).count()
+            };
+            let free = asked.iter().filter(|(peer, height, c)| {
+                let limit = if c.proven > 0 { PER_PEER } else { 1 };
+                *height >= span.start && c.earliest <= span.start && !c.is_busy(now) && busy(peer) < limit
+            });
+            // Somebody else for each try, and than for the neighbours, so that batches vouch for each other; then whoever failed least
+            // and has least to do.
+            let best = free.min_by_key(|(peer, _, c)| {
+                let tried = before.iter().filter(|p| *p == peer).count();
+                (tried, beside.contains(peer), c.failures(), c.proven == 0, busy(peer), (random() * 1024.0) as u32) // below 1024
+            });
+            if let Some((peer, height, _)) = best {
+                let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count);
+                started.push((Span { start: span.start, count }, *peer));
+            }
+        }
+        for (span, peer) in started {
+            if let Some(run) = &mut self.run {
+                run.fly(span, peer);
+            }
+            let id = self.id();
+            self.flights.insert(id, Flight { peer, span, run: self.runs });
+            self.out.push(Output::Pull { id, peer, span });
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! One stretch of catching up: consecutive heights cut into batches, each pulled from some peer, handed over in order.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::wire::{MAX_COUNT, SOFT_BYTES, Span};
+use crate::{
+    block::{Block, Point},
+    primitives::PeerId,
+};
+
+/// Batches under way or waiting, in all: those in flight and those that wait for one before them.
+pub(super) const BATCHES: usize = 21;
+/// Finished batches that may wait for one before them; while there are that many only the first missing one is pulled.
+const FINISHED: usize = 5;
+/// Bytes of batches in flight and finished: what a sync may hold.
+const BYTES: usize = 64 * 1024 * 1024;
+/// Tries of one batch.
+const TRIES: u8 = 5;
+/// How often neighbours that contradict each other are pulled again; after that the first one counts, and what follows shows.
+const DISPUTES: u8 = 2;
+/// Bytes handed to the chain at once: fewer and larger writes, and still less than a quarter second of work.
+const IMPORT_BYTES: usize = 8 * 1024 * 1024;
+/// Blocks handed to the chain at once.
+const IMPORT_BLOCKS: usize = 1024;
+
+/// Where a batch is.
+#[derive(Debug)]
+enum Stage {
+    Missing,
+    Flying(PeerId),
+    Here { peer: PeerId, blocks: Vec<Block>, bytes: usize },
+}
+
+#[derive(Debug)]
+struct Batch {
+    count: u32,
+    tries: u8,
+    asked: Vec<PeerId>,
+    stage: Stage,
+}
+
+impl Batch {
+    fn new(count: u32) -> Self {
+        Self { count, tries: 0, asked: Vec::new(), stage: Stage::Missing }
+    }
+}
+
+/// Blocks for the chain, and who sent how many of them.
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    pub(super) blocks: Vec<Block>,
+    pub(super) from: Vec<(PeerId, usize)>,
+}
+
+impl Handover {
+    /// Who sent the block at `index`.
+    pub(super) fn sender(from: &[(PeerId, usize)], index: usize) -> Option<PeerId> {
+        let mut left = index;
+        from.iter().find_map(|(peer, count)| {
+            let found = left < *count;
+            left = left.saturating_sub(*count);
+            found.then_some(*peer)
+        })
+    }
+}
+
+/// A batch to be pulled.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) span: Span,
+    /// Who was asked for it before.
+    pub(super) before: Vec<PeerId>,
+    /// Who has sent, or was asked for, the batches before and after it.
+    pub(super) beside: Vec<PeerId>,
+}
+
+/// A batch that fits on nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub(super) peer: PeerId,
+    /// Where it should have fitted.
+    pub(super) on: Point,
+}
+
+/// See the module doc.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// The block on which the next batch has to fit.
+    pub(super) anchor: Point,
+    /// Only peers on the branch of this one are asked.
+    pub(super) branch: Option<PeerId>,
+    /// Peers that are not asked in this run again.
+    pub(super) excluded: HashSet<PeerId>,
+    /// Blocks of this run are in the chain.
+    pub(super) progressed: bool,
+    batches: BTreeMap<u64, Batch>,
+    /// The chain was given everything up to here.
+    given: u64,
+    /// Batches that a neighbour contradicted: who sent them and how they ended, by their first height.
+    doubted: BTreeMap<u64, (PeerId, Point)>,
+    /// How often that happened between two batches, by the second one's first height.
+    disputes: BTreeMap<u64, u8>,
+}
+
+impl Run {
+    pub(super) fn new(anchor: Point, branch: Option<PeerId>) -> Self {
+        Self {
+            anchor,
+            branch,
+            excluded: HashSet::new(),
+            progressed: false,
+            batches: BTreeMap::new(),
+            given: anchor.height,
+            doubted: BTreeMap::new(),
+            disputes: BTreeMap::new(),
+        }
+    }
+
+    /// Cuts the heights up to `top` into batches of `count`, as far as there may be batches.
+    pub(super) fn cut(&mut self, top: u64, count: u32) {
+        let mut next = self.batches.last_key_value().map_or(self.given + 1, |(s, b)| s + u64::from(b.count));
+        while next <= top && self.batches.len() < BATCHES {
+            let left = u32::try_from(top - next + 1).unwrap_or(u32::MAX);
+            let count = count.min(left).clamp(1, MAX_COUNT);
+            self.batches.insert(next, Batch::new(count));
+            next += u64::from(count);
+        }
+    }
+
+    /// Batches to be pulled now, lowest first.
+    pub(super) fn missing(&self) -> Vec<Wanted> {
+        let here = |b: &&Batch| matches!(b.stage, Stage::Here { .. });
+        let (finished, flying) = (self.batches.values().filter(here).count(), self.flying());
+        let held: usize =
+            self.batches.values().map(|b| if let Stage::Here { bytes, .. } = b.stage { bytes } else { 0 }).sum();
+        let room = BYTES.saturating_sub(held + flying * SOFT_BYTES) / SOFT_BYTES;
+        let missing = || self.batches.iter().filter(|(_, b)| matches!(b.stage, Stage::Missing));
+        let lowest = missing().next().map(|(start, _)| *start);
+        // The first one is always pulled: nothing is freed before it is here.
+        let all = missing().filter(|(s, _)| Some(**s) == lowest || finished < FINISHED);
+        let wanted = |(start, b): (&u64, &Batch)| {
+            let span = Span { start: *start, count: b.count };
+            let left = self.batches.range(..start).next_back().filter(|(s, b)| **s + u64::from(b.count) == *start);
+            let beside = [left.map(|(_, b)| b), self.batches.get(&span.end())].into_iter().flatten();
+            let beside = beside.filter_map(|b| match &b.stage {
+                Stage::Flying(peer) | Stage::Here { peer, .. } => Some(*peer),
+                Stage::Missing => None,
+            });
+            Wanted { span, before: b.asked.clone(), beside: beside.collect() }
+        };
+        all.take(room.max(1)).map(wanted).collect()
+    }
+
+    fn flying(&self) -> usize {
+        self.batches.values().filter(|b| matches!(b.stage, Stage::Flying(_))).count()
+    }
+
+    /// `peer` was asked for these; what it does not have stays missing.
+    pub(super) fn fly(&mut self, span: Span, peer: PeerId) {
+        let Some(batch) = self.batches.get_mut(&span.start) else { return };
+        batch.stage = Stage::Flying(peer);
+        batch.asked.push(peer);
+        self.shorten(span);
+    }
+
+    /// The batch at `span.start` ends with `span`; the rest of it is another one.
+    fn shorten(&mut self, span: Span) {
+        let Some(batch) = self.batches.get_mut(&span.start) else { return };
+        let rest = batch.count.saturating_sub(span.count);
+        if rest > 0 {
+            batch.count = span.count;
+            self.batches.insert(span.end(), Batch::new(rest));
+        }
+    }
+
+    /// These blocks came, checked and linked; at most what was asked for. Returns who sent something else for them before, when a
+    /// neighbour had contradicted it.
+    pub(super) fn on_blocks(&mut self, span: Span, peer: PeerId, blocks: Vec<Block>, bytes: usize) -> Option<PeerId> {
+        let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX).min(span.count);
+        let waits = self.batches.get(&span.start).is_some_and(|b| matches!(b.stage, Stage::Flying(_)));
+        let last = blocks.last().map(point).filter(|_| waits)?;
+        self.shorten(Span { start: span.start, count });
+        if let Some(batch) = self.batches.get_mut(&span.start) {
+            batch.stage = Stage::Here { peer, blocks, bytes };
+        }
+        let doubted = self.doubted.remove(&span.start);
+        doubted.filter(|(_, before)| before.height == last.height && *before != last).map(|(sender, _)| sender)
+    }
+
+    /// Nothing came. False when the batch was tried often enough; a try that was not the peer's fault does not count.
+    pub(super) fn on_nothing(&mut self, span: Span, fault: bool) -> bool {
+        let Some(batch) = self.batches.get_mut(&span.start).filter(|b| matches!(b.stage, Stage::Flying(_))) else {
+            return true;
+        };
+        batch.stage = Stage::Missing;
+        batch.tries += u8::from(fault);
+        if !fault {
+            // Whoever was busy may be asked again.
+            batch.asked.pop();
+        }
+        batch.tries < TRIES
+    }
+
+    /// The next blocks for the chain, as many finished batches as fit on each other. Below `twice`, where more than one peer has
+    /// blocks, a batch waits for the next one of another sender that fits on it: what is handed over becomes final soon.
+    ///
+    /// # Errors
+    /// When the first one does not fit on what is there.
+    pub(super) fn take(&mut self, twice: u64) -> Result<Option<Handover>, Mismatch> {
+        let (mut out, mut total) = (Handover::default(), 0);
+        let mut on = self.anchor;
+        while let Some((start, batch)) = self.batches.first_key_value() {
+            let Stage::Here { peer, blocks, bytes } = &batch.stage else { break };
+            let (start, peer, bytes) = (*start, *peer, *bytes);
+            if blocks.first().is_none_or(|b| b.header().parent != on.hash) {
+                if out.blocks.is_empty() {
+                    self.batches.remove(&start);
+                    return Err(Mismatch { peer, on });
+                }
+                break; // found again when those before it are in the chain
+            }
+            let full = total + bytes > IMPORT_BYTES || out.blocks.len() + blocks.len() > IMPORT_BLOCKS;
+            if (full && !out.blocks.is_empty()) || !self.is_vouched_for(start, twice) {
+                break;
+            }
+            let Some(Batch { stage: Stage::Here { blocks, .. }, .. }) = self.batches.remove(&start) else { break };
+            total += bytes;
+            out.from.push((peer, blocks.len()));
+            on = blocks.last().map_or(on, point);
+            self.given = on.height;
+            out.blocks.extend(blocks);
+        }
+        Ok((!out.blocks.is_empty()).then_some(out))
+    }
+
+    /// Whether the batch at `start`, which is here, is followed by one of another sender. Two that contradict each other
+    /// are pulled again, from others if there are any.
+    fn is_vouched_for(&mut self, start: u64, twice: u64) -> bool {
+        let mut at = start;
+        let mut first = None;
+        loop {
+            let Some(Batch { stage: Stage::Here { peer, blocks, .. }, count, .. }) = self.batches.get(&at) else {
+                return false;
+            };
+            let sender = *first.get_or_insert(*peer);
+            let next = at + u64::from(*count);
+            if *peer != sender || next > twice {
+                return true;
+            }
+            let (peer, last) = (*peer, blocks.last().map(point).unwrap_or_default());
+            // The last one that there may be just now: nothing can come after it before it is gone.
+            let Some(after) = self.batches.get(&next) else { return true };
+            let Stage::Here { peer: other, blocks, .. } = &after.stage else { return false };
+            if blocks.first().is_some_and(|b| b.header().parent == last.hash) {
+                at = next;
+                continue;
+            }
+            let (other, end) = (*other, blocks.last().map(point).unwrap_or_default());
+            let disputes = self.disputes.entry(next).or_default();
+            *disputes += 1;
+            if *disputes > DISPUTES {
+                return true;
+            }
+            for (start, sender, end) in [(at, peer, last), (next, other, end)] {
+                self.doubted.insert(start, (sender, end));
+                if let Some(batch) = self.batches.get_mut(&start) {
+                    batch.stage = Stage::Missing;
+                }
+            }
+            return false;
+        }
+    }
+
+    /// Up to here the run is in the chain.
+    pub(super) fn advance(&mut self, to: Point) {
+        (self.anchor, self.progressed) = (to, true);
+    }
+
+    /// The heights after the anchor have to be pulled again.
+    pub(super) fn again(&mut self) {
+        self.batches.clear();
+        self.given = self.anchor.height;
+    }
+
+    /// Whether some peer is being asked.
+    pub(super) fn is_flying(&self) -> bool {
+        self.flying() > 0
+    }
+}
+
+fn point(block: &Block) -> Point {
+    Point { height: block.header().height, hash: block.hash() }
+}
+
+/// How many blocks come to about [`SOFT_BYTES`], by what came lately.
+#[derive(Debug)]
+pub(super) struct Size {
+    average: f64,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { average: 0.0 }
+    }
+}
+
+impl Size {
+    pub(super) fn saw(&mut self, blocks: usize, bytes: usize) {
+        if blocks > 0 {
+            let seen = bytes as f64 / blocks as f64; // far below what a float holds
+            self.average = if self.average == 0.0 { seen } else { self.average * 0.75 + seen * 0.25 };
+        }
+    }
+
+    /// Blocks to ask for at once.
+    pub(super) fn count(&self) -> u32 {
+        let fit = SOFT_BYTES as f64 / self.average.max(1.0);
+        if fit >= f64::from(MAX_COUNT) { MAX_COUNT } else { (fit as u32).max(1) } // below 128
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::kit::{self, Maker};
+
+    fn genesis() -> Point {
+        point(&kit::genesis())
+    }
+
+    /// Asks `peer` for everything that is missing, and has it sent from `chain`, each batch with `bytes` bytes.
+    fn send(run: &mut Run, peer: PeerId, chain: &[Block], span: Span, bytes: usize) -> Option<PeerId> {
+        run.fly(span, peer);
+        let start = usize::try_from(span.start - 1).unwrap();
+        run.on_blocks(span, peer, chain[start..start + span.count as usize].to_vec(), bytes)
+    }
+
+    fn spans(run: &Run) -> Vec<Span> {
+        run.missing().into_iter().map(|w| w.span).collect()
+    }
+
+    #[test]
+    fn what_is_held_is_bounded_by_bytes_and_by_batches() {
+        let chain = Maker::new(1).row(&kit::genesis(), 3000, 0);
+        let mut run = Run::new(genesis(), None);
+        run.cut(u64::MAX, 128);
+        assert_eq!(spans(&run).len(), BATCHES);
+        let all = spans(&run);
+        // Four batches of 15 MiB leave room for two more in flight.
+        for span in &all[1..5] {
+            send(&mut run, PeerId::random(), &chain, *span, 15 << 20);
+        }
+        assert_eq!(spans(&run).len(), 2);
+        run.fly(all[0], PeerId::random());
+        run.fly(all[6], PeerId::random());
+        assert_eq!(spans(&run), [all[5]], "the first missing one always");
+        send(&mut run, PeerId::random(), &chain, all[5], 1);
+        assert_eq!(spans(&run), [all[7]], "five are finished: only the first one missing");
+    }
+
+    #[test]
+    fn a_short_answer_leaves_the_rest_to_be_pulled() {
+        let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
+        let mut run = Run::new(genesis(), None);
+        run.cut(100, 128);
+        let peer = PeerId::random();
+        run.fly(Span { start: 1, count: 100 }, peer);
+        run.on_blocks(Span { start: 1, count: 100 }, peer, chain[..30].to_vec(), 1);
+        assert_eq!(spans(&run), [Span { start: 31, count: 70 }]);
+        assert_eq!(run.take(0).unwrap().unwrap().blocks.len(), 30);
+        assert!(run.take(0).unwrap().is_none());
+        run.cut(100, 128);
+        assert_eq!(spans(&run), [Span { start: 31, count: 70 }], "what was handed over is not pulled again");
+        run.again();
+        run.cut(100, 128);
+        assert_eq!(spans(&run)[0].start, 1, "unless the chain did not take it");
+    }
+
+    #[test]
+    fn neighbours_that_contradict_each_other_are_pulled_again_and_who_changed_is_named() {
+        let chain = Maker::new(1).row(&kit::genesis(), 30, 0);
+        let other = Maker::new(2).row(&kit::genesis(), 30, 0);
+        let (good, liar, third) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut run = Run::new(genesis(), None);
+        run.cut(30, 10);
+        let all = spans(&run);
+        assert_eq!(send(&mut run, liar, &other, all[0], 1), None);
+        assert!(run.take(30).unwrap().is_none(), "nobody vouches for it");
+        assert_eq!(run.missing()[0].beside, [liar]);
+        assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
+        assert!(run.take(30).unwrap().is_none());
+        assert_eq!(spans(&run), all, "both again");
+        assert_eq!(send(&mut run, third, &chain, all[0], 1), Some(liar));
+        assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
+        assert_eq!(run.take(30).unwrap().unwrap().blocks.len(), 10, "the second one waits for the third");
+        run.advance(point(&chain[9]));
+        assert_eq!(send(&mut run, liar, &other, all[2], 1), None);
+        assert!(run.take(30).unwrap().is_none());
+        assert_eq!(run.take(20).unwrap().map(|h| h.blocks.len()), None, "they are pulled again");
+    }
+
+    #[test]
+    fn a_batch_that_fits_on_nothing_is_told() {
+        let other = Maker::new(2).row(&kit::genesis(), 30, 0);
+        let mut run = Run::new(Point { height: 10, ..genesis() }, None);
+        run.cut(30, 10);
+        let peer = PeerId::random();
+        let first = spans(&run)[0];
+        send(&mut run, peer, &other, first, 1);
+        assert_eq!(run.take(0).unwrap_err(), Mismatch { peer, on: run.anchor });
+    }
+
+    #[test]
+    fn the_size_of_batches_follows_that_of_blocks() {
+        let mut size = Size::default();
+        assert_eq!(size.count(), MAX_COUNT);
+        size.saw(10, 10 << 20);
+        assert_eq!(size.count(), 2);
+        (0..40).for_each(|_| size.saw(10, 2000));
+        assert_eq!(size.count(), MAX_COUNT);
+        size.saw(1, usize::MAX);
+        assert_eq!(size.count(), 1);
+    }
+
+    #[test]
+    fn the_sender_of_each_block_is_known() {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        let from = [(a, 3), (b, 2)];
+        let senders: Vec<_> = (0..6).map(|i| Handover::sender(&from, i)).collect();
+        assert_eq!(senders, [Some(a), Some(a), Some(a), Some(b), Some(b), None]);
+    }
+}

@@ -1,0 +1,127 @@
+//! The chain through its door.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Random, forest};
+use crate::{
+    block::{
+        Origin, VerifiedHeader,
+        chain::{self, ChainError, Event, Judgement, Known, Memory, Outcome},
+        kit::{self, Maker},
+        purpose,
+    },
+    primitives::ManualClock,
+    runtime::Stop,
+};
+
+#[tokio::test]
+async fn a_row_of_blocks_is_imported_committed_and_read_back() {
+    let chain = kit::chain();
+    let mut events = chain.events();
+    let row = Maker::new(1).row(&kit::genesis(), 20, 100);
+    let first = VerifiedHeader::new(row[0].header().clone(), &purpose(&kit::network())).unwrap();
+    assert_eq!(chain.judge(&first), Ok(Judgement::Good));
+    assert_eq!(chain.known(&row[0].hash()), Ok(Known::No));
+    let outcome = chain.import(row[0].clone(), Origin::Local).await.unwrap();
+    assert_eq!(outcome, Outcome::Imported { new_head: true });
+    assert_eq!(chain.judge(&first), Ok(Judgement::Known));
+    let outcome = chain.import_segment(row.clone(), Origin::File).await.unwrap();
+    assert_eq!((outcome.held, outcome.stopped), (20, None));
+    let status = chain.status();
+    assert_eq!((status.head.height, status.committed.height), (20, 8));
+    assert_eq!(chain.hash_at(3).unwrap(), Some(row[2].hash()));
+    assert_eq!(chain.hash_at(20).unwrap(), Some(row[19].hash()));
+    assert_eq!(chain.hash_at(21).unwrap(), None);
+    let range = chain.range(5, 100, usize::MAX).unwrap();
+    assert_eq!(range.len(), 16);
+    assert!(range.iter().zip(&row[4..]).all(|(s, b)| s.hash == b.hash() && s.body == b.body().bytes()));
+    assert_eq!(chain.range(5, 100, 1000).unwrap().len(), 3);
+    assert_eq!(chain.headers(0, 5, 7).unwrap().len(), 3);
+    assert!(matches!(events.recv().await.unwrap(), Event::Imported { origin: Origin::Local, .. }));
+    assert!(matches!(events.recv().await.unwrap(), Event::Head { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_who_import_at_once_share_writes_and_readers_see_a_whole_chain() {
+    let deps = chain::Deps {
+        store: Arc::new(Memory::default()),
+        clock: Arc::new(ManualClock::new(kit::NOW)),
+        metrics: chain::Metrics::default(),
+    };
+    let metrics = deps.metrics.clone();
+    let (service, chain) = chain::open(kit::rules(4), deps).unwrap();
+    let blocks = forest(&mut Random(1), 40, 3);
+    let (stop, mut imports) = (Stop::new(), tokio::task::JoinSet::new());
+    for block in blocks.clone() {
+        let chain = chain.clone();
+        imports.spawn(async move { chain.import(block, Origin::File).await });
+    }
+    // The owner does not run yet: its queue takes 64, and all others are told so.
+    for _ in 64..blocks.len() {
+        let refused = imports.join_next().await.unwrap().unwrap();
+        assert_eq!(refused, Err(ChainError::Busy));
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn({
+        let running = service.run(stop.clone());
+        async move { running.await.unwrap() }
+    });
+    let reader = chain.clone();
+    tasks.spawn(async move {
+        let mut status = reader.watch();
+        while status.borrow_and_update().head.height < 40 {
+            let now = reader.status();
+            if let Some(hash) = reader.hash_at(now.committed.height).unwrap() {
+                assert_eq!(hash, now.committed.hash, "what is final stays");
+                assert!(reader.block(&hash).unwrap().is_some());
+            }
+            tokio::time::timeout(Duration::from_secs(10), status.changed()).await.expect("in time").unwrap();
+        }
+    });
+    while let Some(done) = imports.join_next().await {
+        let outcome = done.unwrap();
+        assert!(
+            matches!(outcome, Ok(Outcome::Imported { .. } | Outcome::Orphan { .. } | Outcome::OutOfWindow)),
+            "{outcome:?}"
+        );
+    }
+    // In order now, so that each is taken.
+    let outcome = chain.import_segment(blocks.clone(), Origin::File).await.unwrap();
+    assert!(outcome.held > 0);
+    for block in blocks {
+        let outcome = chain.import(block, Origin::File).await.unwrap();
+        assert!(matches!(outcome, Outcome::Known | Outcome::Imported { .. } | Outcome::OutOfWindow), "{outcome:?}");
+    }
+    stop.stop();
+    while let Some(done) = tokio::time::timeout(Duration::from_secs(10), tasks.join_next()).await.expect("in time") {
+        done.unwrap();
+    }
+    assert_eq!((chain.status().head.height, chain.status().committed.height), (40, 36));
+    assert!(metrics.writes.get() * 2 < metrics.imported.get(), "{} writes", metrics.writes.get());
+}
+
+#[tokio::test]
+async fn blocks_that_are_final_in_the_very_write_that_adds_them_are_known_to_the_next_in_the_queue() {
+    let deps = chain::Deps {
+        store: Arc::new(Memory::default()),
+        clock: Arc::new(ManualClock::new(kit::NOW)),
+        metrics: chain::Metrics::default(),
+    };
+    let (service, chain) = chain::open(kit::rules(4), deps).unwrap();
+    let row = Maker::new(1).row(&kit::genesis(), 30, 0);
+    let mut imports = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (chain, row) = (chain.clone(), row.clone());
+        imports.spawn(async move { chain.import_segment(row, Origin::File).await });
+    }
+    // All of them are in the queue before the owner runs, so it takes them in one go.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    service.run_detached();
+    while let Some(outcome) = imports.join_next().await {
+        let outcome = outcome.unwrap().unwrap();
+        assert_eq!((outcome.held, outcome.stopped), (30, None));
+    }
+    assert_eq!((chain.status().head.height, chain.status().committed.height), (30, 26));
+}

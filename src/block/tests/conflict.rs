@@ -1,0 +1,192 @@
+//! Branches that contradict what is final: alarm, halt, and the way back.
+
+use std::sync::Arc;
+
+use super::{answer, feed};
+use crate::{
+    block::{
+        Block, Origin, VerifiedHeader,
+        chain::{ChainError, ChainStore, Core, Event, Longest, MAX_CONFLICT_HEADERS, Memory},
+        kit::{self, Maker},
+        purpose,
+    },
+    identity::Identity,
+    primitives::{PeerId, UnixMillis},
+};
+
+fn verified(blocks: &[Block]) -> Vec<VerifiedHeader> {
+    let network = purpose(&kit::network());
+    blocks.iter().map(|b| VerifiedHeader::new(b.header().clone(), &network).unwrap()).collect()
+}
+
+fn peers(n: usize) -> Vec<PeerId> {
+    (0..n).map(|_| Identity::generate().address()).collect()
+}
+
+/// A chain of `ours` blocks with another branch of `theirs` blocks that leaves it after height 10. Depth 4, the longest branch is best.
+fn split(ours: usize, theirs: usize, deep: u64) -> (Core, Arc<Memory>, Vec<Block>, Vec<Block>) {
+    let ours = Maker::new(1).row(&kit::genesis(), ours, 10);
+    let theirs = Maker::new(2).row(&ours[9], theirs, 10);
+    let mut rules = kit::rules_with(4, Arc::new(Longest));
+    rules.deep_reorg_max = deep;
+    let store = Arc::new(Memory::default());
+    let mut core = Core::open(rules, store.clone(), kit::NOW).unwrap();
+    feed(&mut core, &ours);
+    (core, store, ours, theirs)
+}
+
+#[test]
+fn less_than_half_raise_the_alarm_and_half_halt() {
+    let (mut core, ..) = split(20, 20, 0);
+    let (_, _, ours, theirs) = split(20, 20, 0);
+    let (headers, peers) = (verified(&theirs), peers(4));
+    for (i, peer) in peers.iter().enumerate() {
+        let events = core.conflict(*peer, &headers, 7, kit::NOW).unwrap();
+        assert!(matches!(&events[..], [Event::Conflict { peers, .. }] if *peers == i + 1));
+        // One who repeats himself counts once.
+        core.conflict(*peer, &headers, 7, kit::NOW).unwrap();
+        assert_eq!(core.status().halted.is_some(), i == 3);
+    }
+    let refused = core.import(ours[19].clone(), Origin::File, kit::NOW);
+    assert!(matches!(refused, Err(ChainError::Halted(_))));
+    // They went away: after ten minutes they do not count any more.
+    core.tick(UnixMillis(kit::NOW.0 + 599_000)).unwrap();
+    assert!(core.status().halted.is_some());
+    core.tick(UnixMillis(kit::NOW.0 + 601_000)).unwrap();
+    assert_eq!(core.status().halted, None);
+    let next = Maker::new(1).block(&ours[19], 2000, &[]);
+    core.import(next, Origin::File, kit::NOW).unwrap();
+    assert_eq!(core.head().height, 21);
+}
+
+#[test]
+fn a_branch_too_short_to_be_final_halts_nobody() {
+    let (mut core, _, _, theirs) = split(20, 4, 0);
+    for peer in peers(3) {
+        core.conflict(peer, &verified(&theirs), 3, kit::NOW).unwrap();
+    }
+    assert_eq!(core.status().halted, None);
+}
+
+#[test]
+fn a_peer_counts_for_one_branch_only() {
+    let (mut core, _, ours, theirs) = split(20, 20, 0);
+    let other = Maker::new(3).row(&ours[11], 20, 10);
+    let peers = peers(2);
+    core.conflict(peers[0], &verified(&theirs), 4, kit::NOW).unwrap();
+    core.conflict(peers[1], &verified(&theirs), 4, kit::NOW).unwrap();
+    assert!(core.status().halted.is_some());
+    core.conflict(peers[1], &verified(&other), 4, kit::NOW).unwrap();
+    core.tick(kit::NOW).unwrap();
+    assert_eq!(core.status().halted, None, "one on each");
+}
+
+#[test]
+fn what_proves_nothing_counts_nothing() {
+    let (mut core, _, ours, theirs) = split(20, 20, 100);
+    let peer = peers(1)[0];
+    let network = purpose(&kit::network());
+    let mut report = |headers: &[VerifiedHeader]| core.conflict(peer, headers, 1, kit::NOW);
+    let good = verified(&theirs);
+    let fresh = verified(&Maker::new(2).row(&ours[17], 3, 0));
+    let stranger = verified(&Maker::new(2).row(&Maker::new(3).block(&ours[3], 77, &[]), 9, 0));
+    let mut gap = good.clone();
+    gap.remove(5);
+    let mut header = theirs[1].header().clone();
+    header.time = theirs[0].header().time;
+    let early = Maker::new(2).sign(header, theirs[1].body().clone());
+    let early = [good[0].clone(), VerifiedHeader::new(early.header().clone(), &network).unwrap()];
+    let mut long = good.clone();
+    long.resize(MAX_CONFLICT_HEADERS + 1, good[0].clone());
+    let cases: [(&str, &[VerifiedHeader]); 7] = [
+        ("nothing", &[]),
+        ("our own blocks", &verified(&ours[10..])),
+        ("a fork above the committed block", &fresh),
+        ("a branch from nowhere", &stranger),
+        ("a gap", &gap),
+        ("time that goes back", &early),
+        ("too much", &long),
+    ];
+    for (what, headers) in cases {
+        let result = report(headers);
+        assert!(matches!(result, Err(ChainError::NoConflict(_))), "{what}: {result:?}");
+    }
+    assert_eq!(core.status().halted, None);
+    assert_eq!(core.committed().height, 16);
+}
+
+#[test]
+fn a_better_branch_of_two_thirds_is_followed_when_that_is_allowed() {
+    let (mut core, store, ours, theirs) = split(20, 20, 6);
+    let (headers, peers) = (verified(&theirs), peers(4));
+    for peer in &peers[..3] {
+        core.conflict(*peer, &headers, 6, kit::NOW).unwrap();
+    }
+    assert_eq!(core.committed().height, 16, "half are not two thirds");
+    assert!(core.status().halted.is_some(), "but enough to halt");
+    core.conflict(peers[3], &headers, 6, kit::NOW).unwrap();
+    assert_eq!(core.status().halted, None);
+    assert_eq!((core.committed().height, core.head().height), (10, 20), "nothing is left before the other is here");
+    // A restart in between forgets the plan and nothing else.
+    let rules = kit::rules_with(20, Arc::new(Longest));
+    let again = Core::open(rules, store.clone(), kit::NOW).unwrap();
+    assert_eq!((again.head(), again.committed()), (core.head(), core.committed()));
+    let (outcome, events) = core.import_segment(theirs.clone(), Origin::Peer(peers[0]), kit::NOW).unwrap();
+    assert_eq!(outcome.held, 20);
+    assert_eq!(core.head().hash, theirs[19].hash());
+    assert_eq!(core.committed().height, 26);
+    let left = events.iter().find_map(|e| match e {
+        Event::Head { detached, attached, .. } => Some((detached.len(), attached.len())),
+        _ => None,
+    });
+    assert_eq!(left, Some((10, 20)));
+    // As a chain that never saw ours.
+    let mut all = ours[..10].to_vec();
+    all.extend(theirs);
+    let never = Arc::new(Memory::default());
+    let mut other = Core::open(kit::rules_with(4, Arc::new(Longest)), never.clone(), kit::NOW).unwrap();
+    feed(&mut other, &all);
+    assert_eq!(answer(&core, store.as_ref()), answer(&other, never.as_ref()));
+    assert!(store.body(&ours[15].hash()).unwrap().is_some(), "ours is still served for a while");
+}
+
+#[test]
+fn a_branch_that_does_not_come_is_waited_for_and_then_ours_goes_on() {
+    let (mut core, _, ours, theirs) = split(20, 20, 6);
+    let (headers, peer) = (verified(&theirs), peers(1)[0]);
+    core.conflict(peer, &headers, 1, kit::NOW).unwrap();
+    assert_eq!(core.committed().height, 10);
+    let next = Maker::new(1).block(&ours[19], 2000, &[]);
+    core.import(next.clone(), Origin::File, kit::NOW).unwrap();
+    assert_eq!((core.committed().height, core.head().height), (10, 21), "nothing is committed meanwhile");
+    let later = UnixMillis(kit::NOW.0 + 121_000);
+    core.tick(later).unwrap();
+    assert_eq!(core.committed().height, 17);
+    core.conflict(peer, &headers, 1, later).unwrap();
+    assert_eq!(core.committed().height, 17, "it is not tried again at once");
+    assert!(core.status().halted.is_some());
+}
+
+#[test]
+fn a_branch_too_deep_or_not_better_is_not_followed() {
+    let (mut core, _, _, theirs) = split(20, 20, 5);
+    core.conflict(peers(1)[0], &verified(&theirs), 1, kit::NOW).unwrap();
+    assert_eq!(core.committed().height, 16);
+    let (mut core, _, _, theirs) = split(20, 9, 100);
+    core.conflict(peers(1)[0], &verified(&theirs), 1, kit::NOW).unwrap();
+    assert_eq!(core.committed().height, 16, "ours is longer");
+}
+
+#[test]
+fn a_loser_next_to_a_final_block_can_win_after_all() {
+    let (mut core, store, ours, theirs) = split(12, 20, 6);
+    // The first block of their branch came in time, and lost.
+    core.import(theirs[0].clone(), Origin::File, kit::NOW).unwrap();
+    feed(&mut core, &Maker::new(1).row(&ours[11], 4, 0));
+    assert_eq!(core.committed().height, 12);
+    assert_eq!(store.retired().unwrap().len(), 1);
+    core.conflict(peers(1)[0], &verified(&theirs), 1, kit::NOW).unwrap();
+    assert_eq!(store.retired().unwrap().len(), 0);
+    let (outcome, _) = core.import_segment(theirs.clone(), Origin::File, kit::NOW).unwrap();
+    assert_eq!((outcome.held, core.head().hash), (20, theirs[19].hash()));
+}

@@ -1,0 +1,162 @@
+//! The pool: limits, order, and what blocks take and give back.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::Random;
+use crate::{
+    block::{
+        Body, ChainConfig, ForkRule,
+        chain::Anything,
+        kit::{self, NOW},
+        pool::{MAX_TRANSACTION_BYTES, Pool, PoolError},
+    },
+    identity::Identity,
+    primitives::{Hash, UnixMillis},
+};
+
+fn transaction(n: u64) -> Bytes {
+    n.to_be_bytes().to_vec().into()
+}
+
+fn attach(pool: &mut Pool, block: u64, transactions: &[Bytes]) {
+    pool.attach(Hash::of(&block.to_be_bytes()), transactions.iter().map(|t| &t[..]));
+}
+
+fn detach(pool: &mut Pool, block: u64, transactions: &[Bytes]) {
+    pool.detach(&Hash::of(&block.to_be_bytes()), transactions.iter().map(|t| &t[..]), NOW);
+}
+
+#[test]
+fn transactions_are_packaged_in_order_and_once() {
+    let mut pool = Pool::new(100, 10_000);
+    let all: Vec<Bytes> = (0..10).map(transaction).collect();
+    for t in &all {
+        assert_eq!(pool.add(t.clone(), None, NOW), Ok(Hash::of(t)));
+    }
+    assert_eq!(pool.add(all[3].clone(), None, NOW), Err(PoolError::Known));
+    assert_eq!(pool.package(usize::MAX, 100), all);
+    assert_eq!(pool.package(usize::MAX, 4), all[..4]);
+    let three = pool.package(3 * 12 + 11, 100);
+    assert_eq!(three, all[..3], "each takes four bytes more");
+    assert!(Body::new(&three).unwrap().bytes().len() <= 47);
+    attach(&mut pool, 1, &all[..4]);
+    assert_eq!(pool.package(usize::MAX, 100), all[4..]);
+    assert_eq!(pool.add(all[3].clone(), None, NOW), Err(PoolError::Included));
+}
+
+#[test]
+fn a_large_one_does_not_hold_up_the_small_ones_behind_it() {
+    let mut pool = Pool::new(100, 100_000);
+    let large = Bytes::from(vec![1; 1000]);
+    pool.add(large.clone(), None, NOW).unwrap();
+    pool.add(transaction(1), None, NOW).unwrap();
+    assert_eq!(pool.package(500, 100), [transaction(1)]);
+    assert_eq!(pool.package(2000, 100), [large, transaction(1)]);
+}
+
+#[test]
+fn a_detached_block_gives_its_transactions_back_but_not_those_of_the_new_branch() {
+    let mut pool = Pool::new(100, 10_000);
+    let all: Vec<Bytes> = (0..6).map(transaction).collect();
+    pool.add(all[5].clone(), None, NOW).unwrap();
+    attach(&mut pool, 1, &all[..2]);
+    attach(&mut pool, 2, &all[2..4]);
+    // Another branch has 1 and 4.
+    detach(&mut pool, 2, &all[2..4]);
+    detach(&mut pool, 1, &all[..2]);
+    attach(&mut pool, 3, &[all[1].clone(), all[4].clone()]);
+    let expected = [&all[0], &all[2], &all[3], &all[5]].map(Clone::clone);
+    assert_eq!(pool.package(usize::MAX, 100), expected);
+    assert_eq!(pool.add(all[4].clone(), None, NOW), Err(PoolError::Included));
+    detach(&mut pool, 3, &[all[1].clone(), all[4].clone()]);
+    assert_eq!(pool.len(), 6);
+}
+
+#[test]
+fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
+    let mut pool = Pool::new(40, 10_000);
+    let peers: Vec<_> = (0..5).map(|_| Identity::generate().address()).collect();
+    let mut taken = [0; 5];
+    for n in 0..100u64 {
+        for (i, peer) in peers.iter().enumerate() {
+            let result = pool.add(transaction(n * 10 + u64::try_from(i).unwrap()), Some(*peer), NOW);
+            taken[i] += usize::from(result.is_ok());
+            assert!(result.is_ok() || result == Err(PoolError::Full));
+        }
+    }
+    assert_eq!((pool.len(), taken.iter().sum::<usize>()), (40, 40));
+    assert!(taken.iter().all(|n| *n <= 10));
+    assert_eq!(pool.add(transaction(5000), None, NOW), Err(PoolError::Full));
+    // What a block takes makes room again, for each peer too.
+    let all = pool.package(usize::MAX, 40);
+    attach(&mut pool, 1, &all);
+    let again = (6000..6020).filter(|n| pool.add(transaction(*n), Some(peers[0]), NOW).is_ok());
+    assert_eq!(again.count(), 10);
+    let mut pool = Pool::new(1000, 10_000);
+    let big = |n: u8| Bytes::from(vec![n; 2000]);
+    assert!(pool.add(big(1), Some(peers[0]), NOW).is_ok());
+    assert_eq!(pool.add(big(2), Some(peers[0]), NOW), Err(PoolError::Full));
+    assert!(pool.add(big(2), Some(peers[1]), NOW).is_ok());
+}
+
+#[test]
+fn sizes_and_ages_are_bounded() {
+    let mut pool = Pool::new(100, 1_000_000);
+    assert_eq!(pool.add(Bytes::new(), None, NOW), Err(PoolError::Size));
+    assert_eq!(pool.add(vec![1; MAX_TRANSACTION_BYTES + 1].into(), None, NOW), Err(PoolError::Size));
+    pool.add(vec![1; MAX_TRANSACTION_BYTES].into(), None, NOW).unwrap();
+    pool.sweep(UnixMillis(NOW.0 + 29 * 60_000));
+    assert_eq!(pool.len(), 1);
+    pool.sweep(UnixMillis(NOW.0 + 31 * 60_000));
+    assert_eq!((pool.len(), pool.bytes()), (0, 0));
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_counts_are_right_and_nothing_is_twice(seed in any::<u64>()) {
+        let mut random = Random(seed);
+        let mut pool = Pool::new(20, 400);
+        let peers: Vec<_> = (0..3).map(|n| kit::Maker::new(n).address()).collect();
+        let mut chain: Vec<(u64, Vec<Bytes>)> = Vec::new();
+        for step in 0..200u64 {
+            match random.below(6) {
+                0..=2 => {
+                    let from = peers.get(random.below(4)).copied();
+                    let _ = pool.add(transaction(random.next() % 60), from, NOW);
+                }
+                3 | 4 => {
+                    let mut body = pool.package(100, 5);
+                    let foreign = transaction(random.next() % 60);
+                    if !body.contains(&foreign) {
+                        body.push(foreign);
+                    }
+                    attach(&mut pool, step, &body);
+                    chain.push((step, body));
+                }
+                _ => if let Some((block, body)) = chain.pop() {
+                    detach(&mut pool, block, &body);
+                },
+            }
+            let all = pool.package(usize::MAX, usize::MAX);
+            prop_assert_eq!(all.len(), pool.len());
+            prop_assert_eq!(all.iter().map(Bytes::len).sum::<usize>(), pool.bytes());
+            prop_assert!(pool.len() <= 20 && pool.bytes() <= 400);
+            let different: std::collections::HashSet<_> = all.iter().collect();
+            prop_assert_eq!(different.len(), all.len());
+            prop_assert!(chain.iter().flat_map(|(_, body)| body).all(|t| !all.contains(t)));
+        }
+    }
+}
+
+#[test]
+fn the_rules_come_from_the_section() {
+    let rules = ChainConfig::default().rules(&kit::network(), std::sync::Arc::new(Anything)).unwrap();
+    assert_eq!(rules.genesis.hash(), kit::genesis().hash());
+    let none = ChainConfig { genesis: "/no/such/file".into(), ..ChainConfig::default() };
+    let error = none.rules(&kit::network(), std::sync::Arc::new(Anything)).unwrap_err();
+    assert!(error.to_string().contains("/no/such/file"), "{error}");
+    let longest: ChainConfig = toml::from_str("fork_choice = \"longest\"").unwrap();
+    assert_eq!(longest.fork_choice, ForkRule::Longest);
+    assert!(toml::from_str::<ChainConfig>("fork_choice = \"heaviest\"").is_err());
+}

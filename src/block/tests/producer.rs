@@ -1,0 +1,252 @@
+//! Production and the travel of transactions, with a real chain and the topic's ends in our hands.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    block::{
+        Block, Body, Config, DEFAULT_MAX_BODY_BYTES, Origin,
+        chain::{self, Chain, Longest, Memory, Outcome, Rules, Validator, Verdict},
+        kit::{self, Maker},
+        pool::PoolError,
+        producer::{self, Handle, Metrics, SubmitError},
+    },
+    identity::Identity,
+    net::pubsub::{Publisher, Received},
+    primitives::{Clock, ManualClock, SystemClock, UnixMillis},
+    runtime::Stop,
+};
+
+struct Node {
+    chain: Chain,
+    handle: Handle,
+    metrics: Metrics,
+    gossip: mpsc::Sender<Received>,
+    published: mpsc::UnboundedReceiver<Vec<u8>>,
+    in_sync: watch::Sender<bool>,
+    stop: Stop,
+    task: tokio::task::JoinHandle<Result<(), chain::ChainError>>,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test joins its tasks itself")]
+fn node(produce: bool, in_sync: bool, rules: Rules, clock: Arc<dyn Clock>) -> Node {
+    let chain = kit::chain_with(rules, Arc::new(Memory::default()), clock.clone());
+    let (publisher, published) = Publisher::detached();
+    let (gossip, received) = mpsc::channel(16);
+    let (in_sync, watched) = watch::channel(in_sync);
+    let metrics = Metrics::default();
+    let deps = producer::Deps {
+        identity: Identity::generate(),
+        network: kit::network(),
+        clock,
+        chain: chain.clone(),
+        publisher,
+        gossip: received,
+        in_sync: watched,
+        max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+        metrics: metrics.clone(),
+    };
+    let config = Config { produce, interval_ms: 40, ..Config::default() };
+    let (service, handle) = producer::new(&config, deps);
+    let stop = Stop::new();
+    let task = tokio::spawn(service.run(stop.clone()));
+    Node { chain, handle, metrics, gossip, published, in_sync, stop, task }
+}
+
+impl Node {
+    async fn end(self) {
+        self.stop.stop();
+        within(self.task).await.unwrap().unwrap();
+    }
+
+    async fn until(&self, what: impl Fn(&Node) -> bool) {
+        within(async {
+            while !what(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Where in the best chain a transaction is, how often.
+    fn heights_of(&self, transaction: &[u8]) -> Vec<u64> {
+        let blocks = self.chain.range(0, 4096, usize::MAX).unwrap();
+        let has = |body: &Bytes| Body::decode(body.clone()).unwrap().transactions().any(|t| t == transaction);
+        (0..).zip(&blocks).filter(|(_, b)| has(&b.body)).map(|(height, _)| height).collect()
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+}
+
+fn system() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+#[tokio::test]
+async fn a_transaction_goes_from_one_node_into_a_block_of_another_once() {
+    let mut asks = node(false, true, kit::rules(12), system());
+    let makes = node(true, true, kit::rules(12), system());
+    let sent = Bytes::from_static(b"pay anna");
+    asks.handle.submit(sent.clone()).await.unwrap();
+    let again = asks.handle.submit(sent.clone()).await;
+    assert_eq!(again, Err(SubmitError::Pool(PoolError::Known)));
+    let message = within(asks.published.recv()).await.unwrap();
+    assert_eq!(message, sent, "as it is");
+    let from = Identity::generate().address();
+    for _ in 0..2 {
+        makes.gossip.send(Received::detached(from, message.clone())).await.unwrap();
+    }
+    makes.until(|n| !n.heights_of(&sent).is_empty()).await;
+    let height = makes.chain.status().head.height;
+    makes.until(|n| n.chain.status().head.height > height + 3).await;
+    assert_eq!(makes.heights_of(&sent).len(), 1);
+    makes.gossip.send(Received::detached(from, message)).await.unwrap();
+    makes.until(|n| n.metrics.ignored.get() == 2).await;
+    assert_eq!(makes.metrics.accepted.get(), 1);
+    assert_eq!(asks.chain.status().head.height, 0, "who does not produce does not");
+    makes.end().await;
+    asks.end().await;
+}
+
+#[tokio::test]
+async fn blocks_are_made_only_in_sync_each_later_than_its_parent_and_not_from_the_future() {
+    let node = node(true, false, kit::rules(12), system());
+    // Five intervals in which nothing may happen.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(node.chain.status().head.height, 0);
+    let submitted = node.handle.submit(Bytes::from_static(b"early")).await;
+    assert!(submitted.is_ok(), "transactions are taken meanwhile");
+    node.in_sync.send(true).unwrap();
+    node.until(|n| n.chain.status().head.height >= 6).await;
+    let blocks = node.chain.range(0, 100, usize::MAX).unwrap();
+    let times: Vec<UnixMillis> = blocks.iter().map(|b| crate::block::Header::decode(&b.header).unwrap().time).collect();
+    assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+    assert!(*times.last().unwrap() <= SystemClock.now());
+    assert!(blocks.iter().filter(|b| b.body.is_empty()).count() >= 5, "empty ones too");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_head_ahead_of_our_clock_is_not_built_on_before_its_time() {
+    let genesis = kit::genesis();
+    let start = genesis.header().time;
+    let clock = Arc::new(ManualClock::new(UnixMillis(start.0 + 1000)));
+    let node = node(true, false, kit::rules(12), clock.clone());
+    let ahead = Maker::new(1).block(&genesis, 2900, &[]);
+    let outcome = node.chain.import(ahead.clone(), Origin::File).await;
+    assert_eq!(outcome, Ok(Outcome::Imported { new_head: true }));
+    node.in_sync.send(true).unwrap();
+    node.until(|n| n.metrics.failed.get() > 2).await;
+    assert_eq!(node.chain.status().head.hash, ahead.hash());
+    // Still ahead, but by less than what others would refuse.
+    clock.set(UnixMillis(start.0 + 2500));
+    node.until(|n| n.chain.hash_at(2).unwrap().is_some()).await;
+    let child = node.chain.hash_at(2).unwrap().unwrap();
+    let child = node.chain.header(&child).unwrap().unwrap();
+    assert_eq!(child.time, UnixMillis(ahead.header().time.0 + 1), "later than its parent all the same");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn transactions_of_a_branch_that_lost_are_produced_again() {
+    let rules = kit::rules_with(12, Arc::new(Longest));
+    let node = node(true, true, rules, system());
+    let sent = Bytes::from_static(b"pay bert");
+    node.handle.submit(sent.clone()).await.unwrap();
+    node.until(|n| !n.heights_of(&sent).is_empty()).await;
+    node.in_sync.send(false).unwrap();
+    // Whatever was under way is in the chain a little later; the other branch is longer than that.
+    let mut rival: Vec<Block> = Vec::new();
+    let genesis = kit::genesis();
+    within(async {
+        while rival.len() <= usize::try_from(node.chain.status().head.height).unwrap() {
+            let next = Maker::new(3).block(rival.last().unwrap_or(&genesis), 1, &[]);
+            node.chain.import(next.clone(), Origin::File).await.unwrap();
+            rival.push(next);
+            if node.chain.hash_at(1).unwrap() == Some(rival[0].hash()) {
+                break;
+            }
+        }
+    })
+    .await;
+    node.until(|n| n.chain.hash_at(1) == Ok(Some(rival[0].hash()))).await;
+    assert_eq!(node.heights_of(&sent), [0; 0]);
+    node.in_sync.send(true).unwrap();
+    node.until(|n| n.heights_of(&sent).len() == 1).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn transactions_in_blocks_that_came_by_the_hundreds_are_known_all_the_same() {
+    let maker = Maker::new(1);
+    let mut row = maker.row(&kit::genesis(), 300, 0);
+    let sent = Bytes::from_static(b"pay carl");
+    let with = maker.block(&row[299], 2000, &[sent.to_vec()]);
+    row.extend(maker.row(&with, 5, 0));
+    row.insert(300, with);
+    // Once with the transaction waiting, once with nothing waiting.
+    for waits in [true, false] {
+        let node = node(false, true, kit::rules(12), system());
+        if waits {
+            node.handle.submit(sent.clone()).await.unwrap();
+            node.until(|n| n.metrics.transactions.get() == 1).await;
+        }
+        let outcome = node.chain.import_segment(row.clone(), Origin::File).await.unwrap();
+        assert_eq!(outcome.held, 306);
+        if waits {
+            node.until(|n| n.metrics.transactions.get() == 0).await;
+        }
+        // Not known at once, but before long: what waits for nothing is looked at every two seconds.
+        within(async {
+            while node.handle.submit(sent.clone()).await != Err(SubmitError::Pool(PoolError::Included)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        node.end().await;
+    }
+}
+
+/// Refuses some transactions alone, and others only in a block.
+#[derive(Debug)]
+struct Picky;
+
+impl Validator for Picky {
+    fn transaction(&self, transaction: &[u8]) -> Verdict {
+        match transaction.starts_with(b"bad") {
+            true => Verdict::Invalid("bad".into()),
+            false => Verdict::Accept,
+        }
+    }
+
+    fn full(&self, block: &Block, _: &crate::block::Header) -> Verdict {
+        match block.body().transactions().any(|t| t == b"poison") {
+            true => Verdict::Invalid("poison".into()),
+            false => Verdict::Accept,
+        }
+    }
+}
+
+#[tokio::test]
+async fn rules_of_the_chain_apply_to_transactions_and_a_bad_block_of_ours_does_not_stop_us() {
+    let mut rules = kit::rules(12);
+    rules.validator = Arc::new(Picky);
+    let node = node(true, true, rules, system());
+    let bad = node.handle.submit(Bytes::from_static(b"bad one")).await;
+    assert_eq!(bad, Err(SubmitError::Refused("bad".into())));
+    let from = Identity::generate().address();
+    for data in [&b"bad too"[..], b""] {
+        node.gossip.send(Received::detached(from, data.to_vec())).await.unwrap();
+    }
+    node.until(|n| n.metrics.rejected.get() == 2).await;
+    node.handle.submit(Bytes::from_static(b"poison")).await.unwrap();
+    node.until(|n| n.metrics.failed.get() >= 1).await;
+    node.handle.submit(Bytes::from_static(b"good")).await.unwrap();
+    node.until(|n| !n.heights_of(b"good").is_empty()).await;
+    assert_eq!(node.heights_of(b"poison"), [0; 0]);
+    node.end().await;
+}

@@ -1,0 +1,300 @@
+//! `vos block`.
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use axum::body::Body;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::{Subcommand, builder::NonEmptyStringValueParser};
+use futures::TryStreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+
+use super::{
+    super::{
+        Context, after_help, encode,
+        exit::{CliError, Exit},
+        output::{Output, ago, escape, short, size},
+        progress::{Height, Progress},
+        shown,
+    },
+    events, seconds,
+};
+use crate::api::schema::{Block, BlockHead, BlockPoint, BlockSync, Event, ImportedSegment, Submitted};
+
+/// Arguments.
+#[derive(Debug, Subcommand)]
+pub enum Blocks {
+    /// Show the best block, the newest final one, and the state of the chain.
+    #[command(after_help = after_help!("vos block head", "vos block head --json"))]
+    Head,
+    /// Show a block by its height in the best chain, or by its hash on any branch.
+    #[command(after_help = after_help!("vos block get 12", "vos block get 3f5a... --json"))]
+    Get {
+        /// Which block.
+        #[arg(value_name = "HEIGHT_OR_HASH", value_parser = NonEmptyStringValueParser::new())]
+        id: String,
+    },
+    /// Put a transaction in: the bytes of a file, or of standard input.
+    #[command(after_help = after_help!("vos block submit tx.bin", "echo hello | vos block submit -"))]
+    Submit {
+        /// The file; `-` or nothing for standard input.
+        #[arg(value_name = "FILE|-", default_value = "-")]
+        file: PathBuf,
+    },
+    /// Print blocks as they are imported and committed, and reorgs, until Ctrl-C.
+    #[command(after_help = after_help!("vos block watch", "vos block watch --json"))]
+    Watch,
+    /// Show how far this node is behind; with --wait until it is not.
+    #[command(after_help = after_help!("vos block sync", "vos block sync --wait --timeout 600"))]
+    Sync {
+        /// Wait until the chain is in step: exit status 6 when the time is over.
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait, in seconds.
+        #[arg(long, value_name = "S", default_value = "3600", value_parser = seconds)]
+        timeout: Duration,
+    },
+    /// Print every exchange about blocks with other nodes, in the JSON form of the protocol's first description, until Ctrl-C.
+    #[command(after_help = after_help!("vos block trace", "vos block trace --json | jq .code"))]
+    Trace,
+    /// Write a segment of the best chain to a file.
+    #[command(after_help = after_help!("vos block export chain.vosb", "vos block export part.vosb --from 100 --to 200"))]
+    Export {
+        /// The file to make; `-` for standard output.
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+        /// First height.
+        #[arg(long, value_name = "HEIGHT", default_value_t = 1)]
+        from: u64,
+        /// Last height [default: the head].
+        #[arg(long, value_name = "HEIGHT")]
+        to: Option<u64>,
+    },
+    /// Check and import a segment from a file. What is here already is skipped, so it can be done again.
+    #[command(after_help = after_help!("vos block import chain.vosb", "ssh host vos block export - | vos block import -"))]
+    Import {
+        /// The file; `-` for standard input.
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+    },
+}
+
+/// Between two looks while waiting.
+const LOOK: Duration = Duration::from_millis(250);
+/// Bytes of a file read at once.
+const PIECE: usize = 256 * 1024;
+
+/// Runs a `vos block` command.
+pub(super) async fn run(context: &Context, command: Blocks) -> Result<(), CliError> {
+    let (client, out) = (context.client()?, context.out);
+    match command {
+        Blocks::Head => {
+            let head: BlockHead = client.get("/v1/block/head").await?;
+            out.show(&head, |head| head_text(out, head))
+        }
+        Blocks::Get { id } => {
+            let block: Block = client.get(&format!("/v1/block/blocks/{}", encode(&id))).await?;
+            out.show(&block, |block| block_text(out, block))
+        }
+        Blocks::Submit { file } => {
+            let submitted: Submitted =
+                client.upload("/v1/block/transactions", body(out, &file).await?, Duration::ZERO).await?;
+            out.show(&submitted, |submitted| submitted.transaction.clone())
+        }
+        Blocks::Watch => events::follow(context, line).await,
+        Blocks::Sync { wait, timeout } => sync(context, wait.then_some(timeout)).await,
+        Blocks::Trace => trace(context).await,
+        Blocks::Export { file, from, to } => export(context, &file, from, to).await,
+        Blocks::Import { file } => {
+            let imported: ImportedSegment = client.upload("/v1/block/segment", body(out, &file).await?, IMPORT).await?;
+            out.show(&imported, |i| {
+                format!("{} blocks, {} of them were here; head {}", i.blocks, i.skipped, point(&i.head))
+            })
+        }
+    }
+}
+
+/// For what was read to be written, after the last byte.
+const IMPORT: Duration = Duration::from_secs(600);
+
+/// A file's bytes, or those of standard input, with a bar on a terminal.
+async fn body(out: Output, file: &Path) -> Result<Body, CliError> {
+    if file == Path::new("-") {
+        return Ok(Body::from_stream(ReaderStream::new(tokio::io::stdin())));
+    }
+    let failed = |e| CliError::io(&format!("cannot read {}", shown(file)), &e);
+    let file = tokio::fs::File::open(file).await.map_err(failed)?;
+    let metadata = file.metadata().await.map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(CliError::usage("this is a directory: name a file"));
+    }
+    let (progress, mut sent) = (Progress::new(out, metadata.len()), 0);
+    let pieces = ReaderStream::with_capacity(file, PIECE).inspect_ok(move |piece| {
+        sent += piece.len() as u64; // usize fits in u64
+        progress.set(sent, "importing");
+    });
+    Ok(Body::from_stream(pieces))
+}
+
+fn point(point: &BlockPoint) -> String {
+    format!("{} {}", point.height, point.hash)
+}
+
+fn head_text(out: Output, head: &BlockHead) -> String {
+    let mut fields = vec![
+        ("head", point(&head.head)),
+        ("made", ago(head.head_at)),
+        ("committed", point(&head.committed)),
+        ("state", head.state.clone()),
+        ("peers", head.peers.to_string()),
+        ("genesis", head.genesis.clone()),
+    ];
+    fields.extend(head.clock_offset_ms.map(|ms| ("clock", format!("{ms} ms to the median of the peers"))));
+    fields.extend(head.halted.iter().map(|why| ("halted", why.clone())));
+    out.fields(&fields)
+}
+
+fn block_text(out: Output, block: &Block) -> String {
+    let header = &block.header;
+    let place = match (block.best, block.committed) {
+        (_, true) => "committed",
+        (true, false) => "best chain",
+        (false, false) => "side branch",
+    };
+    let mut fields = vec![
+        ("height", header.height.to_string()),
+        ("hash", header.hash.clone()),
+        ("parent", header.parent.clone()),
+        ("made", ago(header.timestamp)),
+        ("producer", if header.producer.is_empty() { "none".to_owned() } else { header.producer.clone() }),
+        ("place", place.to_owned()),
+        ("bytes", size(header.bytes.into())),
+        ("transactions", header.transactions.to_string()),
+    ];
+    fields.extend(block.transactions.iter().take(SHOWN).map(|t| ("transaction", shown_transaction(t))));
+    out.fields(&fields)
+}
+
+/// Transactions of a block that are shown to people.
+const SHOWN: usize = 16;
+
+/// The text of a transaction when it is one line of it, or how long it is.
+fn shown_transaction(base64: &str) -> String {
+    let bytes = STANDARD.decode(base64).unwrap_or_default();
+    match std::str::from_utf8(&bytes) {
+        Ok(text) if text.len() <= 100 => escape(text.trim_end()),
+        _ => size(bytes.len() as u64), // usize fits in u64
+    }
+}
+
+fn line(event: &Event) -> Option<String> {
+    match event {
+        Event::BlockImported { block, from, bytes } => {
+            Some(format!("imported {} {} from {from}", point(block), size(*bytes as u64))) // usize fits in u64
+        }
+        Event::BlockCommitted { block, first } if *first < block.height => {
+            Some(format!("committed {first} to {}", point(block)))
+        }
+        Event::BlockCommitted { block, .. } => Some(format!("committed {}", point(block))),
+        Event::BlockHead { block } => Some(format!("head {}", point(block))),
+        Event::Reorg { head, detached, attached } => {
+            Some(format!("reorg: {} blocks left, {} taken, head {}", detached.len(), attached.len(), point(head)))
+        }
+        Event::BlockConflict { fork, tip, peers } => {
+            Some(format!("conflict: {peers} peers are on a branch from {} to {}", point(fork), point(tip)))
+        }
+        Event::Lagged { source, lost } if source == "blocks" => Some(format!("lagged: {lost} events were lost")),
+        _ => None,
+    }
+}
+
+/// Shows how far sync is; waits for its end when there is a time for it.
+async fn sync(context: &Context, wait: Option<Duration>) -> Result<(), CliError> {
+    let (client, out) = (context.client()?, context.out);
+    let started = Instant::now();
+    let mut bar = None;
+    loop {
+        let sync: BlockSync = client.get("/v1/block/sync").await?;
+        let Some(timeout) = wait else { return out.show(&sync, sync_text) };
+        if sync.state == "synced" {
+            drop(bar);
+            return out.show(&sync, sync_text);
+        }
+        if sync.state == "halted" {
+            return Err(CliError::failed("the chain is halted: `vos block head` says why"));
+        }
+        if started.elapsed() >= timeout {
+            let text = format!("not in step after {}: {}", short(timeout), sync_text(&sync));
+            return Err(CliError::new(Exit::TimedOut, "timed_out", text));
+        }
+        let bar = bar.get_or_insert_with(|| Height::new(out));
+        bar.set(sync.height, sync.target, sync.rate, sync.peers);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn sync_text(sync: &BlockSync) -> String {
+    let peers = if sync.peers == 1 { "1 peer".to_owned() } else { format!("{} peers", sync.peers) };
+    match sync.target > sync.height {
+        true => format!("{}: {} of {}, {:.0} blocks/s, {peers}", sync.state, sync.height, sync.target, sync.rate),
+        false => format!("{}: {}, {peers}", sync.state, sync.height),
+    }
+}
+
+async fn trace(context: &Context) -> Result<(), CliError> {
+    let out = context.out;
+    let mut exchanges = context.client()?.stream("/v1/block/trace").await?;
+    while let Some(exchange) = exchanges.next_value().await? {
+        if context.out.json {
+            out.json_line(&exchange)?;
+            continue;
+        }
+        let text = |key: &str| exchange[key].as_str().unwrap_or_default().to_owned();
+        let arrow = if text("direction") == "sent" { "->" } else { "<-" };
+        let data = serde_json::json!({ "code": exchange["code"], "data": exchange["data"] });
+        out.text(&format!("{arrow} {} {data}\n", text("peer")))?;
+    }
+    Err(events::ended())
+}
+
+async fn export(context: &Context, file: &Path, from: u64, to: Option<u64>) -> Result<(), CliError> {
+    let (client, out) = (context.client()?, context.out);
+    let to = to.map_or_else(String::new, |to| format!("&to={to}"));
+    let mut blocks = client.download(&format!("/v1/block/segment?from={from}{to}")).await?;
+    if file == Path::new("-") {
+        while let Some(piece) = blocks.next().await? {
+            out.bytes(&piece)?;
+        }
+        return Ok(());
+    }
+    // Beside it and renamed at the end, so that there never is half a file of this name.
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let failed = |e| CliError::io(&format!("cannot write {}", shown(&part)), &e);
+    let write = async {
+        let mut writing = tokio::fs::File::create(&part).await.map_err(failed)?;
+        let mut bytes = 0;
+        while let Some(piece) = blocks.next().await? {
+            writing.write_all(&piece).await.map_err(failed)?;
+            bytes += piece.len() as u64; // usize fits in u64
+        }
+        writing.sync_all().await.map_err(failed)?;
+        tokio::fs::rename(&part, file).await.map_err(failed)?;
+        Ok::<u64, CliError>(bytes)
+    };
+    match write.await {
+        Ok(bytes) => {
+            out.note(&format!("{} written to {}", size(bytes), shown(file)));
+            Ok(())
+        }
+        Err(error) => {
+            // What is left of it is of no use.
+            let _ = tokio::fs::remove_file(&part).await;
+            Err(error)
+        }
+    }
+}

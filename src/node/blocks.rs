@@ -1,0 +1,212 @@
+//! Wiring of block exchange: chain, sync, broadcast, production, and the small tasks between them.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc, watch},
+    time::Instant,
+};
+
+use super::{Ends, Error, Layer};
+use crate::{
+    block::{
+        self,
+        broadcast::{self, Settings},
+        chain::{self, Anything, Rocks},
+        penalty::{Penalties, Verdict},
+        producer, purpose,
+        sync::{self, State, wire as sync_wire},
+        trace::Trace,
+    },
+    config::Config,
+    identity::Identity,
+    net::{
+        self,
+        pubsub::{Mesh, Publisher, Received, Topics},
+        rpc::Protocols,
+    },
+    primitives::Clock,
+    runtime::Stop,
+    store::Store,
+    telemetry::Registry,
+};
+
+/// How long a node without any peer waits before it produces alone: at the start its peers are still to be connected.
+const ALONE: Duration = Duration::from_secs(10);
+
+/// Our ends of the topics and protocols of block exchange.
+pub(super) struct BlockEnds {
+    broadcast: broadcast::Ends,
+    shakehand: Ends<sync_wire::Shakehand>,
+    pull: Ends<sync_wire::Pull>,
+    headers: Ends<sync_wire::Headers>,
+    transactions: (Publisher, mpsc::Receiver<Received>),
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        max_body_bytes: config.chain.max_bytes,
+        degree: config.block.degree,
+        peers: config.net.target_peers,
+        max_peers: config.net.high_water,
+    }
+}
+
+impl BlockEnds {
+    /// Joins the topics and adds the protocols, unless block exchange is off.
+    pub(super) fn new(config: &Config, protocols: &mut Protocols, topics: &mut Topics) -> Option<Self> {
+        config.block.enabled.then(|| Self {
+            broadcast: broadcast::Ends::new(&settings(config), protocols, topics),
+            shakehand: protocols.add(),
+            pull: protocols.add(),
+            headers: protocols.add(),
+            transactions: topics.add(producer::TOPIC, Mesh::default()),
+        })
+    }
+}
+
+/// What block exchange is made from.
+pub(super) struct Parts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) identity: &'a Identity,
+    pub(super) store: &'a Store,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) registry: &'a mut Registry,
+    pub(super) net: &'a net::Handle,
+}
+
+/// Opens the chain and spawns its tasks.
+pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) -> Result<block::Handle, Error> {
+    let Parts { config, identity, store, clock, registry, net } = parts;
+    let network = &config.node.network;
+    let (chain_metrics, sync_metrics) = (chain::Metrics::default(), sync::Metrics::default());
+    let (broadcast_metrics, pool_metrics) = (broadcast::Metrics::default(), producer::Metrics::default());
+    chain_metrics.register(registry);
+    sync_metrics.register(registry);
+    broadcast_metrics.register(registry);
+    pool_metrics.register(registry);
+
+    let rules = config.chain.rules(network, Arc::new(Anything))?;
+    let deps = chain::Deps { store: Arc::new(Rocks::new(store.clone())), clock: clock.clone(), metrics: chain_metrics };
+    let opened = tokio::task::spawn_blocking(move || chain::open(rules, deps)).await;
+    let (chain_service, chain) = opened.expect("opening does not panic")?;
+
+    let (penalties, verdicts) = Penalties::new();
+    let trace = Trace::default();
+    let sync_settings = sync::Settings {
+        depth: config.chain.commit_depth,
+        max_body_bytes: config.chain.max_bytes,
+        interval: Duration::from_millis(config.block.interval_ms),
+    };
+    let deps = sync::Deps {
+        chain: chain.clone(),
+        net: net.clone(),
+        network: network.clone(),
+        clock: clock.clone(),
+        penalties: penalties.clone(),
+        trace: trace.clone(),
+        shakehand: ends.shakehand,
+        pull: ends.pull,
+        headers: ends.headers,
+    };
+    let (sync_service, sync) = sync::new(sync_settings, deps, sync_metrics);
+    let deps = broadcast::Deps {
+        chain: chain.clone(),
+        sync: sync.clone(),
+        net: net.clone(),
+        network: network.clone(),
+        clock: clock.clone(),
+        penalties,
+        trace: trace.clone(),
+        ends: ends.broadcast,
+        metrics: broadcast_metrics,
+    };
+    let (broadcast_service, broadcast) = broadcast::new(settings(config), deps);
+    let (ready, in_sync) = watch::channel(false);
+    let deps = producer::Deps {
+        identity: identity.clone(),
+        network: network.clone(),
+        clock: clock.clone(),
+        chain: chain.clone(),
+        publisher: ends.transactions.0,
+        gossip: ends.transactions.1,
+        in_sync,
+        max_body_bytes: config.chain.max_bytes,
+        metrics: pool_metrics,
+    };
+    let (producer_service, pool) = producer::new(&config.block, deps);
+
+    layer.tasks.spawn("chain", |stop| chain_service.run(stop));
+    layer.tasks.spawn("block sync", |stop| sync_service.run(stop));
+    layer.tasks.spawn("block broadcast", |stop| broadcast_service.run(stop));
+    layer.tasks.spawn("block producer", |stop| producer_service.run(stop));
+    let (heads, states) = (sync.clone(), sync.state());
+    layer.tasks.spawn("block heads", |stop| tell_heads(heads, broadcast, stop));
+    layer.tasks.spawn("block readiness", |stop| may_produce(states, ready, stop));
+    let connections = net.clone();
+    layer.tasks.spawn("block penalties", |stop| disconnect(verdicts, connections, stop));
+    Ok(block::Handle::new((chain, sync, pool), trace, purpose(network), config.chain.max_bytes))
+}
+
+/// What peers say of their heads is told to the broadcast, which helps those that are a block or two behind.
+async fn tell_heads(sync: sync::Handle, broadcast: broadcast::Handle, stop: Stop) -> Result<(), Infallible> {
+    let mut heads = sync.heads();
+    loop {
+        let head = tokio::select! {
+            () = stop.wait() => return Ok(()),
+            head = heads.recv() => head,
+        };
+        match head {
+            Ok((peer, head)) => broadcast.head(peer, head),
+            Err(RecvError::Lagged(_)) => {}
+            // Sync has ended, so the node is stopping.
+            Err(RecvError::Closed) => stop.wait().await,
+        }
+    }
+}
+
+/// Whether a block of ours would help: when we are in step, or have been without any peer for a while.
+async fn may_produce(
+    mut states: watch::Receiver<State>,
+    ready: watch::Sender<bool>,
+    stop: Stop,
+) -> Result<(), Infallible> {
+    loop {
+        let state = *states.borrow_and_update();
+        ready.send_replace(state == State::Synced);
+        let alone = Instant::now() + ALONE;
+        let changed = tokio::select! {
+            () = stop.wait() => return Ok(()),
+            changed = states.changed() => changed,
+            () = tokio::time::sleep_until(alone), if state == State::NoPeers => {
+                ready.send_replace(true);
+                tokio::select! {
+                    () = stop.wait() => return Ok(()),
+                    changed = states.changed() => changed,
+                }
+            }
+        };
+        if changed.is_err() {
+            // Sync has ended, so the node is stopping.
+            stop.wait().await;
+        }
+    }
+}
+
+/// Closes the connections of peers that were banned from block exchange.
+async fn disconnect(mut verdicts: mpsc::Receiver<Verdict>, net: net::Handle, stop: Stop) -> Result<(), Infallible> {
+    loop {
+        let verdict = tokio::select! {
+            () = stop.wait() => return Ok(()),
+            verdict = verdicts.recv() => verdict,
+        };
+        let Some(Verdict { peer, offence, .. }) = verdict else {
+            stop.wait().await;
+            return Ok(());
+        };
+        tracing::info!(%peer, ?offence, "banned from block exchange for ten minutes");
+        if let Err(error) = net.disconnect(peer).await {
+            tracing::debug!(%peer, %error, "could not close its connections");
+        }
+    }
+}

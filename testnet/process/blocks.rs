@@ -1,0 +1,224 @@
+//! The chain by the program: transactions, blocks, segments, trace; producers that are killed; what is refused and how.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::daemon::{Daemon, Home, Pair, eventually, fails, shown, vos, wait_at_most};
+
+/// Blocks come quickly, and are final soon.
+const QUICK: [&str; 4] = ["--set", "block.interval_ms=100", "--set", "chain.commit_depth=3"];
+
+/// Alice produces, Bob does not.
+fn chain() -> Pair {
+    let mut pair = Pair::start(&QUICK);
+    pair.at_a.take().unwrap().terminate();
+    pair.at_a = Some(pair.a.start(&["--set", "block.produce=true"]));
+    pair
+}
+
+fn height(home: &Home) -> u64 {
+    home.json(&["block", "head"])["head"]["height"].as_u64().unwrap()
+}
+
+fn reaches(home: &Home, wanted: u64) {
+    eventually(&format!("height {wanted}"), || (height(home) >= wanted).then_some(()));
+}
+
+fn submit(home: &Home, text: &str) -> String {
+    let file = home.file("transaction");
+    fs::write(&file, text).unwrap();
+    let taken = home.json(&["block", "submit", file.to_str().unwrap()]);
+    taken["transaction"].as_str().unwrap().to_owned()
+}
+
+/// The block of `home`'s best chain that holds a transaction.
+fn holder(home: &Home, text: &str) -> Value {
+    use base64::Engine as _;
+    let wanted = base64::engine::general_purpose::STANDARD.encode(text);
+    let mut next = 1;
+    eventually("the transaction is in a block", || {
+        while next <= height(home) {
+            let block = home.json(&["block", "get", &next.to_string()]);
+            if block["transactions"].as_array().unwrap().iter().any(|t| *t == *wanted) {
+                return Some(block);
+            }
+            next += 1;
+        }
+        None
+    })
+}
+
+#[test]
+fn a_transaction_is_put_in_at_one_node_and_becomes_final_at_both() {
+    let pair = chain();
+    let hash = submit(&pair.b, "pay nobody nothing");
+    assert_eq!(hash, blake3::hash(b"pay nobody nothing").to_hex().as_str());
+    let block = holder(&pair.b, "pay nobody nothing");
+    let (id, producer) = (block["header"]["hash"].as_str().unwrap(), &block["header"]["producer"]);
+    assert_eq!(*producer, *pair.at_a.as_ref().unwrap().address);
+    for home in [&pair.a, &pair.b] {
+        let block = eventually("final", || {
+            let block = home.json(&["block", "get", id]);
+            (block["committed"] == true).then_some(block)
+        });
+        assert_eq!((&block["best"], &block["header"]["transactions"]), (&true.into(), &1.into()), "{block}");
+    }
+    let again = pair.b.run(&["block", "submit", pair.b.file("transaction").to_str().unwrap()]);
+    assert!(fails(&again, 1).contains("already"), "{}", shown(&again));
+    let text = pair.b.run(&["block", "get", id]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("pay nobody nothing"), "{}", shown(&text));
+    let head = pair.b.json(&["block", "head"]);
+    assert_eq!((&head["state"], head["head"]["hash"].as_str().unwrap().len()), (&"synced".into(), 64), "{head}");
+    assert_eq!(pair.b.json(&["status"])["block"]["genesis"], head["genesis"]);
+    let sync = pair.b.json(&["block", "sync", "--wait", "--timeout", "30"]);
+    assert_eq!((&sync["state"], &sync["peers"]), (&"synced".into(), &1.into()), "{sync}");
+}
+
+#[test]
+fn a_node_whose_producer_is_killed_again_and_again_never_leaves_its_chain() {
+    let mut pair = chain();
+    let mut known: Vec<String> = Vec::new();
+    for round in 0..12_u32 {
+        reaches(&pair.b, height(&pair.b) + 2);
+        let text = format!("transaction of round {round}");
+        submit(&pair.a, &text);
+        let at = height(&pair.b);
+        known.push(pair.b.json(&["block", "get", &pair.b.json(&["block", "head"])["committed"]["height"].to_string()])["header"]["hash"].as_str().unwrap().to_owned());
+        pair.at_a.take().unwrap().kill();
+        if round % 2 == 0 {
+            pair.at_b.take().unwrap().kill();
+            pair.at_b = Some(pair.b.start(&[]));
+        }
+        pair.at_a = Some(pair.a.start(&["--set", "block.produce=true"]));
+        reaches(&pair.a, at);
+    }
+    reaches(&pair.b, height(&pair.a));
+    for hash in known {
+        for home in [&pair.a, &pair.b] {
+            let block = home.json(&["block", "get", &hash]);
+            assert_eq!((&block["best"], &block["committed"]), (&true.into(), &true.into()), "{block}");
+        }
+    }
+}
+
+#[test]
+fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
+    let mut pair = chain();
+    submit(&pair.a, "in the file");
+    holder(&pair.a, "in the file");
+    reaches(&pair.a, 12);
+    // Nothing moves while the file is compared.
+    pair.at_a.take().unwrap().terminate();
+    pair.at_a = Some(pair.a.start(&[]));
+    let file = pair.a.file("blocks");
+    let path = file.to_str().unwrap();
+    assert!(pair.a.run(&["block", "export", path, "--to", "10"]).status.success());
+    let other = Home::new(&QUICK);
+    let at_other = other.start(&[]);
+    let imported = other.json(&["block", "import", path]);
+    assert_eq!((&imported["blocks"], &imported["skipped"]), (&10.into(), &0.into()), "{imported}");
+    assert_eq!(other.json(&["block", "import", path])["skipped"], 10);
+    let get = |home: &Home, n: &str| home.json(&["block", "get", n])["header"]["hash"].clone();
+    assert_eq!(get(&other, "10"), get(&pair.a, "10"));
+    // Through pipes, the rest of it.
+    let mut export = vos();
+    export.arg("--data-dir").arg(pair.a.path()).args(["block", "export", "-", "--from", "11", "--to", "12"]);
+    let mut export = export.stdout(Stdio::piped()).spawn().unwrap();
+    let mut import = vos();
+    import.arg("--data-dir").arg(other.path()).args(["--json", "block", "import", "-"]);
+    let import = import.stdin(export.stdout.take().unwrap()).output().unwrap();
+    assert!(
+        wait_at_most(&mut export, Duration::from_secs(20)).success() && import.status.success(),
+        "{}",
+        shown(&import)
+    );
+    assert_eq!(height(&other), 12);
+    // Damaged, cut off, of another chain, and no file of blocks at all.
+    let good = fs::read(&file).unwrap();
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    let foreign = Home::new(&[]);
+    let at_foreign = foreign.start(&["--network", "another"]);
+    for (home, bytes, word) in [
+        (&other, &good[..good.len() - 40], "cut off"),
+        (&other, b"not blocks", "no file of blocks"),
+        (&foreign, &good[..], "genesis"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        let reason = fails(&home.run(&["block", "import", path]), 2);
+        assert!(reason.contains(word), "{reason}");
+    }
+    fs::write(&file, &bad).unwrap();
+    let empty = Home::new(&QUICK);
+    let at_empty = empty.start(&[]);
+    fails(&empty.run(&["block", "import", path]), 2);
+    assert!(height(&empty) < 10, "blocks before the damage are good and stay");
+    fails(&other.run(&["block", "import", "/nowhere/blocks"]), 1);
+    fails(&pair.a.run(&["block", "export", path, "--from", "5", "--to", "9999"]), 4);
+    let _: (Daemon, Daemon, Daemon) = (at_other, at_foreign, at_empty);
+}
+
+#[test]
+fn exchanges_are_traced_in_the_form_of_the_protocols_first_description() {
+    let pair = chain();
+    let mut trace = vos();
+    trace.arg("--data-dir").arg(pair.b.path()).args(["--json", "block", "trace"]);
+    let mut trace = trace.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let mut codes = std::collections::BTreeSet::new();
+    while !codes.contains("SHAKEHAND") || !codes.contains("NEW_BLOCK") || !codes.contains("NEW_BLOCK_HASH") {
+        let exchange: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(exchange["peer"], *pair.at_a.as_ref().unwrap().address, "{exchange}");
+        assert!(exchange["direction"].is_string() && !exchange["data"].is_null(), "{exchange}");
+        codes.insert(exchange["code"].as_str().unwrap().to_owned());
+    }
+    trace.kill().unwrap();
+    trace.wait().unwrap();
+}
+
+#[test]
+fn what_cannot_be_done_says_why_with_its_exit_status() {
+    let (home, off) = (Home::new(&[]), Home::new(&["--set", "block.enabled=false"]));
+    fails(&home.run(&["block", "head"]), 3);
+    let (running, without) = (home.start(&[]), off.start(&[]));
+    for command in [&["block", "head"][..], &["block", "get", "1"], &["block", "sync"], &["block", "trace"]] {
+        assert!(fails(&off.run(command), 7).contains("block.enabled"));
+    }
+    assert!(off.json(&["status"])["block"].is_null());
+    let missing = fails(&home.run(&["block", "get", "7"]), 4);
+    assert!(missing.contains("ends at 0"), "{missing}");
+    fails(&home.run(&["block", "get", &"ab".repeat(32)]), 4);
+    fails(&home.run(&["block", "get", "seven"]), 2);
+    fails(&home.run(&["block", "submit", "/nowhere/transaction"]), 1);
+    fs::write(home.file("empty"), b"").unwrap();
+    fails(&home.run(&["block", "submit", home.file("empty").to_str().unwrap()]), 2);
+    fs::write(home.file("huge"), vec![7; 5 << 20]).unwrap();
+    fails(&home.run(&["block", "submit", home.file("huge").to_str().unwrap()]), 2);
+    // A transaction from a pipe, and one that is no text.
+    let mut pipe = vos();
+    pipe.arg("--data-dir").arg(home.path()).args(["block", "submit"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut pipe = pipe.spawn().unwrap();
+    pipe.stdin.take().unwrap().write_all(&[0xff, 0, 0xfe]).unwrap();
+    let taken = pipe.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&taken.stdout).trim(), blake3::hash(&[0xff, 0, 0xfe]).to_hex().as_str());
+    fails(&home.run(&["block", "sync", "--wait", "--timeout", "0.2"]), 6);
+    // A chain is not opened with another genesis block, nor with one that cannot be read.
+    drop(running);
+    let genesis = home.file("genesis.toml");
+    fs::write(&genesis, "time = 1767225600001\nextra = 'mine'\n").unwrap();
+    let set = format!("chain.genesis={}", genesis.display());
+    let reason = fails(&home.daemon_fails(&["--set", &set]), 1);
+    assert!(reason.contains("genesis"), "{reason}");
+    fs::write(&genesis, "time = 'soon'\n").unwrap();
+    assert!(fails(&home.daemon_fails(&["--set", &set]), 1).contains("genesis file"));
+    let reason = fails(&home.daemon_fails(&["--set", "chain.commit_depth=0"]), 2);
+    assert!(reason.contains("chain.commit_depth"), "{reason}");
+    let _: Daemon = without;
+}
