@@ -1,7 +1,10 @@
 //! The broadcast's decisions, as one pure machine: what a node does with headers, announcements, answers and questions. The service
 //! carries out what it says, and so does the simulator, hundreds of times over.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -78,6 +81,8 @@ pub(super) struct Core {
     seen: Recent<Hash>,
     /// Blocks whose bytes are what their headers say, and are wrong all the same.
     bad: Recent<Hash>,
+    /// Whole, and given to the chain, which has not answered yet.
+    importing: HashSet<Hash>,
     outputs: Vec<Output>,
 }
 
@@ -91,6 +96,7 @@ impl Core {
             assembly: Assembly::default(),
             seen: Recent::new(NODE_WIDE),
             bad: Recent::new(NODE_WIDE / 2),
+            importing: HashSet::new(),
             outputs: Vec::new(),
         }
     }
@@ -126,10 +132,11 @@ impl Core {
         self.seen.contains(hash)
     }
 
-    /// Whether a block is being fetched or, whole already, being imported.
+    /// Whether a block is being fetched or, whole already, being imported: then its end will be told. A body that is only kept for
+    /// others does not count.
     #[must_use]
     pub(super) fn is_coming(&self, hash: &Hash) -> bool {
-        self.fetcher.is_fetching(hash) || self.assembly.block(hash).is_some()
+        self.fetcher.is_fetching(hash) || self.importing.contains(hash)
     }
 
     /// A good header from `from`, with its body or how to check it. Whatever is missing is fetched.
@@ -153,7 +160,7 @@ impl Core {
                 self.fetcher.forget(&hash);
                 self.assembly.put(header.clone(), body.clone());
                 self.collect();
-                self.outputs.push(Output::Import { header: header.into(), body, from });
+                self.import(header, body, from);
             }
             Content::Pieces(pieces) => {
                 let count = pieces.count();
@@ -213,10 +220,29 @@ impl Core {
                 let header = self.assembly.header(hash).cloned();
                 let body = self.assembly.block(hash).and_then(|(.., body)| body.cloned());
                 if let (Some(header), Some(body)) = (header, body) {
-                    self.outputs.push(Output::Import { header: header.into(), body, from: peer });
+                    self.import(header, body, peer);
                 }
             }
         }
+        self.collect();
+    }
+
+    fn import(&mut self, header: VerifiedHeader, body: Bytes, from: PeerId) {
+        self.importing.insert(header.hash());
+        self.outputs.push(Output::Import { header: header.into(), body, from });
+    }
+
+    /// The import that [`Output::Import`] asked for is over, whatever came of it.
+    pub(super) fn on_import_over(&mut self, hash: &Hash) {
+        self.importing.remove(hash);
+    }
+
+    /// The chain could not look at a block, which says nothing of the block: it is as if it had never come, and the next who sends or
+    /// announces it is heard.
+    pub(super) fn on_not_imported(&mut self, hash: &Hash) {
+        self.fetcher.forget(hash);
+        self.assembly.remove(hash);
+        self.seen.remove(hash);
         self.collect();
     }
 
@@ -267,6 +293,7 @@ impl Core {
     /// A block is in the chain.
     pub(super) fn on_imported(&mut self, hash: &Hash) {
         self.seen.insert(*hash);
+        self.importing.remove(hash);
         self.fetcher.forget(hash);
         // One that came another way while it was being fetched: those who wait for its pieces may ask again.
         if !self.is_whole(hash) {

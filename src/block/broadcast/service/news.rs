@@ -221,7 +221,9 @@ impl Service {
         if point.height > head {
             self.sync.claim(from, point);
         }
-        let useful = point.height > status.committed.height
+        // What a halted chain does not take would be fetched again for everybody who announces it.
+        let useful = status.halted.is_none()
+            && point.height > status.committed.height
             && point.height.saturating_add(BELOW) >= head
             && point.height <= head.saturating_add(ABOVE)
             && body_bytes as usize <= self.settings.max_body_bytes; // u32 fits in usize on every supported target
