@@ -158,7 +158,7 @@ impl Core {
                     return Ok(());
                 }
                 self.fetcher.forget(&hash);
-                self.assembly.put(header.clone(), body.clone());
+                self.assembly.put(now, header.clone(), body.clone());
                 self.collect();
                 self.import(header, body, from);
             }
@@ -168,7 +168,10 @@ impl Core {
                 if new && self.seen.contains(&hash) && !self.fetcher.is_fetching(&hash) {
                     return Ok(());
                 }
-                self.assembly.open(header, pieces, Some(from))?;
+                let opened = self.assembly.open(now, header, pieces, Some(from));
+                // Even when there was no room, others may have given way.
+                self.collect();
+                opened?;
                 self.seen.insert(hash);
                 if new || self.fetcher.is_fetching(&hash) {
                     let begun = self.fetcher.header(now, from, hash, count);
@@ -211,7 +214,7 @@ impl Core {
 
     /// A piece came.
     pub(super) fn on_piece(&mut self, now: Instant, id: AskId, peer: PeerId, hash: &Hash, index: usize, bytes: Bytes) {
-        match self.assembly.insert(hash, index, bytes) {
+        match self.assembly.insert(now, hash, index, bytes) {
             Inserted::Bad => self.fetcher.failed(now, id, Failure::Garbage),
             Inserted::Needless | Inserted::Good => drop(self.fetcher.piece(now, id)),
             Inserted::Complete => {
@@ -285,8 +288,8 @@ impl Core {
     }
 
     /// Keeps a block that the chain holds for those who will ask for its pieces.
-    pub(super) fn put(&mut self, header: VerifiedHeader, body: Bytes) {
-        self.assembly.put(header, body);
+    pub(super) fn put(&mut self, now: Instant, header: VerifiedHeader, body: Bytes) {
+        self.assembly.put(now, header, body);
         self.collect();
     }
 
@@ -367,6 +370,11 @@ impl Core {
     }
 
     fn collect(&mut self) {
+        for hash in self.assembly.take_evicted() {
+            self.fetcher.forget(&hash);
+            self.seen.remove(&hash);
+            self.outputs.push(Output::Lost(hash));
+        }
         for effect in self.fetcher.take_effects() {
             let output = match effect {
                 Effect::Ask { id, peer, hash, wanted } => Output::Ask { id, peer, hash, wanted },

@@ -369,7 +369,7 @@ impl Service {
                         },
                     ),
                     Output::Lost(hash) => {
-                        tracing::debug!(%hash, "a block is given up: nobody who spoke of it gave it to us");
+                        tracing::debug!(%hash, "a block is given up: nobody who spoke of it gave it to us, or not in time");
                         self.metrics.lost.inc();
                         self.reconsider(&hash);
                     }

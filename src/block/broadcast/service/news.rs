@@ -389,7 +389,7 @@ impl Service {
         let (header, body) = *block;
         let point = Point { height: header.header().height, hash: header.hash() };
         // Whoever gets the header asks for the body at once.
-        self.core.put(header.clone(), body.clone());
+        self.core.put(now(), header.clone(), body.clone());
         self.metrics.published.inc();
         self.trace.sent(self.net.local(), Code::NewBlock, || point_json(point));
         let (topic, message) = (self.new.clone(), NewBlock::to_topic(header.header(), &body));
