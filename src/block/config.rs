@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DEFAULT_MAX_BODY_BYTES, Genesis, GenesisError,
-    chain::{DEFAULT_COMMIT_DEPTH, ForkChoice, Longest, Norn, Rules, Validator},
+    chain::{Anything, DEFAULT_COMMIT_DEPTH, ForkChoice, Listed, Longest, Norn, Rules, Validator},
 };
-use crate::primitives::NetworkId;
+use crate::{
+    identity,
+    primitives::{NetworkId, PeerId},
+};
 
 /// Which branch is the better one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -24,6 +27,9 @@ pub enum ForkRule {
 crate::config_section! {
     /// What all nodes of a network need the same, or their chains part.
     pub struct ChainConfig {
+        /// Addresses of those who may produce blocks. Empty: everybody in the network may, and so may fill its disks: name them
+        /// wherever not all nodes are trusted.
+        pub producers: Vec<String> = Vec::new(),
         /// Genesis file (TOML: `time` in Unix milliseconds, `extra` text). Empty: the built-in one of the network. Nodes with
         /// different genesis blocks do not exchange blocks.
         pub genesis: String = String::new(),
@@ -32,9 +38,9 @@ crate::config_section! {
         /// Blocks on top of a block before it is final here. 1 to 256.
         pub commit_depth: u64 = DEFAULT_COMMIT_DEPTH,
         /// Final blocks that may be taken back when two thirds of the peers prove a better branch. 0: never, the chain halts and
-        /// reports when half of the peers are on another branch. At most 256.
+        /// reports when half of the peers, of four or more, are on another branch. At most 256.
         pub deep_reorg_max: u64 = 0,
-        /// Bytes of transactions in one block. 65536 to 4194304 (4 MiB).
+        /// Bytes of transactions in one block. 131072 to 4194304 (4 MiB).
         pub max_bytes: usize = DEFAULT_MAX_BODY_BYTES,
     }
 }
@@ -58,6 +64,23 @@ crate::config_section! {
 }
 
 impl ChainConfig {
+    /// Who may produce, as [`ChainConfig::producers`] says.
+    ///
+    /// # Errors
+    /// The first text that is not the address of an Ed25519 key.
+    pub fn validator(&self) -> Result<Arc<dyn Validator>, String> {
+        if self.producers.is_empty() {
+            return Ok(Arc::new(Anything));
+        }
+        let key = |text: &String| {
+            let address: Option<PeerId> = text.parse().ok();
+            let key = address.and_then(|a| identity::public_key_of(&a)).and_then(|k| k.try_into_ed25519().ok());
+            key.map(|k| k.to_bytes()).ok_or_else(|| text.clone())
+        };
+        let keys = self.producers.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+        Ok(Arc::new(Listed::new(keys)))
+    }
+
     /// What the chain goes by. Reads the genesis file. The numbers were checked before.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     identity::Purpose,
     primitives::{Hash, UnixMillis},
+    store::StoreError,
 };
 
 /// Names one block.
@@ -100,7 +101,11 @@ impl Handle {
         };
         let Some(hash) = hash else { return Ok(None) };
         let Some(stored) = self.chain.block(&hash)? else { return Ok(None) };
-        let damaged = |what: &str| ChainError::Halted(format!("the stored block {hash} has a damaged {what}"));
+        let damaged = |what: &str| {
+            ChainError::Store(StoreError::Failed(format!(
+                "the stored block {hash} has a damaged {what}: restore a backup"
+            )))
+        };
         let header = Header::decode(&stored.header).map_err(|_| damaged("header"))?;
         let body = Body::decode(stored.body).map_err(|_| damaged("body"))?;
         let best = self.chain.hash_at(header.height)? == Some(hash);

@@ -201,9 +201,10 @@ impl Service {
     /// Runs until stopped.
     ///
     /// # Errors
-    /// The store's, or [`ChainError::Stopped`].
+    /// [`ChainError::Stopped`].
     pub async fn run(mut self, stop: Stop) -> Result<(), ChainError> {
-        self.read_recent().await?;
+        let read = self.read_recent().await;
+        self.survive(read)?;
         self.plan();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,7 +212,10 @@ impl Service {
             tokio::select! {
                 biased;
                 () = stop.wait() => return Ok(()),
-                event = self.events.recv() => self.on_event(event).await?,
+                event = self.events.recv() => {
+                    let done = self.on_event(event).await;
+                    self.survive(done)?;
+                }
                 () = tokio::time::sleep_until(self.due), if self.may_produce() => self.on_due().await,
                 Ok(()) = self.in_sync.changed() => {}
                 Some(done) = self.publishing.join_next() => self.on_published(done),
@@ -223,12 +227,26 @@ impl Service {
                 _ = sweep.tick() => {
                     self.on_sweep();
                     if self.behind {
-                        self.read_recent().await?;
+                        let read = self.read_recent().await;
+                        self.survive(read)?;
                     }
                 }
             }
             self.metrics.transactions.set(i64::try_from(self.pool.len()).unwrap_or(i64::MAX));
             self.metrics.bytes.set(i64::try_from(self.pool.bytes()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A store that fails is the chain's to report and to try again. What was missed is read with the next sweep.
+    fn survive(&mut self, result: Result<(), ChainError>) -> Result<(), ChainError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(ChainError::Stopped) => Err(ChainError::Stopped),
+            Err(error) => {
+                tracing::warn!(%error, "the pool could not read the chain and tries again");
+                self.behind = true;
+                Ok(())
+            }
         }
     }
 

@@ -52,8 +52,8 @@ pub struct Exchange {
     pub at: UnixMillis,
     /// Whether we sent it.
     pub sent: bool,
-    /// The other side.
-    pub peer: PeerId,
+    /// The other side; `None` for what was published to all who listen.
+    pub peer: Option<PeerId>,
     /// Which message.
     pub code: Code,
     /// What it carries, for people.
@@ -67,7 +67,7 @@ impl Exchange {
         json!({
             "at": self.at,
             "direction": if self.sent { "sent" } else { "received" },
-            "peer": self.peer.to_string(),
+            "peer": self.peer.map(|peer| peer.to_string()),
             "code": self.code.name(),
             "data": self.data,
         })
@@ -87,12 +87,17 @@ impl Default for Trace {
 impl Trace {
     /// A message went out. `data` is only called when somebody listens.
     pub fn sent(&self, peer: PeerId, code: Code, data: impl FnOnce() -> Value) {
-        self.tell(true, peer, code, data);
+        self.tell(true, Some(peer), code, data);
+    }
+
+    /// A message was published on a topic. `data` is only called when somebody listens.
+    pub fn published(&self, code: Code, data: impl FnOnce() -> Value) {
+        self.tell(true, None, code, data);
     }
 
     /// A message came in. `data` is only called when somebody listens.
     pub fn received(&self, peer: PeerId, code: Code, data: impl FnOnce() -> Value) {
-        self.tell(false, peer, code, data);
+        self.tell(false, Some(peer), code, data);
     }
 
     /// Exchanges from now on.
@@ -107,7 +112,7 @@ impl Trace {
         self.0.receiver_count() > 0
     }
 
-    fn tell(&self, sent: bool, peer: PeerId, code: Code, data: impl FnOnce() -> Value) {
+    fn tell(&self, sent: bool, peer: Option<PeerId>, code: Code, data: impl FnOnce() -> Value) {
         if self.is_heard() {
             // The last listener may just have left.
             let _ = self.0.send(Exchange { at: SystemClock.now(), sent, peer, code, data: data() });

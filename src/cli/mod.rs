@@ -182,7 +182,11 @@ fn command() -> clap::Command {
 /// Runs a client command: one thread is enough.
 fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| CliError::io("starting", &e))?.block_on(future)
+    let runtime = runtime.map_err(|e| CliError::io("starting", &e))?;
+    let result = runtime.block_on(future);
+    // A read of standard input that nobody ends would keep the command, and what it has to say, for ever.
+    runtime.shutdown_background();
+    result
 }
 
 /// Percent-encodes a text for a path segment or a query value.

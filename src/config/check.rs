@@ -80,7 +80,7 @@ impl Config {
             ("friend.poll_s", friend.poll_s, 10, 86_400),
             ("chain.commit_depth", chain.commit_depth, 1, MAX_COMMIT_DEPTH),
             ("chain.deep_reorg_max", chain.deep_reorg_max, 0, MAX_DEEP_REORG),
-            ("chain.max_bytes", wide(chain.max_bytes), 65_536, wide(MAX_BODY_BYTES)),
+            ("chain.max_bytes", wide(chain.max_bytes), 131_072, wide(MAX_BODY_BYTES)),
             ("block.degree", wide(block.degree), 0, 64),
             ("block.interval_ms", block.interval_ms, 100, 3_600_000),
             ("block.pool_transactions", wide(block.pool_transactions), 1, 10_000_000),
@@ -110,6 +110,12 @@ impl Config {
                     )));
                 }
             }
+        }
+        if let Err(producer) = self.chain.validator() {
+            return Err(ConfigError::Invalid(format!(
+                "chain.producers: {} is not the address of a node",
+                shorten(&producer)
+            )));
         }
         match self.net.bootstrap.iter().find(|addr| !is_bootstrap(addr)) {
             Some(addr) => Err(ConfigError::Invalid(format!(

@@ -12,7 +12,7 @@ use crate::{
     block::{
         self,
         broadcast::{self, Settings},
-        chain::{self, Anything, Rocks},
+        chain::{self, Rocks},
         penalty::{Penalties, Verdict},
         producer, purpose,
         sync::{self, State, wire as sync_wire},
@@ -48,7 +48,7 @@ fn settings(config: &Config) -> Settings {
         max_body_bytes: config.chain.max_bytes,
         degree: config.block.degree,
         peers: config.net.target_peers,
-        max_peers: config.net.high_water,
+        max_peers: usize::try_from(config.net.max_connections).unwrap_or(usize::MAX),
     }
 }
 
@@ -86,7 +86,8 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
     broadcast_metrics.register(registry);
     pool_metrics.register(registry);
 
-    let rules = config.chain.rules(network, Arc::new(Anything))?;
+    let validator = config.chain.validator().map_err(Error::Producer)?;
+    let rules = config.chain.rules(network, validator)?;
     let deps = chain::Deps { store: Arc::new(Rocks::new(store.clone())), clock: clock.clone(), metrics: chain_metrics };
     let opened = tokio::task::spawn_blocking(move || chain::open(rules, deps)).await;
     let (chain_service, chain) = opened.expect("opening does not panic")?;

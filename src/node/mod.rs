@@ -99,6 +99,9 @@ pub enum Error {
     /// The chain cannot be used.
     #[error(transparent)]
     Chain(#[from] block::chain::OpenError),
+    /// A producer of the chain is no address.
+    #[error("chain.producers: {0} is not the address of a node")]
+    Producer(String),
     /// The genesis file cannot be used.
     #[error(transparent)]
     Genesis(#[from] block::GenesisError),

@@ -42,7 +42,7 @@ const MAX_SOCKET_PATH: usize = 107;
 /// Bytes of stdout we read for the ready line: 16 multiaddrs of 320 bytes and an address.
 const MAX_READY_BYTES: u64 = 16 * 1024;
 
-/// Nodes of a network whose blocks come four times a second.
+/// Nodes of a network whose blocks come twice a second.
 const SMALL: usize = 16;
 
 /// Lines of its log shown for a node that did not start.
@@ -177,7 +177,7 @@ impl Network {
 
     /// Time from one block to the next: longer in a large network, where all nodes share a few cores.
     pub(super) fn block_interval(&self) -> Duration {
-        if self.planned() <= SMALL { Duration::from_millis(250) } else { Duration::from_secs(1) }
+        if self.planned() <= SMALL { Duration::from_millis(500) } else { Duration::from_secs(2) }
     }
 
     /// Nodes of the topology: without those that were added later.

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::daemon::{Daemon, Home, Pair, eventually, fails, shown, vos, wait_at_most};
+use super::daemon::{Daemon, Home, Pair, SOON, eventually, fails, shown, vos, wait_at_most};
 
 /// Blocks come quickly, and are final soon.
 const QUICK: [&str; 4] = ["--set", "block.interval_ms=100", "--set", "chain.commit_depth=3"];
@@ -58,6 +58,8 @@ fn holder(home: &Home, text: &str) -> Value {
 fn a_transaction_is_put_in_at_one_node_and_becomes_final_at_both() {
     let pair = chain();
     let hash = submit(&pair.b, "pay nobody nothing");
+    let again = pair.b.run(&["block", "submit", pair.b.file("transaction").to_str().unwrap()]);
+    assert!(fails(&again, 1).contains("already"), "{}", shown(&again));
     assert_eq!(hash, blake3::hash(b"pay nobody nothing").to_hex().as_str());
     let block = holder(&pair.b, "pay nobody nothing");
     let (id, producer) = (block["header"]["hash"].as_str().unwrap(), &block["header"]["producer"]);
@@ -69,14 +71,12 @@ fn a_transaction_is_put_in_at_one_node_and_becomes_final_at_both() {
         });
         assert_eq!((&block["best"], &block["header"]["transactions"]), (&true.into(), &1.into()), "{block}");
     }
-    let again = pair.b.run(&["block", "submit", pair.b.file("transaction").to_str().unwrap()]);
-    assert!(fails(&again, 1).contains("already"), "{}", shown(&again));
     let text = pair.b.run(&["block", "get", id]);
     assert!(String::from_utf8_lossy(&text.stdout).contains("pay nobody nothing"), "{}", shown(&text));
     let head = pair.b.json(&["block", "head"]);
-    assert_eq!((&head["state"], head["head"]["hash"].as_str().unwrap().len()), (&"synced".into(), 64), "{head}");
+    assert_eq!(head["head"]["hash"].as_str().unwrap().len(), 64, "{head}");
     assert_eq!(pair.b.json(&["status"])["block"]["genesis"], head["genesis"]);
-    let sync = pair.b.json(&["block", "sync", "--wait", "--timeout", "30"]);
+    let sync = pair.b.json(&["block", "sync", "--wait", "--timeout", "60"]);
     assert_eq!((&sync["state"], &sync["peers"]), (&"synced".into(), &1.into()), "{sync}");
 }
 
@@ -145,7 +145,9 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     let middle = bad.len() / 2;
     bad[middle] ^= 1;
     let foreign = Home::new(&[]);
-    let at_foreign = foreign.start(&["--network", "another"]);
+    let genesis = foreign.file("genesis.toml");
+    fs::write(&genesis, "time = 1767225600001\nextra = 'another'\n").unwrap();
+    let at_foreign = foreign.start(&["--set", &format!("chain.genesis={}", genesis.display())]);
     for (home, bytes, word) in [
         (&other, &good[..good.len() - 40], "cut off"),
         (&other, b"not blocks", "no file of blocks"),
@@ -162,6 +164,9 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     assert!(height(&empty) < 10, "blocks before the damage are good and stay");
     fails(&other.run(&["block", "import", "/nowhere/blocks"]), 1);
     fails(&pair.a.run(&["block", "export", path, "--from", "5", "--to", "9999"]), 4);
+    fails(&pair.a.run(&["--json", "block", "export", "-"]), 2);
+    assert!(pair.a.run(&["block", "export", "/dev/null", "--to", "5"]).status.success());
+    assert!(!fs::metadata("/dev/null").unwrap().is_file(), "a device stays what it is");
     let _: (Daemon, Daemon, Daemon) = (at_other, at_foreign, at_empty);
 }
 
@@ -171,11 +176,15 @@ fn exchanges_are_traced_in_the_form_of_the_protocols_first_description() {
     let mut trace = vos();
     trace.arg("--data-dir").arg(pair.b.path()).args(["--json", "block", "trace"]);
     let mut trace = trace.stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let (sender, received) = std::sync::mpsc::sync_channel(1024);
+    // A pipe has no deadline.
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let mut codes = std::collections::BTreeSet::new();
     while !codes.contains("SHAKEHAND") || !codes.contains("NEW_BLOCK") || !codes.contains("NEW_BLOCK_HASH") {
-        let exchange: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
-        assert_eq!(exchange["peer"], *pair.at_a.as_ref().unwrap().address, "{exchange}");
+        let exchange: Value = serde_json::from_str(&received.recv_timeout(SOON).unwrap()).unwrap();
+        let peer = &exchange["peer"];
+        assert!(peer.is_null() || *peer == *pair.at_a.as_ref().unwrap().address, "{exchange}");
         assert!(exchange["direction"].is_string() && !exchange["data"].is_null(), "{exchange}");
         codes.insert(exchange["code"].as_str().unwrap().to_owned());
     }
@@ -188,7 +197,9 @@ fn what_cannot_be_done_says_why_with_its_exit_status() {
     let (home, off) = (Home::new(&[]), Home::new(&["--set", "block.enabled=false"]));
     fails(&home.run(&["block", "head"]), 3);
     let (running, without) = (home.start(&[]), off.start(&[]));
-    for command in [&["block", "head"][..], &["block", "get", "1"], &["block", "sync"], &["block", "trace"]] {
+    for command in
+        [&["block", "head"][..], &["block", "get", "1"], &["block", "sync"], &["block", "trace"], &["block", "watch"]]
+    {
         assert!(fails(&off.run(command), 7).contains("block.enabled"));
     }
     assert!(off.json(&["status"])["block"].is_null());

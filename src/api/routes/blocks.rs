@@ -167,23 +167,25 @@ pub(super) async fn export(
     let head = block.status().head.height;
     let (from, to) = (options.from.unwrap_or(1), options.to.unwrap_or(head));
     let (pieces, out) = mpsc::channel(PIPE);
+    let runtime = tokio::runtime::Handle::current();
     let work = move || -> Result<(), SegmentError> {
-        let mut pipe = Pipe { pieces, piece: BytesMut::new() };
-        let result = block.export(from, to, &mut pipe);
-        if let Err(error) = &result {
-            // After the first piece the head of the answer is gone: all that is left is to break it off.
-            let _ = pipe.pieces.blocking_send(Err(io::Error::other(error.to_string())));
-        }
+        let done = block.export(from, to, Pipe { runtime, pieces, piece: BytesMut::new() });
         drop(place);
-        result.map(drop)
+        done.map(drop)
     };
-    let mut working = tokio::task::spawn_blocking(work);
+    let working = tokio::task::spawn_blocking(work);
     let mut out = ReceiverStream::new(out).peekable();
-    // An error before the first piece still has a status of its own.
-    let first_failed = std::pin::Pin::new(&mut out).peek().await.is_none_or(Result::is_err);
-    if first_failed && let Ok(Err(error)) = (&mut working).await {
-        return Err(error.into());
+    // An error before the first piece still has a status of its own; after it, all that is left is to break the answer off.
+    if std::pin::Pin::new(&mut out).peek().await.is_none() {
+        working.await.map_err(|_| ApiError::busy("the node is stopping"))??;
+        return Err(ApiError::busy("nothing was exported"));
     }
+    let end = stream::once(working).filter_map(async |done| match done {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(Err(io::Error::other(error.to_string()))),
+        Err(error) => Some(Err(io::Error::other(error.to_string()))),
+    });
+    let out = out.map(Ok).chain(end);
     let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((headers, Body::from_stream(out)).into_response())
 }
@@ -212,18 +214,34 @@ pub(super) async fn import(State(app): State<App>, request: Request) -> Result<J
         };
         let ended = piece.is_err();
         // The reader ends early when it found something wrong.
-        if sender.send(piece).await.is_err() || ended {
+        if sender.send(piece).await.is_err() {
+            drain(&mut body).await;
+            break;
+        }
+        if ended {
             break;
         }
     }
     drop(sender);
-    let done = working.await.map_err(|_| ApiError::busy("the node is stopping"))??;
+    let done = working.await.map_err(|_| ApiError::busy("the node is stopping"))?;
+    let done = done.map_err(|error| match error {
+        SegmentError::Io(e) if e.kind() == io::ErrorKind::TimedOut => ApiError::timed_out(e.to_string()),
+        other => other.into(),
+    })?;
     Ok(Json(ImportedSegment::new(done, block.status().head)))
+}
+
+/// Reads what is left of a body that nobody wants, for a while: whoever is still sending would not hear the answer.
+async fn drain(body: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin)) {
+    let rest = async { while let Some(Ok(_)) = body.next().await {} };
+    // Over then: the sender sees a broken connection.
+    let _ = tokio::time::timeout(PAUSE, rest).await;
 }
 
 /// Cuts what is written into pieces for the answer.
 struct Pipe {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
+    runtime: tokio::runtime::Handle,
+    pieces: mpsc::Sender<Bytes>,
     piece: BytesMut,
 }
 
@@ -232,8 +250,11 @@ impl Pipe {
         if self.piece.is_empty() {
             return Ok(());
         }
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        self.pieces.blocking_send(Ok(self.piece.split().freeze())).map_err(gone)
+        let gone = io::Error::from(io::ErrorKind::BrokenPipe);
+        let piece = self.piece.split().freeze();
+        // A reader that stops must not keep one of the few places.
+        let sent = self.runtime.block_on(tokio::time::timeout(PAUSE, self.pieces.send(piece)));
+        if matches!(sent, Ok(Ok(()))) { Ok(()) } else { Err(gone) }
     }
 }
 

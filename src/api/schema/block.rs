@@ -185,6 +185,13 @@ pub struct SegmentOptions {
     pub to: Option<u64>,
 }
 
+/// What an export wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedSegment {
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
 /// What an import did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImportedSegment {
@@ -211,8 +218,8 @@ pub struct Exchange {
     pub at: u64,
     /// `sent` or `received`.
     pub direction: String,
-    /// Address of the other side.
-    pub peer: String,
+    /// Address of the other side; `null` for what was published to all who listen.
+    pub peer: Option<String>,
     /// `SHAKEHAND`, `PULL_BLOCK`, `PUSH_BLOCK`, `NEW_BLOCK`, `NEW_BLOCK_HASH`, `GET_BLOCK` or `BLOCK_KNOWN`.
     pub code: String,
     /// What it carries.

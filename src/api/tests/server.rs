@@ -201,7 +201,9 @@ fn the_document_has_exactly_the_promised_routes() {
         get map/{target},post online,post messages,get outbox,get outbox/{id},delete outbox/{id},get inbox,get inbox/{id},\
         get inbox/{id}/body,delete inbox/{id},get friends,post friends/offer,post friends/accept,post friends/decline,\
         post friends/revoke,get friends/with/{target},get friends/of/{target},get friends/evidence,\
-        get contacts,post contacts,delete contacts/{target},get mailbox"
+        get contacts,post contacts,delete contacts/{target},get mailbox,\
+        get block/head,get block/blocks/{id},post block/transactions,get block/sync,get block/trace,get block/segment,\
+        post block/segment"
         .split(',')
         .map(|route| route.trim().replacen(' ', " /v1/", 1))
         .collect();

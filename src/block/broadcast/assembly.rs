@@ -2,14 +2,16 @@
 //! Requests of others for pieces that are still coming wait here.
 //!
 //! # Limits
-//! A body's bytes are reserved when it begins, against [`TOTAL`] and against [`PER_PEER`] of the peer that its header came from.
-//! Finished bodies stay for others to fetch until the room is needed, at most [`KEPT`] bytes of them. Waiting requests are
-//! at most [`WAITING`].
+//! A header takes a place, of which there are [`PER_PRODUCER`] and [`PER_HEIGHT`]; a body's bytes are reserved when its first piece
+//! comes, against [`TOTAL`] and against [`PER_PEER`] of the peer that its header came from. So a header without a body behind it
+//! costs no more than itself. Who needs a place or room that is not there gets that of the unfinished body that had no piece for
+//! the longest time, if that is [`STALE`] or more. Finished bodies stay for others to fetch until the room is needed, at most
+//! [`KEPT`] bytes of them. Waiting requests are at most [`WAITING`].
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -25,6 +27,13 @@ pub(super) const TOTAL: usize = 64 * 1024 * 1024;
 pub(super) const PER_PEER: usize = 16 * 1024 * 1024;
 /// Bytes of finished bodies kept for others: the last minute of the largest by default, and six of the largest there are.
 pub(super) const KEPT: usize = 24 * 1024 * 1024;
+/// Unfinished bodies of one producer: an honest one makes no block before it has the one below, so a second one is rare.
+pub(super) const PER_PRODUCER: usize = 2;
+/// Unfinished bodies at one height: several times the candidates that honest producers make there at once.
+pub(super) const PER_HEIGHT: usize = 8;
+/// An unfinished body that had no piece for so long gives way to another one: about a source's stall time, after which a body that
+/// exists has begun to come from somebody.
+pub(super) const STALE: Duration = Duration::from_secs(1);
 /// Requests waiting for pieces, over all peers. One costs some hundred bytes here and a part of the budget of `net::rpc`.
 pub(super) const WAITING: usize = 1024;
 
@@ -88,6 +97,10 @@ struct Held {
     body: Option<Bytes>,
     /// Who is charged while it is unfinished.
     owner: Option<PeerId>,
+    /// Whether its bytes are counted: from its first piece on.
+    reserved: bool,
+    /// When its last piece came, or its header.
+    fed: Instant,
     waiters: Vec<Waiter>,
 }
 
@@ -111,15 +124,17 @@ pub(super) struct Assembly {
     /// No wait is over before this.
     earliest: Option<Instant>,
     served: Vec<Served>,
+    evicted: Vec<Hash>,
 }
 
 impl Assembly {
-    /// Makes room for a body whose header came from `owner`. A block that is here already keeps its place.
+    /// Makes a place for a body whose header came from `owner`. A block that is here already keeps its place.
     ///
     /// # Errors
     /// [`Full`].
     pub(super) fn open(
         &mut self,
+        now: Instant,
         header: VerifiedHeader,
         pieces: Arc<Pieces>,
         owner: Option<PeerId>,
@@ -128,31 +143,86 @@ impl Assembly {
         if self.blocks.contains_key(&hash) {
             return Ok(());
         }
-        if owner.is_some_and(|peer| self.charged.get(&peer).copied().unwrap_or(0) + bytes > PER_PEER) {
-            return Err(Full);
-        }
-        while self.bytes + bytes > TOTAL {
-            self.drop_oldest().ok_or(Full)?;
-        }
-        self.bytes += bytes;
-        if let Some(peer) = owner {
-            *self.charged.entry(peer).or_default() += bytes;
-        }
-        let missing = pieces.count();
-        let held = Held { header, got: vec![None; missing], pieces, missing, body: None, owner, waiters: Vec::new() };
+        let (height, producer) = (header.header().height, header.header().producer);
+        self.make_place(now, PER_PRODUCER, |h| h.producer == producer)?;
+        self.make_place(now, PER_HEIGHT, |h| h.height == height)?;
+        // What there is no room for now is not begun.
+        self.make_room(now, bytes, owner)?;
+        self.begin(now, header, pieces, owner);
+        Ok(())
+    }
+
+    fn begin(&mut self, now: Instant, header: VerifiedHeader, pieces: Arc<Pieces>, owner: Option<PeerId>) {
+        let (hash, missing) = (header.hash(), pieces.count());
+        let held = Held {
+            header,
+            got: vec![None; missing],
+            pieces,
+            missing,
+            body: None,
+            owner,
+            reserved: false,
+            fed: now,
+            waiters: Vec::new(),
+        };
         self.blocks.insert(hash, held);
         if missing == 0 {
             self.finish(&hash);
         }
+    }
+
+    /// A place for one more among those that `of` means.
+    fn make_place(&mut self, now: Instant, limit: usize, of: impl Fn(&Header) -> bool) -> Result<(), Full> {
+        let taken = self.blocks.values().filter(|h| h.body.is_none() && of(h.header.header())).count();
+        match taken < limit {
+            true => Ok(()),
+            false => self.evict(now, |h| of(h.header.header())),
+        }
+    }
+
+    /// Room for so many bytes, charged to `owner`.
+    fn make_room(&mut self, now: Instant, bytes: usize, owner: Option<PeerId>) -> Result<(), Full> {
+        while owner.is_some_and(|peer| self.charged.get(&peer).copied().unwrap_or(0) + bytes > PER_PEER) {
+            self.evict(now, |h| h.reserved && h.owner == owner)?;
+        }
+        while self.bytes + bytes > TOTAL {
+            if self.drop_oldest().is_none() {
+                self.evict(now, |h| h.reserved)?;
+            }
+        }
         Ok(())
     }
 
-    /// Takes a whole body that was checked before: our own, or one read from the store for others.
-    pub(super) fn put(&mut self, header: VerifiedHeader, body: Bytes) {
+    /// Lets go of the unfinished one among some that had no piece for the longest time, if that is long enough.
+    fn evict(&mut self, now: Instant, among: impl Fn(&Held) -> bool) -> Result<(), Full> {
+        let stale = self.blocks.iter().filter(|(_, h)| h.body.is_none() && now >= h.fed + STALE && among(h));
+        let hash = stale.min_by_key(|(hash, h)| (h.fed, **hash)).map(|(hash, _)| *hash).ok_or(Full)?;
+        self.remove(&hash);
+        self.evicted.push(hash);
+        Ok(())
+    }
+
+    /// Counts the bytes of one for which there is room.
+    fn reserve(&mut self, hash: &Hash) {
+        let Some(held) = self.blocks.get_mut(hash).filter(|h| !h.reserved) else { return };
+        held.reserved = true;
+        self.bytes += held.bytes();
+        if let Some(peer) = held.owner {
+            *self.charged.entry(peer).or_default() += held.bytes();
+        }
+    }
+
+    /// Takes a whole body that was checked before: our own, or one read from the store for others. Without room it is not kept.
+    pub(super) fn put(&mut self, now: Instant, header: VerifiedHeader, body: Bytes) {
         let hash = header.hash();
-        if self.open(header, Arc::new(Pieces::of(&body)), None).is_err() {
+        let reserved = self.blocks.get(&hash).is_some_and(|h| h.reserved);
+        if !reserved && self.make_room(now, body.len(), None).is_err() {
             return;
         }
+        if !self.blocks.contains_key(&hash) {
+            self.begin(now, header, Arc::new(Pieces::of(&body)), None);
+        }
+        self.reserve(&hash);
         let Some(held) = self.blocks.get_mut(&hash).filter(|h| h.body.is_none()) else { return };
         for index in 0..held.pieces.count() {
             held.got[index] = Some(body.slice(held.pieces.range(index)));
@@ -162,9 +232,9 @@ impl Assembly {
         self.finish(&hash);
     }
 
-    /// Takes one piece.
-    pub(super) fn insert(&mut self, hash: &Hash, index: usize, bytes: Bytes) -> Inserted {
-        let Some(held) = self.blocks.get_mut(hash) else { return Inserted::Needless };
+    /// Takes one piece. When it is the first and there is no room for the body, the block is let go of.
+    pub(super) fn insert(&mut self, now: Instant, hash: &Hash, index: usize, bytes: Bytes) -> Inserted {
+        let Some(held) = self.blocks.get(hash) else { return Inserted::Needless };
         match held.got.get(index) {
             None => return Inserted::Bad,
             Some(Some(_)) => return Inserted::Needless,
@@ -173,6 +243,17 @@ impl Assembly {
         if !held.pieces.check(index, &bytes) {
             return Inserted::Bad;
         }
+        if !held.reserved {
+            let (size, owner) = (held.bytes(), held.owner);
+            if self.make_room(now, size, owner).is_err() {
+                self.remove(hash);
+                self.evicted.push(*hash);
+                return Inserted::Needless;
+            }
+            self.reserve(hash);
+        }
+        let Some(held) = self.blocks.get_mut(hash) else { return Inserted::Needless };
+        held.fed = now;
         held.got[index] = Some(bytes);
         held.missing -= 1;
         let (came, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.index == index);
@@ -234,14 +315,16 @@ impl Assembly {
     /// Lets go of a block; who waits for its pieces gets none.
     pub(super) fn remove(&mut self, hash: &Hash) {
         let Some(held) = self.blocks.remove(hash) else { return };
-        self.bytes -= held.bytes();
+        if held.reserved {
+            self.bytes -= held.bytes();
+            self.discharge(held.owner, held.bytes());
+        }
         if held.body.is_some() {
             self.finished.retain(|h| h != hash);
             self.finished_bytes -= held.bytes();
         }
         self.waiting -= held.waiters.len();
         self.served.extend(held.waiters.iter().map(|w| Served { ticket: w.ticket, piece: None }));
-        self.discharge(held.owner, held.bytes());
     }
 
     /// What there is of a piece.
@@ -291,6 +374,11 @@ impl Assembly {
     /// The requests that are over since the last call.
     pub(super) fn take_served(&mut self) -> Vec<Served> {
         std::mem::take(&mut self.served)
+    }
+
+    /// The unfinished blocks that had to give way since the last call.
+    pub(super) fn take_evicted(&mut self) -> Vec<Hash> {
+        std::mem::take(&mut self.evicted)
     }
 
     /// A block's header and pieces, and its body when it is whole.

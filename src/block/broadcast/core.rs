@@ -1,7 +1,10 @@
 //! The broadcast's decisions, as one pure machine: what a node does with headers, announcements, answers and questions. The service
 //! carries out what it says, and so does the simulator, hundreds of times over.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -78,6 +81,8 @@ pub(super) struct Core {
     seen: Recent<Hash>,
     /// Blocks whose bytes are what their headers say, and are wrong all the same.
     bad: Recent<Hash>,
+    /// Whole, and given to the chain, which has not answered yet.
+    importing: HashSet<Hash>,
     outputs: Vec<Output>,
 }
 
@@ -91,6 +96,7 @@ impl Core {
             assembly: Assembly::default(),
             seen: Recent::new(NODE_WIDE),
             bad: Recent::new(NODE_WIDE / 2),
+            importing: HashSet::new(),
             outputs: Vec::new(),
         }
     }
@@ -126,10 +132,11 @@ impl Core {
         self.seen.contains(hash)
     }
 
-    /// Whether a block is being fetched or, whole already, being imported.
+    /// Whether a block is being fetched or, whole already, being imported: then its end will be told. A body that is only kept for
+    /// others does not count.
     #[must_use]
     pub(super) fn is_coming(&self, hash: &Hash) -> bool {
-        self.fetcher.is_fetching(hash) || self.assembly.block(hash).is_some()
+        self.fetcher.is_fetching(hash) || self.importing.contains(hash)
     }
 
     /// A good header from `from`, with its body or how to check it. Whatever is missing is fetched.
@@ -151,9 +158,9 @@ impl Core {
                     return Ok(());
                 }
                 self.fetcher.forget(&hash);
-                self.assembly.put(header.clone(), body.clone());
+                self.assembly.put(now, header.clone(), body.clone());
                 self.collect();
-                self.outputs.push(Output::Import { header: header.into(), body, from });
+                self.import(header, body, from);
             }
             Content::Pieces(pieces) => {
                 let count = pieces.count();
@@ -161,7 +168,10 @@ impl Core {
                 if new && self.seen.contains(&hash) && !self.fetcher.is_fetching(&hash) {
                     return Ok(());
                 }
-                self.assembly.open(header, pieces, Some(from))?;
+                let opened = self.assembly.open(now, header, pieces, Some(from));
+                // Even when there was no room, others may have given way.
+                self.collect();
+                opened?;
                 self.seen.insert(hash);
                 if new || self.fetcher.is_fetching(&hash) {
                     let begun = self.fetcher.header(now, from, hash, count);
@@ -204,7 +214,7 @@ impl Core {
 
     /// A piece came.
     pub(super) fn on_piece(&mut self, now: Instant, id: AskId, peer: PeerId, hash: &Hash, index: usize, bytes: Bytes) {
-        match self.assembly.insert(hash, index, bytes) {
+        match self.assembly.insert(now, hash, index, bytes) {
             Inserted::Bad => self.fetcher.failed(now, id, Failure::Garbage),
             Inserted::Needless | Inserted::Good => drop(self.fetcher.piece(now, id)),
             Inserted::Complete => {
@@ -213,10 +223,29 @@ impl Core {
                 let header = self.assembly.header(hash).cloned();
                 let body = self.assembly.block(hash).and_then(|(.., body)| body.cloned());
                 if let (Some(header), Some(body)) = (header, body) {
-                    self.outputs.push(Output::Import { header: header.into(), body, from: peer });
+                    self.import(header, body, peer);
                 }
             }
         }
+        self.collect();
+    }
+
+    fn import(&mut self, header: VerifiedHeader, body: Bytes, from: PeerId) {
+        self.importing.insert(header.hash());
+        self.outputs.push(Output::Import { header: header.into(), body, from });
+    }
+
+    /// The import that [`Output::Import`] asked for is over, whatever came of it.
+    pub(super) fn on_import_over(&mut self, hash: &Hash) {
+        self.importing.remove(hash);
+    }
+
+    /// The chain could not look at a block, which says nothing of the block: it is as if it had never come, and the next who sends or
+    /// announces it is heard.
+    pub(super) fn on_not_imported(&mut self, hash: &Hash) {
+        self.fetcher.forget(hash);
+        self.assembly.remove(hash);
+        self.seen.remove(hash);
         self.collect();
     }
 
@@ -259,14 +288,15 @@ impl Core {
     }
 
     /// Keeps a block that the chain holds for those who will ask for its pieces.
-    pub(super) fn put(&mut self, header: VerifiedHeader, body: Bytes) {
-        self.assembly.put(header, body);
+    pub(super) fn put(&mut self, now: Instant, header: VerifiedHeader, body: Bytes) {
+        self.assembly.put(now, header, body);
         self.collect();
     }
 
     /// A block is in the chain.
     pub(super) fn on_imported(&mut self, hash: &Hash) {
         self.seen.insert(*hash);
+        self.importing.remove(hash);
         self.fetcher.forget(hash);
         // One that came another way while it was being fetched: those who wait for its pieces may ask again.
         if !self.is_whole(hash) {
@@ -340,6 +370,11 @@ impl Core {
     }
 
     fn collect(&mut self) {
+        for hash in self.assembly.take_evicted() {
+            self.fetcher.forget(&hash);
+            self.seen.remove(&hash);
+            self.outputs.push(Output::Lost(hash));
+        }
         for effect in self.fetcher.take_effects() {
             let output = match effect {
                 Effect::Ask { id, peer, hash, wanted } => Output::Ask { id, peer, hash, wanted },

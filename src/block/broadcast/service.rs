@@ -142,7 +142,7 @@ enum Done {
     Checked(Result<Box<Candidate>, Received>),
     Block(AskId, PeerId, Result<Box<(VerifiedHeader, Content)>, Failure>),
     Piece(AskId, PeerId, Hash, usize, Result<Bytes, Failure>),
-    Imported(Hash, PeerId, Result<Outcome, ImportError>),
+    Imported(Point, PeerId, Result<Outcome, ImportError>),
     /// A block of the store, for `PeerId` and everybody who asked meanwhile.
     Read(Hash, PeerId, Result<Option<Box<(VerifiedHeader, Bytes)>>, ChainError>),
     /// A block of our own, to be published.
@@ -326,7 +326,7 @@ impl Service {
             Done::Checked(candidate) => self.on_checked(candidate),
             Done::Block(id, peer, result) => self.on_block(id, peer, result),
             Done::Piece(id, peer, hash, index, result) => self.on_piece(id, peer, &hash, index, result),
-            Done::Imported(hash, from, result) => self.on_imported(hash, from, result),
+            Done::Imported(point, from, result) => self.on_imported(point, from, result),
             Done::Read(hash, peer, result) => self.on_read(hash, &peer, result),
             Done::Own(block) => self.on_own(block),
             Done::Notified(peer, hash, answer) => self.on_notified(peer, hash, answer),
@@ -369,7 +369,7 @@ impl Service {
                         },
                     ),
                     Output::Lost(hash) => {
-                        tracing::debug!(%hash, "a block is given up: nobody who spoke of it gave it to us");
+                        tracing::debug!(%hash, "a block is given up: nobody who spoke of it gave it to us, or not in time");
                         self.metrics.lost.inc();
                         self.reconsider(&hash);
                     }

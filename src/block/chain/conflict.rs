@@ -6,11 +6,14 @@
 //! * When at least half of the peers that told their head are on it, and it is long enough to be final there, the chain halts: of a
 //!   network that was cut in two, the smaller part stops, the larger one goes on, and halves both stop. A few liars
 //!   stop nobody. It goes on by itself when the peers have left that branch or were not heard for ten minutes.
+//! * Only peers that are connected count, on both sides of that comparison: whoever comes under one name after another is one at
+//!   a time. Who is connected comes with each proof, and counts for all branches until the next one.
+//! * Of fewer than four peers nobody is believed more than our own chain: there is the alarm and nothing else.
 //! * With `deep_reorg_max` the chain switches when at least two thirds of those peers are on the branch, it is better by the rule,
 //!   and no more than so many committed blocks are taken back. Then blocks above the fork are candidates again, nothing is
 //!   committed for up to two minutes while the other branch is fetched in the usual way, and the rule decides.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     block::Point,
@@ -21,21 +24,24 @@ use crate::{
 const MAX_RIVALS: usize = 16;
 /// Peers counted for one branch.
 const MAX_PEERS: usize = 256;
+/// Connected peers without which neither a halt nor a deep reorg follows from what they prove: half of three is two, and two are
+/// easily of one hand.
+const MIN_TOLD: usize = 4;
 /// How long a peer counts after its last proof.
 const FORGET_MS: u64 = 10 * 60 * 1000;
 /// How long nothing is committed while a better branch is fetched.
 const HOLD_MS: u64 = 2 * 60 * 1000;
 
 /// What one peer proved.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Proof {
     pub(super) peer: PeerId,
     /// First block of the branch: it names the branch.
     pub(super) first: Hash,
     pub(super) fork: Point,
     pub(super) tip: Point,
-    /// Peers that told their head.
-    pub(super) told: usize,
+    /// Connected peers that told their head.
+    pub(super) told: HashSet<PeerId>,
     /// Better than ours by the rule.
     pub(super) better: bool,
 }
@@ -60,16 +66,21 @@ pub(super) enum Decision {
 struct Rival {
     fork: Point,
     tip: Point,
+    /// Who proved it, and when; only those that are connected count.
     peers: HashMap<PeerId, UnixMillis>,
-    told: usize,
     tried: Option<UnixMillis>,
     /// Long enough to be final for those who are on it.
     long: bool,
 }
 
 impl Rival {
-    fn outvotes(&self) -> bool {
-        self.long && !self.peers.is_empty() && self.peers.len() * 2 >= self.told
+    /// Peers on it that count.
+    fn count(&self, told: &HashSet<PeerId>) -> usize {
+        self.peers.keys().filter(|peer| told.contains(*peer)).count()
+    }
+
+    fn outvotes(&self, told: &HashSet<PeerId>) -> bool {
+        self.long && told.len() >= MIN_TOLD && self.count(told) * 2 >= told.len()
     }
 }
 
@@ -77,37 +88,43 @@ impl Rival {
 #[derive(Default, Debug)]
 pub(super) struct Conflicts {
     rivals: HashMap<Hash, Rival>,
+    /// The connected peers that told their head, of the last proof.
+    told: HashSet<PeerId>,
 }
 
 impl Conflicts {
     /// Counts a proof. Returns what to do, and how many peers are on that branch. `depth` and `deep_reorg_max` are the rules.
     pub(super) fn report(
         &mut self,
-        proof: &Proof,
+        proof: Proof,
         committed: Point,
         (depth, deep_reorg_max): (u64, u64),
         now: UnixMillis,
     ) -> (Decision, usize) {
+        self.told = proof.told;
         for rival in self.rivals.values_mut() {
             rival.peers.remove(&proof.peer);
         }
         self.rivals.retain(|first, rival| *first == proof.first || !rival.peers.is_empty());
-        let new =
-            || Rival { fork: proof.fork, tip: proof.tip, peers: HashMap::new(), told: 0, tried: None, long: false };
+        let new = || Rival { fork: proof.fork, tip: proof.tip, peers: HashMap::new(), tried: None, long: false };
         let rival = self.rivals.entry(proof.first).or_insert_with(new);
+        if rival.peers.len() >= MAX_PEERS {
+            rival.peers.retain(|peer, _| self.told.contains(peer));
+        }
         if rival.peers.len() < MAX_PEERS {
             rival.peers.insert(proof.peer, now);
         }
         if proof.tip.height >= rival.tip.height {
             rival.tip = proof.tip;
         }
-        rival.told = proof.told.max(rival.peers.len());
         rival.long = rival.tip.height - rival.fork.height > depth;
-        let peers = rival.peers.len();
-        let decision = decide(rival, proof.better, committed, deep_reorg_max, now);
+        let peers = rival.count(&self.told);
+        let decision = decide(rival, &self.told, proof.better, (committed, deep_reorg_max), now);
         while self.rivals.len() > MAX_RIVALS {
             let fewest = self.rivals.iter().filter(|(first, _)| **first != proof.first);
-            let Some(first) = fewest.min_by_key(|(first, r)| (r.peers.len(), **first)).map(|(f, _)| *f) else { break };
+            let Some(first) = fewest.min_by_key(|(first, r)| (r.count(&self.told), **first)).map(|(f, _)| *f) else {
+                break;
+            };
             self.rivals.remove(&first);
         }
         (decision, peers)
@@ -123,28 +140,35 @@ impl Conflicts {
 
     /// Whether a branch of at least half of the peers contradicts ours.
     pub(super) fn outvoted(&self) -> bool {
-        self.rivals.values().any(Rival::outvotes)
+        self.rivals.values().any(|rival| rival.outvotes(&self.told))
     }
 
     /// Peers on the branch that most are on.
     pub(super) fn most_peers(&self) -> usize {
-        self.rivals.values().map(|r| r.peers.len()).max().unwrap_or(0)
+        self.rivals.values().map(|r| r.count(&self.told)).max().unwrap_or(0)
     }
 }
 
-fn decide(rival: &mut Rival, better: bool, committed: Point, deep_reorg_max: u64, now: UnixMillis) -> Decision {
+fn decide(
+    rival: &mut Rival,
+    told: &HashSet<PeerId>,
+    better: bool,
+    (committed, deep_reorg_max): (Point, u64),
+    now: UnixMillis,
+) -> Decision {
     let undone = committed.height - rival.fork.height;
-    let wanted = better && rival.peers.len() * 3 >= rival.told * 2;
+    let (peers, outvotes) = (rival.count(told), rival.outvotes(told));
+    let told = told.len();
+    let wanted = better && told >= MIN_TOLD && peers * 3 >= told * 2;
     let tried = rival.tried.is_some_and(|at| now.0.saturating_sub(at.0) <= FORGET_MS);
     if wanted && undone <= deep_reorg_max && !tried {
         rival.tried = Some(now);
         return Decision::Reopen(Hold { tip: rival.tip.hash, until: UnixMillis(now.0.saturating_add(HOLD_MS)) });
     }
-    if !rival.outvotes() {
+    if !outvotes {
         return Decision::Alarm;
     }
-    let (fork, peers, told) = (rival.fork, rival.peers.len(), rival.told);
-    let committed = committed.height;
+    let (fork, committed) = (rival.fork, committed.height);
     Decision::Halt(format!(
         "{peers} of {told} peers are on another branch, which leaves ours after height {fork}, where blocks up to {committed} \
          are final here. Find out which side is right. To follow the other one, restart with chain.deep_reorg_max = {undone} \

@@ -1,6 +1,6 @@
 //! The chain's door: cloneable, shared by broadcast, sync, production and the control API.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
@@ -236,6 +236,10 @@ impl Chain {
     pub fn block(&self, hash: &Hash) -> Result<Option<Stored>, ChainError> {
         let Some(header) = self.shared.store.header(hash)? else { return Ok(None) };
         let body = self.shared.store.body(hash)?.unwrap_or_default();
+        // One that was dropped between the two reads is gone, and not empty.
+        if body.is_empty() && Header::decode(&header).is_ok_and(|h| h.body_bytes > 0) {
+            return Ok(None);
+        }
         Ok(Some(Stored { hash: *hash, header, body }))
     }
 
@@ -331,12 +335,17 @@ impl Chain {
 
     /// Reports headers that `peer` proved: consecutive, signed, the first one's parent on our chain below the committed block, the
     /// first one not on it, and the last one the peer's head when that is not more than [`super::MAX_CONFLICT_HEADERS`] away.
-    /// `told` counts the peers that have told their head, this one included. The chain counts peers, raises the alarm and
-    /// follows the configured policy. To be repeated for each such peer every few minutes: a peer counts for ten.
+    /// `told` are the connected peers that have told their head, this one included: nobody else counts, for this branch and all
+    /// others, until the next call. The chain counts peers, raises the alarm and follows the configured policy. To be repeated for each such peer every few minutes: a peer counts for ten.
     ///
     /// # Errors
     /// [`ChainError`]; [`ChainError::NoConflict`] when the headers are no such branch.
-    pub async fn conflict(&self, peer: PeerId, headers: Vec<VerifiedHeader>, told: usize) -> Result<(), ChainError> {
+    pub async fn conflict(
+        &self,
+        peer: PeerId,
+        headers: Vec<VerifiedHeader>,
+        told: HashSet<PeerId>,
+    ) -> Result<(), ChainError> {
         let (answer, done) = oneshot::channel();
         let command = Command::Conflict { peer, headers, told, answer };
         self.commands.send(command).await.map_err(|_| ChainError::Stopped)?;

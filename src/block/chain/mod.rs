@@ -29,7 +29,8 @@
 //! has most, or the first one goes.
 //!
 //! # Security
-//! Anybody can sign a block unless the [`Validator`] says who may. A bad body does not make a hash invalid: what comes here has a
+//! Anybody can sign a block unless the [`Validator`] says who may: with [`Anything`] whoever is in the network can append what it
+//! likes, as fast as it likes, and fill disks. [`Listed`] names the producers. A bad body does not make a hash invalid: what comes here has a
 //! body that fits its header. See [`conflict`] for branches that contradict what is final.
 
 pub mod conflict;
@@ -59,7 +60,7 @@ pub use owner::{Deps, Ended, Service, open};
 pub use rocks::Rocks;
 pub use start::OpenError;
 pub use store::{ChainStore, Change, Marks, Retired};
-pub use validator::{Anything, Validator, Verdict};
+pub use validator::{Anything, Listed, Validator, Verdict};
 
 /// Blocks above the committed one by default (`chain.commit_depth`).
 pub const DEFAULT_COMMIT_DEPTH: u64 = 12;

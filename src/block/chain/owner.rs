@@ -1,7 +1,11 @@
 //! The thread that owns the chain. It takes what is waiting, applies it, writes it in one batch, shows it, and then answers: so
 //! many waiting blocks share one write and one sync.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
@@ -38,7 +42,7 @@ const REORG_WINDOW_MS: u64 = 60_000;
 pub(super) enum Command {
     Import(Box<Block>, Origin, Answer<Outcome>, OwnedSemaphorePermit),
     Segment(Vec<Block>, Origin, Answer<SegmentOutcome>, OwnedSemaphorePermit),
-    Conflict { peer: PeerId, headers: Vec<VerifiedHeader>, told: usize, answer: Answer<()> },
+    Conflict { peer: PeerId, headers: Vec<VerifiedHeader>, told: HashSet<PeerId>, answer: Answer<()> },
     Tick,
     Stop,
 }

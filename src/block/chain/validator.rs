@@ -1,5 +1,7 @@
 //! What makes a block valid beyond shape, root, signature and links: the seam where a chain of one's own plugs in.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use crate::block::{Block, Header, Point};
@@ -86,3 +88,24 @@ pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
 pub struct Anything;
 
 impl Validator for Anything {}
+
+/// Only these may produce: `chain.producers`. A block of anybody else is invalid.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Listed(HashSet<[u8; 32]>);
+
+impl Listed {
+    /// By their Ed25519 public keys.
+    #[must_use]
+    pub fn new(producers: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        Self(producers.into_iter().collect())
+    }
+}
+
+impl Validator for Listed {
+    fn header(&self, header: &Header) -> Verdict {
+        match self.0.contains(&header.producer) {
+            true => Verdict::Accept,
+            false => Verdict::Invalid("its producer is none of chain.producers".into()),
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! What peers say about their chains, and how far to believe it: a height is a hint until blocks prove it (N7).
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     time::{Duration, Instant},
 };
@@ -25,12 +26,21 @@ const PEERS: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same when the connection is younger than [`PATIENCE`]: broadcast never had the chance.
 const PATIENCE_NEW: Duration = Duration::from_secs(2);
+/// One peer of so many has to say that there is more for a node in step to believe it without blocks: of all that are connected,
+/// two are easily of one hand.
+const BACKERS: usize = 3;
+/// Peers that say so at least.
+const MIN_BACKERS: usize = 2;
+/// Cuts of peers that are gone, remembered until they end; of more, those that end first are forgotten.
+const CUTS: usize = 1024;
 
 /// What one peer says.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
-    /// The best block it says it has.
+    /// The best block it says it has. Its height may have been lowered since.
     pub(super) head: Point,
+    /// The same as it said it.
+    said: Point,
     /// The newest block that is final there.
     pub(super) committed: Point,
     /// The highest block that it proved.
@@ -45,7 +55,13 @@ pub(super) struct Claim {
     /// Since when its head, whichever it was, is not held here.
     missing_since: Option<Instant>,
     /// A head that was found here: it is not looked up again.
-    held: Option<Hash>,
+    held: Option<Point>,
+    /// Its head is a block of another height.
+    lies: bool,
+    /// It proved that it is on a branch that contradicts what is final here.
+    contradicts: bool,
+    /// No run or search begins because of it before.
+    passed_until: Option<Instant>,
 }
 
 impl Claim {
@@ -55,7 +71,7 @@ impl Claim {
 
     /// The height up to which it is worth asking, when `base` is where we are ourselves.
     pub(super) fn height(&self, base: u64, now: Instant) -> u64 {
-        match self.is_cut(now) {
+        match self.is_cut(now) || self.lies {
             true => self.proven,
             false => self.head.height.min(self.proven.max(base).saturating_add(AHEAD)),
         }
@@ -71,6 +87,15 @@ impl Claim {
         let fresh = now.saturating_duration_since(self.since) < PATIENCE;
         let patience = if fresh { PATIENCE_NEW } else { PATIENCE };
         self.is_wanted(now) && self.missing_since.is_some_and(|s| now.saturating_duration_since(s) >= patience)
+    }
+
+    fn is_held(&self) -> bool {
+        self.held == Some(self.said)
+    }
+
+    /// It was passed over a moment ago: it is asked with others, but nothing begins because of it.
+    pub(super) fn is_passed(&self, now: Instant) -> bool {
+        self.passed_until.is_some_and(|until| now < until)
     }
 
     pub(super) fn is_busy(&self, now: Instant) -> bool {
@@ -92,51 +117,72 @@ impl Claim {
 pub(super) struct Target {
     /// The height.
     pub(super) height: u64,
-    /// Whether two peers say so. Of less, a node that is in step is not put out of it.
+    /// Whether a third of the peers, and at least two, say so. Of less, a node that is in step is not put out of it.
     pub(super) backed: bool,
 }
 
 /// What all connected peers of our chain say. In order of address, so that a simulation runs the same way twice.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeMap<PeerId, Claim>);
+pub(super) struct Claims {
+    peers: BTreeMap<PeerId, Claim>,
+    /// Until when peers that are gone are cut, and whether they contradict us: to come back does not end it.
+    cuts: BTreeMap<PeerId, (Instant, bool)>,
+}
 
 impl Claims {
     /// A SHAKEHAND: what it says counts, also when it is less than before.
     pub(super) fn greet(&mut self, peer: PeerId, greeting: &Greeting, now: Instant) {
-        if self.0.len() >= PEERS && !self.0.contains_key(&peer) {
+        if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
             return;
         }
-        let claim = self.0.entry(peer).or_insert_with(|| Claim {
-            head: greeting.head,
-            committed: greeting.committed,
-            proven: 0,
-            earliest: 0,
-            failures: 0,
-            busies: 0,
-            cut_until: None,
-            busy_until: None,
-            since: now,
-            missing_since: None,
-            held: None,
+        let cuts = &mut self.cuts;
+        let claim = self.peers.entry(peer).or_insert_with(|| {
+            let cut = cuts.remove(&peer);
+            Claim {
+                head: greeting.head,
+                said: greeting.head,
+                committed: greeting.committed,
+                proven: 0,
+                earliest: 0,
+                failures: 0,
+                busies: 0,
+                cut_until: cut.map(|(until, _)| until),
+                busy_until: None,
+                since: now,
+                missing_since: None,
+                held: None,
+                lies: false,
+                contradicts: cut.is_some_and(|(_, contradicts)| contradicts),
+                passed_until: None,
+            }
         });
         (claim.head, claim.committed, claim.earliest) = (greeting.head, greeting.committed, greeting.earliest);
+        (claim.said, claim.lies) = (greeting.head, false);
     }
 
     /// An announcement: it can only raise what a SHAKEHAND said, and only of a peer whose chain is ours.
     pub(super) fn raise(&mut self, peer: &PeerId, head: Point) {
-        if let Some(claim) = self.0.get_mut(peer).filter(|c| head.height > c.head.height) {
-            claim.head = head;
+        if let Some(claim) = self.peers.get_mut(peer).filter(|c| head.height > c.head.height) {
+            (claim.head, claim.said, claim.lies) = (head, head, false);
         }
     }
 
-    /// The peer is gone.
-    pub(super) fn remove(&mut self, peer: &PeerId) {
-        self.0.remove(peer);
+    /// The peer is gone. Its cut lasts.
+    pub(super) fn remove(&mut self, peer: &PeerId, now: Instant) {
+        let Some(claim) = self.peers.remove(peer) else { return };
+        let Some(until) = claim.cut_until.filter(|until| now < *until) else { return };
+        self.cuts.retain(|_, (until, _)| now < *until);
+        self.cuts.insert(*peer, (until, claim.contradicts));
+        if self.cuts.len() > CUTS
+            && let Some(first) = self.cuts.iter().min_by_key(|(_, (until, _))| *until).map(|(peer, _)| *peer)
+        {
+            self.cuts.remove(&first);
+        }
     }
 
     /// A pull failed.
     pub(super) fn fail(&mut self, peer: &PeerId, now: Instant) {
-        let Some(claim) = self.0.get_mut(peer) else { return };
+        let Some(claim) = self.peers.get_mut(peer) else { return };
         claim.failures += 1;
         if claim.failures >= FAILURES {
             (claim.failures, claim.cut_until) = (0, Some(now + CUT));
@@ -145,36 +191,47 @@ impl Claims {
 
     /// Leaves a peer alone for a while, whatever it says.
     pub(super) fn cut(&mut self, peer: &PeerId, until: Instant) {
-        if let Some(claim) = self.0.get_mut(peer) {
+        if let Some(claim) = self.peers.get_mut(peer) {
             (claim.proven, claim.failures, claim.cut_until) = (0, 0, Some(until));
         }
     }
 
-    /// Whether most of those whose final block lies within these blocks, their sender not asked, have another one there.
+    /// It proved that its branch contradicts what is final here: until its head is here, that is no sign that we are behind.
+    pub(super) fn contradict(&mut self, peer: &PeerId) {
+        if let Some(claim) = self.peers.get_mut(peer) {
+            claim.contradicts = true;
+        }
+    }
+
+    /// Nothing begins because of this peer for a while. It is no cut: what it says counts, and it is asked with others.
+    pub(super) fn pass(&mut self, peer: &PeerId, until: Instant) {
+        if let Some(claim) = self.peers.get_mut(peer) {
+            claim.passed_until = Some(until);
+        }
+    }
+
+    /// Whether most peers have another final block within these blocks. Of all peers, because the honest ones are silent when
+    /// their final blocks are higher: a few liars next to our head would be the only ones that are heard.
     pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block]) -> bool {
         let Some(first) = blocks.first().map(|b| b.header().height) else { return false };
-        let (mut same, mut other) = (1, 0);
-        for (_, claim) in self.0.iter().filter(|(peer, _)| *peer != sender) {
+        let differs = |claim: &Claim| {
             let place = claim.committed.height.checked_sub(first).and_then(|i| usize::try_from(i).ok());
-            match place.and_then(|i| blocks.get(i)) {
-                Some(block) if block.hash() == claim.committed.hash => same += 1,
-                Some(_) => other += 1,
-                None => {}
-            }
-        }
-        other > same
+            place.and_then(|i| blocks.get(i)).is_some_and(|block| block.hash() != claim.committed.hash)
+        };
+        let other = self.peers.iter().filter(|(peer, claim)| *peer != sender && differs(claim)).count();
+        other * 2 > self.peers.len()
     }
 
     /// Blocks up to this height came and are in our chain.
     pub(super) fn prove(&mut self, peer: &PeerId, height: u64) {
-        if let Some(claim) = self.0.get_mut(peer) {
+        if let Some(claim) = self.peers.get_mut(peer) {
             (claim.proven, claim.failures, claim.busies) = (claim.proven.max(height), 0, 0);
         }
     }
 
     /// It says itself that its head is lower.
     pub(super) fn lower(&mut self, peer: &PeerId, height: u64, now: Instant) {
-        if let Some(claim) = self.0.get_mut(peer) {
+        if let Some(claim) = self.peers.get_mut(peer) {
             // The hash belonged to the head before; the next SHAKEHAND brings the right one.
             claim.head.height = claim.head.height.min(height);
             claim.proven = claim.proven.min(height);
@@ -184,14 +241,14 @@ impl Claims {
 
     /// It does not hold bodies below this height any more.
     pub(super) fn prune(&mut self, peer: &PeerId, earliest: u64) {
-        if let Some(claim) = self.0.get_mut(peer) {
+        if let Some(claim) = self.peers.get_mut(peer) {
             claim.earliest = claim.earliest.max(earliest);
         }
     }
 
     /// It has too much to do.
     pub(super) fn busy(&mut self, peer: &PeerId, pause: Duration, now: Instant) {
-        let Some(claim) = self.0.get_mut(peer) else { return };
+        let Some(claim) = self.peers.get_mut(peer) else { return };
         claim.busy_until = Some(now + pause);
         claim.busies += 1;
         if claim.busies >= BUSIES {
@@ -200,43 +257,61 @@ impl Claims {
         }
     }
 
-    /// Looks which heads are here by now.
-    pub(super) fn refresh(&mut self, now: Instant, held: impl Fn(&Hash) -> bool) {
-        for claim in self.0.values_mut() {
-            if claim.held == Some(claim.head.hash) || held(&claim.head.hash) {
-                claim.held = Some(claim.head.hash);
-                (claim.missing_since, claim.proven) = (None, claim.proven.max(claim.head.height));
-            } else {
-                claim.missing_since.get_or_insert(now);
+    /// Looks which heads are here by now; `held` gives the height of a block that is. Returns who said the hash of a block together
+    /// with another height than its own: it is cut, and named once for each time that it said so.
+    pub(super) fn refresh(&mut self, now: Instant, held: impl Fn(&Hash) -> Option<u64>) -> Vec<PeerId> {
+        let mut liars = Vec::new();
+        for (peer, claim) in self.peers.iter_mut().filter(|(_, c)| !c.lies) {
+            let height = if claim.is_held() { Some(claim.said.height) } else { held(&claim.said.hash) };
+            match height {
+                Some(height) if height == claim.said.height => {
+                    (claim.held, claim.contradicts) = (Some(claim.said), false);
+                    (claim.missing_since, claim.proven) = (None, claim.proven.max(claim.head.height));
+                }
+                Some(_) => {
+                    (claim.lies, claim.missing_since) = (true, None);
+                    (claim.proven, claim.failures, claim.cut_until) = (0, 0, Some(now + CUT));
+                    liars.push(*peer);
+                }
+                None => drop(claim.missing_since.get_or_insert(now)),
             }
         }
+        liars
+    }
+
+    /// Whether the heads of at least half of the peers are here, whether they are cut or not. Those that proved that they are on
+    /// another branch are not counted.
+    pub(super) fn mostly_held(&self) -> bool {
+        let counted = || self.peers.values().filter(|c| !c.contradicts);
+        counted().filter(|c| c.is_held()).count() * 2 >= counted().count()
     }
 
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Claim> {
-        self.0.get(peer)
+        self.peers.get(peer)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Claim)> {
-        self.0.iter()
+        self.peers.iter()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.peers.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.peers.len()
     }
 
-    /// The highest head that two peers claim, else the highest that one does; `None` when no head is missing. With both, a lone
-    /// claim above the backed one is for later: it counts when there is nothing left to get from two.
+    /// The highest head that enough peers claim, else the highest that one does; `None` when no head is missing. With both, a claim
+    /// of fewer above the backed one is for later: it counts when there is nothing left to get from enough.
     pub(super) fn target(&self, base: u64, now: Instant) -> Option<Target> {
-        let wanted = self.0.values().filter(|c| c.is_wanted(now));
+        let wanted = self.peers.values().filter(|c| c.is_wanted(now));
         let mut heights: Vec<_> = wanted.map(|c| c.height(base, now)).collect();
-        heights.sort_unstable();
-        let (best, second) = (heights.pop()?, heights.pop());
-        match second.filter(|s| *s > base) {
-            Some(second) => Some(Target { height: second, backed: true }),
+        heights.sort_unstable_by_key(|height| Reverse(*height));
+        let best = *heights.first()?;
+        let enough = self.peers.len().div_ceil(BACKERS).max(MIN_BACKERS);
+        match heights.get(enough - 1).filter(|s| **s > base) {
+            Some(backed) => Some(Target { height: *backed, backed: true }),
             None => Some(Target { height: best, backed: false }),
         }
     }
@@ -267,7 +342,7 @@ mod tests {
         for (peer, height) in peers.iter().zip(heights) {
             claims.greet(*peer, &greeting(*height), now);
         }
-        claims.refresh(now, |_| false);
+        claims.refresh(now, |_| None);
         (claims, peers)
     }
 
@@ -285,13 +360,90 @@ mod tests {
     }
 
     #[test]
+    fn two_of_many_back_nothing() {
+        let now = Instant::now();
+        let mut heights = [100; 9];
+        (heights[0], heights[1]) = (1 << 62, 1 << 62);
+        let (mut claims, _) = claims(&heights, now);
+        claims.refresh(now, |h| (*h == point(100).hash).then_some(100));
+        assert_eq!(claims.target(100, now), Some(Target { height: 100 + AHEAD, backed: false }));
+        heights[2] = 150;
+        let (mut claims, _) = self::claims(&heights, now);
+        claims.refresh(now, |h| (*h == point(100).hash).then_some(100));
+        assert_eq!(claims.target(100, now), Some(Target { height: 150, backed: true }), "three of nine do");
+    }
+
+    #[test]
+    fn a_block_of_another_height_proves_nothing_and_is_a_lie() {
+        let now = Instant::now();
+        let (mut claims, peers) = claims(&[500], now);
+        let lie = Greeting { head: Point { height: u64::MAX, hash: point(3).hash }, ..greeting(0) };
+        for _ in 0..2 {
+            claims.greet(peers[0], &lie, now);
+            assert_eq!(claims.refresh(now, |_| Some(3)), peers, "each time that it says so");
+            assert!(claims.refresh(now, |_| Some(3)).is_empty());
+        }
+        for later in [now, now + CUT * 2] {
+            assert_eq!((claims.get(&peers[0]).unwrap().height(10, later), claims.target(10, later)), (0, None));
+        }
+        assert!(!claims.mostly_held());
+        // A head that became lower since is no lie, whenever its block comes.
+        claims.greet(peers[0], &greeting(500), now);
+        claims.lower(&peers[0], 498, now);
+        assert!(claims.refresh(now, |_| Some(500)).is_empty());
+        assert_eq!(claims.get(&peers[0]).unwrap().proven, 498);
+    }
+
+    #[test]
+    fn who_proved_another_branch_does_not_count_as_ahead_of_us() {
+        let now = Instant::now();
+        let (mut claims, peers) = claims(&[500, 600, 700], now);
+        let here = |h: &Hash| (*h == point(500).hash).then_some(500);
+        claims.refresh(now, here);
+        peers.iter().for_each(|p| claims.cut(p, now + CUT));
+        assert!(!claims.mostly_held(), "one of three, cut or not");
+        claims.contradict(&peers[1]);
+        assert!(claims.mostly_held(), "one of two");
+        claims.remove(&peers[1], now);
+        claims.greet(peers[1], &greeting(601), now);
+        claims.refresh(now, here);
+        assert!(claims.mostly_held(), "also when it comes again");
+        claims.refresh(now, |h| (*h == point(601).hash).then_some(601));
+        claims.greet(peers[1], &greeting(602), now);
+        claims.refresh(now, here);
+        assert!(!claims.mostly_held(), "its head was here: it is on our branch again");
+    }
+
+    #[test]
+    fn a_cut_lasts_when_the_peer_comes_again() {
+        let now = Instant::now();
+        let (mut claims, peers) = claims(&[500], now);
+        claims.cut(&peers[0], now + CUT);
+        claims.remove(&peers[0], now);
+        claims.greet(peers[0], &greeting(600), now);
+        claims.refresh(now, |_| None);
+        assert_eq!(claims.target(100, now), None);
+        assert!(claims.target(100, now + CUT).is_some());
+        for _ in 0..CUTS + 9 {
+            let peer = PeerId::random();
+            claims.greet(peer, &greeting(500), now);
+            claims.cut(&peer, now + CUT);
+            claims.remove(&peer, now);
+        }
+        assert_eq!(claims.cuts.len(), CUTS);
+        claims.cut(&peers[0], now + CUT * 3);
+        claims.remove(&peers[0], now + CUT * 2);
+        assert_eq!(claims.cuts.len(), 1, "those that ended are forgotten");
+    }
+
+    #[test]
     fn what_is_held_is_proven_and_wanted_no_more() {
         let now = Instant::now();
         let (mut claims, peers) = claims(&[500, 600], now);
-        claims.refresh(now, |h| *h == point(500).hash);
+        claims.refresh(now, |h| (*h == point(500).hash).then_some(500));
         assert_eq!(claims.get(&peers[0]).unwrap().proven, 500);
         assert_eq!(claims.target(500, now), Some(Target { height: 600, backed: false }));
-        claims.refresh(now, |_| true);
+        claims.refresh(now, |h| [500, 600].into_iter().find(|height| point(*height).hash == *h));
         assert_eq!(claims.target(500, now), None);
     }
 
@@ -332,11 +484,11 @@ mod tests {
         let start = Instant::now();
         let (mut claims, peers) = claims(&[500], start);
         let late = start + PATIENCE * 2;
-        claims.refresh(late, |_| true);
+        claims.refresh(late, |_| Some(500));
         for second in 0..PATIENCE.as_secs() {
             let now = late + Duration::from_secs(second);
             claims.greet(peers[0], &greeting(501 + second), now);
-            claims.refresh(now, |_| false);
+            claims.refresh(now, |_| None);
             assert!(!claims.get(&peers[0]).unwrap().is_overdue(now), "broadcast has its time");
         }
         assert!(claims.get(&peers[0]).unwrap().is_overdue(late + PATIENCE), "L1");

@@ -1,6 +1,6 @@
 //! The requests of sync, each from its first byte to checked data: what the service's jobs do.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -115,8 +115,15 @@ impl Exchange {
         check::headers(&wire::read_headers_response(raw, ladder.count).ok_or(Failure::Wrong)?)
     }
 
-    /// Has a peer prove its branch on `fork`, and shows it to the chain; `told` peers have told their head.
-    pub(super) async fn prove(self, peer: PeerId, span: Span, fork: Point, told: usize) -> Result<(), Failure> {
+    /// Has a peer prove its branch on `fork`, and shows it to the chain; `told` are the connected peers that told
+    /// their head.
+    pub(super) async fn prove(
+        self,
+        peer: PeerId,
+        span: Span,
+        fork: Point,
+        told: HashSet<PeerId>,
+    ) -> Result<(), Failure> {
         let mut raw = Vec::new();
         while raw.len() < span.count as usize {
             let have = raw.len() as u64; // at most a few thousand

@@ -25,8 +25,8 @@
 //!
 //! # In step
 //! A peer's head that is held here on whichever branch is no reason for anything. One that is not is broadcast's to bring, for 10 s (2 s
-//! after a connection); then it is pulled. A single peer's word starts a pull, but puts nobody out of step: that takes two peers, or
-//! blocks.
+//! after a connection); then it is pulled. A single peer's word starts a pull, but puts nobody out of step: that takes a third of
+//! the peers and two at least, or blocks. Who is behind comes into step when the heads of at least half of the peers are here.
 //!
 //! # Limits
 //! 16 pulls at once, 5 finished batches waiting for one before them, 64 MiB; serving: see `serve.rs`. Answers are capped

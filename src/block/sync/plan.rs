@@ -1,6 +1,6 @@
 //! The words that the planner and the service talk in: what is to be done, and how it ended.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use super::wire::{Ladder, Span};
 use crate::{
@@ -55,8 +55,8 @@ pub(super) struct Place {
 /// What the planner reads of the chain.
 pub(super) trait View {
     fn place(&self) -> Place;
-    /// Whether the block is here, on whichever branch.
-    fn is_held(&self, hash: &Hash) -> bool;
+    /// The height of a block that is here, on whichever branch.
+    fn held(&self, hash: &Hash) -> Option<u64>;
     /// The hash on our best chain.
     fn hash_at(&self, height: u64) -> Option<Hash>;
 }
@@ -68,8 +68,9 @@ pub(super) enum Output {
     Pull { id: u64, peer: PeerId, span: Span },
     /// Headers by height; ends with [`Planner::on_headers`].
     Headers { id: u64, peer: PeerId, ladder: Ladder },
-    /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`].
-    Prove { id: u64, peer: PeerId, span: Span, fork: Point, told: usize },
+    /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`]. `told`:
+    /// connected peers that told their head.
+    Prove { id: u64, peer: PeerId, span: Span, fork: Point, told: HashSet<PeerId> },
     /// Blocks for the chain; ends with [`Planner::on_imported`].
     Import { id: u64, peer: PeerId, blocks: Vec<Block> },
     /// For the penalties.

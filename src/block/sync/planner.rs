@@ -5,12 +5,14 @@
 //! ```text
 //!            a greeting                 far behind               near
 //!  NoPeers ─────────────▶ Syncing ◀───────────────▶ CatchingUp ───────▶ Synced
-//!     ▲                      │  no block for 30 s        │                 │ two peers, or blocks of one,
-//!     │ last peer gone       ▼                          ▼                 │ say that we are behind
+//!     ▲                      │  no block for 30 s        │                 │ a third of the peers (two at least), or
+//!     │ last peer gone       ▼                          ▼                 │ blocks of one, say that we are behind
 //!   (any)                 Stalled ── a block ──▶ Syncing, CatchingUp ◀────┘
 //! ```
 //!
-//! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15).
+//! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15). Who
+//! was not in step comes into it only when the heads of at least half of the peers are here: that all of them are cut says nothing
+//! but that nobody gave us blocks. Peers that proved that they are on another branch are not counted there.
 
 use std::{
     cmp::Reverse,
@@ -36,7 +38,7 @@ const PER_PEER: usize = 2;
 const IN_FLIGHT: usize = 16;
 /// Without a block for this long we are stalled.
 const STALL: Duration = Duration::from_secs(30);
-/// Between tries when stalled.
+/// Between tries when stalled, and before a run begins with a peer whose blocks most others contradicted.
 const PROBE: Duration = Duration::from_secs(10);
 /// Headers of one proof that a branch contradicts what is final: all that the chain looks at.
 const MAX_PROOF: u32 = 1024;
@@ -139,8 +141,8 @@ impl Planner {
     }
 
     /// The peer is gone, banned or of another chain. Requests to it still end.
-    pub(super) fn on_gone(&mut self, peer: &PeerId) {
-        self.claims.remove(peer);
+    pub(super) fn on_gone(&mut self, peer: &PeerId, now: Instant) {
+        self.claims.remove(peer, now);
         if self.claims.is_empty() {
             self.first_heard = None;
         }
@@ -156,9 +158,9 @@ impl Planner {
                 let outvoted = self.claims.outvote(&peer, &blocks);
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
                 if outvoted {
-                    // Not punished: it may be on the smaller side of a network that was cut in two.
+                    // Neither punished nor cut: it may be on the smaller side of a network that was cut in two, or may be right.
                     run.excluded.insert(peer);
-                    self.claims.fail(&peer, now);
+                    self.claims.pass(&peer, now + PROBE);
                     if !run.on_nothing(span, true) {
                         self.give_up(now);
                     }
@@ -260,7 +262,7 @@ impl Planner {
             self.give_up(now);
         } else if head > height {
             let count = u32::try_from(head - height).unwrap_or(u32::MAX).min(MAX_PROOF);
-            let (id, told) = (self.id(), self.claims.len());
+            let (id, told) = (self.id(), self.claims.iter().map(|(peer, _)| *peer).collect());
             self.proving = Some((id, peer, fork));
             self.out.push(Output::Prove { id, peer, span: Span { start: height + 1, count }, fork, told });
         } else {
@@ -271,16 +273,19 @@ impl Planner {
     /// The conflict was shown to the chain, or could not be proven.
     pub(super) fn on_proven(&mut self, id: u64, result: Result<(), Failure>, view: &impl View, now: Instant) {
         let Some((_, peer, fork)) = self.proving.take_if(|(running, ..)| *running == id) else { return };
-        if let Err(failure) = result {
-            self.on_failure(peer, failure, now);
+        match result {
+            Ok(()) => self.claims.contradict(&peer),
+            Err(failure) => drop(self.on_failure(peer, failure, now)),
         }
         if view.place().committed.height <= fork.height {
             // The chain opened itself for the branch.
             return self.begin(Run::new(fork, Some(peer)));
         }
-        // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends.
+        // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends. The next one may prove the
+        // same soon, also when we are stalled: it takes many.
         self.claims.cut(&peer, now + CUT);
-        self.give_up(now);
+        self.run = None;
+        self.pause_until = Some(now + PAUSE);
     }
 
     fn ask(&mut self, search: Search, ladder: Ladder) {
@@ -348,7 +353,9 @@ impl Planner {
     /// Looks at everything and says what is to be done now. `random` gives numbers uniform in `0.0..1.0`.
     pub(super) fn poll(&mut self, view: &impl View, now: Instant, random: &mut impl FnMut() -> f64) -> Vec<Output> {
         let place = view.place();
-        self.claims.refresh(now, |hash| view.is_held(hash));
+        for peer in self.claims.refresh(now, |hash| view.held(hash)) {
+            self.report(peer, Offence::WrongData);
+        }
         self.decide(&place, now);
         if !place.halted && self.importing.is_none() {
             self.import(now);
@@ -365,16 +372,23 @@ impl Planner {
         let proven = self.run.as_ref().is_some_and(|r| r.progressed);
         let credible = proven || target.is_some_and(|t| t.backed);
         let near = gap <= self.depth + 2;
+        let in_step = self.state == State::Synced || self.claims.mostly_held();
         let next = match self.state {
             _ if place.halted => State::Stalled,
             _ if self.claims.is_empty() => State::NoPeers,
-            _ if target.is_none() => State::Synced,
+            _ if target.is_none() => {
+                if in_step {
+                    State::Synced
+                } else {
+                    State::Stalled
+                }
+            }
             State::Synced if !near && credible => State::Syncing,
             // Some blocks behind: broadcast is on its way, unless it had its time or we are pulling already.
             State::Synced if gap >= 3 && credible && self.run.is_some() => State::CatchingUp,
             State::Synced => State::Synced,
             // A lone head that is not higher than ours is fetched, but we are not behind.
-            _ if gap == 0 => State::Synced,
+            _ if gap == 0 && in_step => State::Synced,
             State::Stalled if now.saturating_duration_since(self.progress) >= STALL => State::Stalled,
             State::Syncing | State::CatchingUp if now.saturating_duration_since(self.progress) >= STALL => {
                 State::Stalled
@@ -438,7 +452,8 @@ impl Planner {
         }
         let base = place.head.height;
         let urgent = self.state != State::Synced;
-        let wanted = self.claims.iter().filter(|(_, c)| if urgent { c.is_wanted(now) } else { c.is_overdue(now) });
+        let wanted = self.claims.iter().filter(|(_, c)| !c.is_passed(now));
+        let wanted = wanted.filter(|(_, c)| if urgent { c.is_wanted(now) } else { c.is_overdue(now) });
         // The highest first, and of equals whoever was left alone for longest: all of them get their turn to prove a conflict.
         let Some((peer, claim)) = wanted.max_by_key(|(peer, c)| (c.height(base, now), Reverse(c.cut_until()), **peer))
         else {

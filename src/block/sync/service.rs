@@ -132,9 +132,12 @@ impl View for Chain {
         Place { head: status.head, committed: status.committed, halted: status.halted.is_some() }
     }
 
-    fn is_held(&self, hash: &Hash) -> bool {
+    fn held(&self, hash: &Hash) -> Option<u64> {
         // A store that fails says so to the chain, which halts.
-        matches!(self.known(hash), Ok(Known::Held(_)))
+        match self.known(hash) {
+            Ok(Known::Held(height)) => Some(height),
+            _ => None,
+        }
     }
 
     fn hash_at(&self, height: u64) -> Option<Hash> {
@@ -242,7 +245,7 @@ impl Service {
 
     fn on_down(&mut self, peer: &PeerId) {
         self.schedule.remove(peer);
-        self.planner.on_gone(peer);
+        self.planner.on_gone(peer, Instant::now());
         self.offsets.forget(peer);
         self.foreign.remove(peer);
     }
@@ -291,7 +294,7 @@ impl Service {
     fn on_foreign(&mut self, peer: PeerId) {
         tracing::info!(%peer, "a peer is of another chain and is not used for blocks");
         self.metrics.foreign.inc();
-        self.planner.on_gone(&peer);
+        self.planner.on_gone(&peer, Instant::now());
         if self.schedule.contains(&peer) {
             self.foreign.add(peer);
         }
@@ -401,7 +404,7 @@ impl Service {
             Output::Report { peer, offence } => {
                 self.penalties.report(peer, offence);
                 if self.penalties.is_banned(&peer) {
-                    self.planner.on_gone(&peer);
+                    self.planner.on_gone(&peer, Instant::now());
                 }
             }
         }

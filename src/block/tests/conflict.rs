@@ -1,6 +1,6 @@
 //! Branches that contradict what is final: alarm, halt, and the way back.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{answer, feed};
 use crate::{
@@ -23,6 +23,11 @@ fn peers(n: usize) -> Vec<PeerId> {
     (0..n).map(|_| Identity::generate().address()).collect()
 }
 
+/// Those peers and nobody else are connected.
+fn only(peers: &[PeerId]) -> HashSet<PeerId> {
+    peers.iter().copied().collect()
+}
+
 /// A chain of `ours` blocks with another branch of `theirs` blocks that leaves it after height 10. Depth 4, the longest branch is best.
 fn split(ours: usize, theirs: usize, deep: u64) -> (Core, Arc<Memory>, Vec<Block>, Vec<Block>) {
     let ours = Maker::new(1).row(&kit::genesis(), ours, 10);
@@ -35,16 +40,62 @@ fn split(ours: usize, theirs: usize, deep: u64) -> (Core, Arc<Memory>, Vec<Block
     (core, store, ours, theirs)
 }
 
+/// Three of four peers prove the branch, as many as a deep reorg takes.
+fn most_prove(core: &mut Core, branch: &[Block]) {
+    let peers = peers(4);
+    for peer in &peers[..3] {
+        core.conflict(*peer, &verified(branch), only(&peers), kit::NOW).unwrap();
+    }
+}
+
+#[test]
+fn one_after_another_is_one() {
+    let (mut core, _, _, theirs) = split(20, 20, 100);
+    let (headers, honest) = (verified(&theirs), peers(6));
+    // A host that comes under a new name each time, and more often than peers are remembered.
+    for liar in peers(300) {
+        let told = only(&[&honest[..], &[liar]].concat());
+        let events = core.conflict(liar, &headers, told, kit::NOW).unwrap();
+        assert!(matches!(&events[..], [Event::Conflict { peers: 1, .. }]));
+    }
+    assert_eq!((core.status().halted, core.committed().height), (None, 16));
+    assert_eq!(core.conflicting_peers(), 1);
+    // They do not hide those who stay.
+    for peer in &honest[..3] {
+        core.conflict(*peer, &headers, only(&honest), kit::NOW).unwrap();
+    }
+    assert!(core.status().halted.is_some());
+    // One of them is gone, as the proof of somebody on a third branch shows: that counts for all branches.
+    let told = only(&[&honest[1..], &peers(1)].concat());
+    let third = verified(&Maker::new(3).row(&split(20, 20, 0).2[11], 20, 10));
+    core.conflict(honest[4], &third, told, kit::NOW).unwrap();
+    core.tick(kit::NOW).unwrap();
+    assert_eq!(core.status().halted, None, "two of six");
+}
+
+#[test]
+fn of_three_peers_all_raise_the_alarm_and_stop_nobody() {
+    let (mut core, _, _, theirs) = split(20, 20, 100);
+    let three = peers(3);
+    for (i, peer) in three.iter().enumerate() {
+        let events = core.conflict(*peer, &verified(&theirs), only(&three), kit::NOW).unwrap();
+        assert!(matches!(&events[..], [Event::Conflict { peers, .. }] if *peers == i + 1));
+    }
+    assert_eq!((core.status().halted, core.committed().height), (None, 16));
+    assert_eq!(core.conflicting_peers(), 3);
+}
+
 #[test]
 fn less_than_half_raise_the_alarm_and_half_halt() {
     let (mut core, ..) = split(20, 20, 0);
     let (_, _, ours, theirs) = split(20, 20, 0);
-    let (headers, peers) = (verified(&theirs), peers(4));
-    for (i, peer) in peers.iter().enumerate() {
-        let events = core.conflict(*peer, &headers, 7, kit::NOW).unwrap();
+    let (headers, peers) = (verified(&theirs), peers(7));
+    let told = only(&peers);
+    for (i, peer) in peers[..4].iter().enumerate() {
+        let events = core.conflict(*peer, &headers, told.clone(), kit::NOW).unwrap();
         assert!(matches!(&events[..], [Event::Conflict { peers, .. }] if *peers == i + 1));
         // One who repeats himself counts once.
-        core.conflict(*peer, &headers, 7, kit::NOW).unwrap();
+        core.conflict(*peer, &headers, told.clone(), kit::NOW).unwrap();
         assert_eq!(core.status().halted.is_some(), i == 3);
     }
     let refused = core.import(ours[19].clone(), Origin::File, kit::NOW);
@@ -62,8 +113,9 @@ fn less_than_half_raise_the_alarm_and_half_halt() {
 #[test]
 fn a_branch_too_short_to_be_final_halts_nobody() {
     let (mut core, _, _, theirs) = split(20, 4, 0);
-    for peer in peers(3) {
-        core.conflict(peer, &verified(&theirs), 3, kit::NOW).unwrap();
+    let peers = peers(5);
+    for peer in &peers {
+        core.conflict(*peer, &verified(&theirs), only(&peers), kit::NOW).unwrap();
     }
     assert_eq!(core.status().halted, None);
 }
@@ -72,11 +124,11 @@ fn a_branch_too_short_to_be_final_halts_nobody() {
 fn a_peer_counts_for_one_branch_only() {
     let (mut core, _, ours, theirs) = split(20, 20, 0);
     let other = Maker::new(3).row(&ours[11], 20, 10);
-    let peers = peers(2);
-    core.conflict(peers[0], &verified(&theirs), 4, kit::NOW).unwrap();
-    core.conflict(peers[1], &verified(&theirs), 4, kit::NOW).unwrap();
+    let peers = peers(4);
+    core.conflict(peers[0], &verified(&theirs), only(&peers), kit::NOW).unwrap();
+    core.conflict(peers[1], &verified(&theirs), only(&peers), kit::NOW).unwrap();
     assert!(core.status().halted.is_some());
-    core.conflict(peers[1], &verified(&other), 4, kit::NOW).unwrap();
+    core.conflict(peers[1], &verified(&other), only(&peers), kit::NOW).unwrap();
     core.tick(kit::NOW).unwrap();
     assert_eq!(core.status().halted, None, "one on each");
 }
@@ -86,7 +138,7 @@ fn what_proves_nothing_counts_nothing() {
     let (mut core, _, ours, theirs) = split(20, 20, 100);
     let peer = peers(1)[0];
     let network = purpose(&kit::network());
-    let mut report = |headers: &[VerifiedHeader]| core.conflict(peer, headers, 1, kit::NOW);
+    let mut report = |headers: &[VerifiedHeader]| core.conflict(peer, headers, only(&[peer]), kit::NOW);
     let good = verified(&theirs);
     let fresh = verified(&Maker::new(2).row(&ours[17], 3, 0));
     let stranger = verified(&Maker::new(2).row(&Maker::new(3).block(&ours[3], 77, &[]), 9, 0));
@@ -118,13 +170,14 @@ fn what_proves_nothing_counts_nothing() {
 #[test]
 fn a_better_branch_of_two_thirds_is_followed_when_that_is_allowed() {
     let (mut core, store, ours, theirs) = split(20, 20, 6);
-    let (headers, peers) = (verified(&theirs), peers(4));
+    let (headers, peers) = (verified(&theirs), peers(6));
+    let told = only(&peers);
     for peer in &peers[..3] {
-        core.conflict(*peer, &headers, 6, kit::NOW).unwrap();
+        core.conflict(*peer, &headers, told.clone(), kit::NOW).unwrap();
     }
     assert_eq!(core.committed().height, 16, "half are not two thirds");
     assert!(core.status().halted.is_some(), "but enough to halt");
-    core.conflict(peers[3], &headers, 6, kit::NOW).unwrap();
+    core.conflict(peers[3], &headers, told, kit::NOW).unwrap();
     assert_eq!(core.status().halted, None);
     assert_eq!((core.committed().height, core.head().height), (10, 20), "nothing is left before the other is here");
     // A restart in between forgets the plan and nothing else.
@@ -153,8 +206,10 @@ fn a_better_branch_of_two_thirds_is_followed_when_that_is_allowed() {
 #[test]
 fn a_branch_that_does_not_come_is_waited_for_and_then_ours_goes_on() {
     let (mut core, _, ours, theirs) = split(20, 20, 6);
-    let (headers, peer) = (verified(&theirs), peers(1)[0]);
-    core.conflict(peer, &headers, 1, kit::NOW).unwrap();
+    let (headers, peers) = (verified(&theirs), peers(4));
+    for peer in &peers[..3] {
+        core.conflict(*peer, &headers, only(&peers), kit::NOW).unwrap();
+    }
     assert_eq!(core.committed().height, 10);
     let next = Maker::new(1).block(&ours[19], 2000, &[]);
     core.import(next.clone(), Origin::File, kit::NOW).unwrap();
@@ -162,7 +217,7 @@ fn a_branch_that_does_not_come_is_waited_for_and_then_ours_goes_on() {
     let later = UnixMillis(kit::NOW.0 + 121_000);
     core.tick(later).unwrap();
     assert_eq!(core.committed().height, 17);
-    core.conflict(peer, &headers, 1, later).unwrap();
+    core.conflict(peers[0], &headers, only(&peers), later).unwrap();
     assert_eq!(core.committed().height, 17, "it is not tried again at once");
     assert!(core.status().halted.is_some());
 }
@@ -170,10 +225,10 @@ fn a_branch_that_does_not_come_is_waited_for_and_then_ours_goes_on() {
 #[test]
 fn a_branch_too_deep_or_not_better_is_not_followed() {
     let (mut core, _, _, theirs) = split(20, 20, 5);
-    core.conflict(peers(1)[0], &verified(&theirs), 1, kit::NOW).unwrap();
+    most_prove(&mut core, &theirs);
     assert_eq!(core.committed().height, 16);
     let (mut core, _, _, theirs) = split(20, 9, 100);
-    core.conflict(peers(1)[0], &verified(&theirs), 1, kit::NOW).unwrap();
+    most_prove(&mut core, &theirs);
     assert_eq!(core.committed().height, 16, "ours is longer");
 }
 
@@ -185,7 +240,7 @@ fn a_loser_next_to_a_final_block_can_win_after_all() {
     feed(&mut core, &Maker::new(1).row(&ours[11], 4, 0));
     assert_eq!(core.committed().height, 12);
     assert_eq!(store.retired().unwrap().len(), 1);
-    core.conflict(peers(1)[0], &verified(&theirs), 1, kit::NOW).unwrap();
+    most_prove(&mut core, &theirs);
     assert_eq!(store.retired().unwrap().len(), 0);
     let (outcome, _) = core.import_segment(theirs.clone(), Origin::File, kit::NOW).unwrap();
     assert_eq!((outcome.held, core.head().hash), (20, theirs[19].hash()));

@@ -1,6 +1,6 @@
 //! One test for each defect of the source system that lies in the chain. The numbers are those of the design.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{Faulty, answer, feed, memory};
 use crate::{
@@ -172,7 +172,9 @@ async fn n14_a_partition_longer_than_the_depth_is_noticed() {
     // The other side's blocks alone are refused, in every way that they may come.
     assert_eq!(chain.import(theirs[0].clone(), Origin::File).await, Ok(Outcome::OutOfWindow));
     let headers: Vec<VerifiedHeader> = theirs.iter().map(verified).collect();
-    chain.conflict(Identity::generate().address(), headers.clone(), 5).await.unwrap();
+    let peers: Vec<_> = (0..5).map(|_| Identity::generate().address()).collect();
+    let told: HashSet<_> = peers.iter().copied().collect();
+    chain.conflict(peers[0], headers.clone(), told.clone()).await.unwrap();
     let conflict = loop {
         if let Event::Conflict { fork, tip, peers } = events.recv().await.unwrap() {
             break (fork, tip, peers);
@@ -181,8 +183,8 @@ async fn n14_a_partition_longer_than_the_depth_is_noticed() {
     let tip = Point { height: 35, hash: theirs[29].hash() };
     assert_eq!(conflict, (Point { height: 5, hash: ours[4].hash() }, tip, 1));
     assert_eq!(chain.status().halted, None, "one of five stops nobody");
-    for _ in 0..2 {
-        chain.conflict(Identity::generate().address(), headers.clone(), 5).await.unwrap();
+    for peer in &peers[1..3] {
+        chain.conflict(*peer, headers.clone(), told.clone()).await.unwrap();
     }
     let why = chain.status().halted.expect("three of five do");
     assert!(why.contains("3 of 5") && why.contains("height 5") && why.contains("deep_reorg_max"), "{why}");
@@ -252,7 +254,8 @@ async fn n19_whatever_is_asked_after_a_failed_write_shows_none_of_it() {
     let before = chain.status();
     assert_eq!((before.head.height, before.committed.height), (8, 4));
     let rival: Vec<VerifiedHeader> = Maker::new(2).row(&row[0], 3, 0).iter().map(verified).collect();
-    chain.conflict(Identity::generate().address(), rival, 9).await.unwrap();
+    let peer = Identity::generate().address();
+    chain.conflict(peer, rival, [peer].into()).await.unwrap();
     assert_eq!(chain.status(), before);
     assert_eq!((chain.hash_at(9), chain.known(&row[8].hash())), (Ok(None), Ok(Known::No)));
 }

@@ -7,7 +7,7 @@ use super::Random;
 use crate::{
     block::{
         Body, ChainConfig, ForkRule,
-        chain::Anything,
+        chain::{Anything, Verdict},
         kit::{self, NOW},
         pool::{MAX_TRANSACTION_BYTES, Pool, PoolError},
     },
@@ -159,4 +159,19 @@ fn the_rules_come_from_the_section() {
     let longest: ChainConfig = toml::from_str("fork_choice = \"longest\"").unwrap();
     assert_eq!(longest.fork_choice, ForkRule::Longest);
     assert!(toml::from_str::<ChainConfig>("fork_choice = \"heaviest\"").is_err());
+}
+
+#[test]
+fn only_those_who_are_named_may_produce() {
+    let (named, other) = (Identity::generate(), Identity::generate());
+    let section = ChainConfig { producers: vec![named.address().to_string()], ..ChainConfig::default() };
+    let validator = section.validator().unwrap();
+    let header = |identity: &Identity| {
+        let empty = kit::genesis().header().clone();
+        empty.signed(identity, &crate::block::purpose(&kit::network()))
+    };
+    assert_eq!(validator.header(&header(&named)), Verdict::Accept);
+    assert!(matches!(validator.header(&header(&other)), Verdict::Invalid(_)));
+    let wrong = ChainConfig { producers: vec!["bob".into()], ..ChainConfig::default() };
+    assert_eq!(wrong.validator().unwrap_err(), "bob");
 }

@@ -183,8 +183,7 @@ impl World {
     fn greet(&mut self, node: usize) {
         self.later(GREET_MS, What::Greet { node });
         let neighbours = &self.nodes[node].neighbours;
-        let told = neighbours.len();
-        let other = neighbours[self.random.below(told)];
+        let other = neighbours[self.random.below(neighbours.len())];
         if (other < self.cut) != (node < self.cut) && self.cut > 0 {
             return;
         }
@@ -193,6 +192,7 @@ impl World {
         let theirs = self.nodes[other].store.hash_at(mine.height).unwrap();
         if theirs.is_some_and(|hash| hash != mine.hash) {
             let headers = self.proof(node, other);
+            let told = self.nodes[node].neighbours.iter().map(|n| self.nodes[*n].maker.address()).collect();
             let peer = self.nodes[other].maker.address();
             self.nodes[node].core.conflict(peer, &headers, told, self.now).unwrap();
         } else if self.nodes[node].store.header(&head.hash).unwrap().is_none() {

@@ -9,7 +9,7 @@ use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Subcommand, builder::NonEmptyStringValueParser};
 use futures::TryStreamExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -22,7 +22,13 @@ use super::{
     },
     events, seconds,
 };
-use crate::api::schema::{Block, BlockHead, BlockPoint, BlockSync, Event, ImportedSegment, Submitted};
+use crate::{
+    api::{
+        ClientError, Download,
+        schema::{Block, BlockHead, BlockPoint, BlockSync, Event, ExportedSegment, ImportedSegment, Submitted},
+    },
+    block::pool::MAX_TRANSACTION_BYTES,
+};
 
 /// Arguments.
 #[derive(Debug, Subcommand)]
@@ -100,11 +106,15 @@ pub(super) async fn run(context: &Context, command: Blocks) -> Result<(), CliErr
             out.show(&block, |block| block_text(out, block))
         }
         Blocks::Submit { file } => {
-            let submitted: Submitted =
-                client.upload("/v1/block/transactions", body(out, &file).await?, Duration::ZERO).await?;
+            let transaction = transaction(&file).await?.into();
+            let submitted: Submitted = client.upload("/v1/block/transactions", transaction, Duration::ZERO).await?;
             out.show(&submitted, |submitted| submitted.transaction.clone())
         }
-        Blocks::Watch => events::follow(context, line).await,
+        Blocks::Watch => {
+            // Without a chain nothing would ever be printed.
+            let _: BlockHead = client.get("/v1/block/head").await?;
+            events::follow(context, line).await
+        }
         Blocks::Sync { wait, timeout } => sync(context, wait.then_some(timeout)).await,
         Blocks::Trace => trace(context).await,
         Blocks::Export { file, from, to } => export(context, &file, from, to).await,
@@ -119,6 +129,24 @@ pub(super) async fn run(context: &Context, command: Blocks) -> Result<(), CliErr
 
 /// For what was read to be written, after the last byte.
 const IMPORT: Duration = Duration::from_secs(600);
+
+/// A transaction. One that is too large is refused here: a refusal in the middle of a long body may not be heard.
+async fn transaction(file: &Path) -> Result<Vec<u8>, CliError> {
+    let failed = |e| CliError::io(&format!("cannot read {}", shown(file)), &e);
+    let mut bytes = Vec::new();
+    let most = MAX_TRANSACTION_BYTES as u64 + 1; // usize fits in u64
+    if file == Path::new("-") {
+        tokio::io::stdin().take(most).read_to_end(&mut bytes).await.map_err(failed)?;
+    } else {
+        let file = tokio::fs::File::open(file).await.map_err(failed)?;
+        file.take(most).read_to_end(&mut bytes).await.map_err(failed)?;
+    }
+    if bytes.is_empty() || bytes.len() > MAX_TRANSACTION_BYTES {
+        let text = format!("a transaction has 1 to {MAX_TRANSACTION_BYTES} bytes");
+        return Err(CliError::new(Exit::Usage, "too_large", text));
+    }
+    Ok(bytes)
+}
 
 /// A file's bytes, or those of standard input, with a bar on a terminal.
 async fn body(out: Output, file: &Path) -> Result<Body, CliError> {
@@ -252,49 +280,76 @@ async fn trace(context: &Context) -> Result<(), CliError> {
             out.json_line(&exchange)?;
             continue;
         }
+        if exchange["event"] == "lagged" {
+            out.text(&format!("lagged: {} exchanges were lost\n", exchange["lost"]))?;
+            continue;
+        }
         let text = |key: &str| exchange[key].as_str().unwrap_or_default().to_owned();
         let arrow = if text("direction") == "sent" { "->" } else { "<-" };
         let data = serde_json::json!({ "code": exchange["code"], "data": exchange["data"] });
-        out.text(&format!("{arrow} {} {data}\n", text("peer")))?;
+        let peer = exchange["peer"].as_str().unwrap_or("everybody");
+        out.text(&format!("{arrow} {peer} {data}\n"))?;
     }
     Err(events::ended())
 }
 
 async fn export(context: &Context, file: &Path, from: u64, to: Option<u64>) -> Result<(), CliError> {
     let (client, out) = (context.client()?, context.out);
+    let pipe = file == Path::new("-");
+    if pipe && out.json {
+        return Err(CliError::usage("--json has one document on standard output: name a file to export to"));
+    }
     let to = to.map_or_else(String::new, |to| format!("&to={to}"));
     let mut blocks = client.download(&format!("/v1/block/segment?from={from}{to}")).await?;
-    if file == Path::new("-") {
-        while let Some(piece) = blocks.next().await? {
+    if pipe {
+        while let Some(piece) = next(&mut blocks).await? {
             out.bytes(&piece)?;
         }
         return Ok(());
     }
-    // Beside it and renamed at the end, so that there never is half a file of this name.
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
+    let is_special = tokio::fs::metadata(file).await.is_ok_and(|m| !m.is_file());
+    // Beside it and renamed at the end, so that there never is half a file of this name. A device or a pipe stays what it is.
+    let part = if is_special { file.to_owned() } else { with_part(file) };
     let failed = |e| CliError::io(&format!("cannot write {}", shown(&part)), &e);
     let write = async {
-        let mut writing = tokio::fs::File::create(&part).await.map_err(failed)?;
+        let options = tokio::fs::OpenOptions::new().write(true).create(true).truncate(!is_special).clone();
+        let mut writing = options.open(&part).await.map_err(failed)?;
         let mut bytes = 0;
-        while let Some(piece) = blocks.next().await? {
+        while let Some(piece) = next(&mut blocks).await? {
             writing.write_all(&piece).await.map_err(failed)?;
             bytes += piece.len() as u64; // usize fits in u64
         }
-        writing.sync_all().await.map_err(failed)?;
-        tokio::fs::rename(&part, file).await.map_err(failed)?;
+        writing.flush().await.map_err(failed)?;
+        if !is_special {
+            writing.sync_all().await.map_err(failed)?;
+            tokio::fs::rename(&part, file).await.map_err(failed)?;
+        }
         Ok::<u64, CliError>(bytes)
     };
     match write.await {
-        Ok(bytes) => {
-            out.note(&format!("{} written to {}", size(bytes), shown(file)));
-            Ok(())
-        }
+        Ok(bytes) => out.show(&ExportedSegment { bytes }, |e| format!("{} written to {}", size(e.bytes), shown(file))),
         Err(error) => {
-            // What is left of it is of no use.
-            let _ = tokio::fs::remove_file(&part).await;
+            if !is_special {
+                // What is left of it is of no use.
+                let _ = tokio::fs::remove_file(&part).await;
+            }
             Err(error)
         }
     }
+}
+
+fn with_part(file: &Path) -> PathBuf {
+    let mut part = file.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
+}
+
+/// The next piece. An answer that breaks off has no other way to say why.
+async fn next(blocks: &mut Download) -> Result<Option<bytes::Bytes>, CliError> {
+    blocks.next().await.map_err(|error| match error {
+        ClientError::Broken(why) => CliError::failed(format!(
+            "the export broke off ({why}): the best chain may have changed meanwhile; export up to the committed height with --to"
+        )),
+        other => other.into(),
+    })
 }

@@ -14,6 +14,8 @@ const EVERYWHERE: Duration = Duration::from_secs(2);
 const FOLLOWED: usize = 5;
 /// Blocks that a node misses.
 const MISSED: u64 = 30;
+/// Nodes up to which everybody is connected to everybody: `net.target_peers`.
+const ALL_CONNECTED: usize = 16;
 /// `chain.commit_depth` of the nodes: the default.
 const DEPTH: u64 = crate::block::chain::DEFAULT_COMMIT_DEPTH;
 
@@ -190,7 +192,8 @@ pub(super) async fn cut_short(network: &mut Network, deadline: Deadline) -> Outc
     partition::cut(network, middle, deadline).await?;
     let at = head(&network.nodes[middle - 1]).await?.height;
     let [left, right] = grow(network, at + 3, deadline).await?;
-    if left.hash == right.hash {
+    let [a, b] = producers(network).map(|i| &network.nodes[i]);
+    if at_height(a, at + 3).await? == at_height(b, at + 3).await? {
         return Err("both halves have the same block: the network was not cut".into());
     }
     partition::heal(network, middle).await?;
@@ -203,34 +206,60 @@ pub(super) async fn cut_short(network: &mut Network, deadline: Deadline) -> Outc
     ))
 }
 
-/// Cut until both halves have final blocks that contradict each other: nobody gives them up, and everybody says so.
+/// Cut until both halves have final blocks that contradict each other. Nobody gives them up, and it does not go unnoticed: whoever has half
+/// of its peers on the other side halts and says so. In a small network of even halves that is everybody.
 pub(super) async fn cut_long(network: &mut Network, deadline: Deadline) -> Outcome {
-    {
+    let (told, heights) = {
         let (network, middle) = (&*network, split(network));
         one_chain(network, 0..network.len(), deadline).await?;
         partition::cut(network, middle, deadline).await?;
         let at = head(&network.nodes[middle - 1]).await?.height;
         grow(network, at + DEPTH + 3, deadline).await?;
-        let final_apart = async || {
-            let (left, right) = (committed(&network.nodes[middle - 1]).await?, head(&network.nodes[middle - 1]).await?);
-            if left.height > at { Ok(()) } else { Err(format!("committed {} of {}", left.height, right.height)) }
-        };
-        deadline.until("blocks that are final", final_apart).await?;
-        partition::heal(network, middle).await?;
-        let halted = async || {
+        let contested = at + 3;
+        let is_final = async || {
             each(network, 0..network.len(), |n| async {
-                let status = ask(n, "block/head").await?;
-                match status["state"] == "halted" && status["halted"].is_string() {
-                    true => Ok(()),
-                    false => Err(format!("{} is {}", n.name, status["state"])),
-                }
+                let height = committed(n).await?.height;
+                if height >= contested { Ok(()) } else { Err(format!("{} has committed {height}", n.name)) }
             })
             .await
         };
-        deadline.until("everybody says that the chain is split", halted).await?;
-    }
-    let [left, right] = producers(network);
-    let heights = [head(&network.nodes[left]).await?.height, head(&network.nodes[right]).await?.height];
+        deadline.until("blocks that are final on both sides", is_final).await?;
+        let [left, right] = producers(network).map(|i| &network.nodes[i]);
+        let (on_left, on_right) = (at_height(left, contested).await?, at_height(right, contested).await?);
+        if on_left == on_right {
+            return Err("both halves have the same final block: the network was not cut".into());
+        }
+        partition::heal(network, middle).await?;
+        let all = network.len() <= ALL_CONNECTED && network.planned().is_multiple_of(2);
+        let halted = async || {
+            let (mut sides, mut missing) = ([0, 0], String::new());
+            for (i, node) in network.nodes.iter().enumerate() {
+                let status = ask(node, "block/head").await?;
+                match status["state"] == "halted" && status["halted"].is_string() {
+                    true => sides[usize::from(i >= middle)] += 1,
+                    false => missing = format!("{} is {}", node.name, status["state"]),
+                }
+            }
+            let enough = if all { missing.is_empty() } else { sides[0] + sides[1] > 0 };
+            if enough { Ok(sides) } else { Err(missing) }
+        };
+        let told = deadline.until("nodes that say that the chain is split", halted).await?;
+        for (i, node) in network.nodes.iter().enumerate() {
+            let (kept, expected) = (at_height(node, contested).await?, if i < middle { &on_left } else { &on_right });
+            if kept != *expected {
+                return Err(format!("{} gave up a block that was final", node.name));
+            }
+        }
+        (told, [head(left).await?.height, head(right).await?.height])
+    };
     restart(network, producers(network), &[]).await?;
-    Ok(format!("two final branches, at heights {} and {}: every node halted and says why", heights[0], heights[1]))
+    Ok(format!(
+        "two final branches, at heights {} and {}: {} and {} nodes halted and say why, nobody gave anything up",
+        heights[0], heights[1], told[0], told[1]
+    ))
+}
+
+/// The hash of a node's block at a height.
+async fn at_height(node: &Node, height: u64) -> Result<Value, String> {
+    Ok(ask(node, &format!("block/blocks/{height}")).await?["header"]["hash"].clone())
 }

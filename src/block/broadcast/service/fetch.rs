@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{AskId, Candidate, Content, Done, Failure, ImportError, NewBlock, Service, Wanted, now};
 use crate::{
     block::{
-        Block, Origin, VerifiedHeader,
+        Block, Origin, Point, VerifiedHeader,
         broadcast::wire::{Get, Malformed, get_request, read_block, read_piece},
         chain::{ChainError, Outcome},
         trace::Code,
@@ -19,7 +19,7 @@ use crate::{
     wire::Status,
 };
 
-/// Between tries to import while the chain is busy; so often, then others may bring the block again.
+/// Between tries to import while the chain is busy; so often, then sync hears of it, and others may bring the block again.
 const BUSY: Duration = Duration::from_millis(100);
 const BUSY_TRIES: usize = 20;
 
@@ -119,24 +119,27 @@ impl Service {
 
     /// Brings a whole block to the chain.
     pub(super) fn import(&mut self, header: VerifiedHeader, body: Bytes, from: PeerId) {
-        let (chain, max, hash) = (self.chain.clone(), self.settings.max_body_bytes, header.hash());
+        let (chain, max) = (self.chain.clone(), self.settings.max_body_bytes);
+        let point = Point { height: header.header().height, hash: header.hash() };
         self.jobs.spawn(async move {
             let block = match body.len() <= AT_ONCE {
                 true => Ok(Block::complete(header, body, max)),
                 false => tokio::task::spawn_blocking(move || Block::complete(header, body, max)).await,
             };
-            let Ok(Ok(block)) = block else { return Done::Imported(hash, from, Err(ImportError::Body)) };
+            let Ok(Ok(block)) = block else { return Done::Imported(point, from, Err(ImportError::Body)) };
             for _ in 0..BUSY_TRIES {
                 match chain.import(block.clone(), Origin::Peer(from)).await {
                     Err(ChainError::Busy) => tokio::time::sleep(BUSY).await,
-                    result => return Done::Imported(hash, from, result.map_err(ImportError::Chain)),
+                    result => return Done::Imported(point, from, result.map_err(ImportError::Chain)),
                 }
             }
-            Done::Imported(hash, from, Err(ImportError::Chain(ChainError::Busy)))
+            Done::Imported(point, from, Err(ImportError::Chain(ChainError::Busy)))
         });
     }
 
-    pub(super) fn on_imported(&mut self, hash: Hash, from: PeerId, result: Result<Outcome, ImportError>) {
+    pub(super) fn on_imported(&mut self, point: Point, from: PeerId, result: Result<Outcome, ImportError>) {
+        let hash = point.hash;
+        self.core.on_import_over(&hash);
         match result {
             // Announced when the chain tells of it: so is what comes by other ways.
             Ok(Outcome::Imported { .. }) => {
@@ -165,7 +168,9 @@ impl Service {
             }
             Err(ImportError::Chain(error)) => {
                 tracing::debug!(%hash, %error, "a block was not imported");
-                self.core.abandon(&hash);
+                self.core.on_not_imported(&hash);
+                // Nobody may speak of it again; sync does what is left when the chain takes blocks again.
+                self.sync.claim(from, point);
             }
         }
         self.reconsider(&hash);

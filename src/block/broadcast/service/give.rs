@@ -135,7 +135,7 @@ impl Service {
         let status = match result {
             Ok(Some(block)) => {
                 let (header, body) = *block;
-                self.core.put(header, body);
+                self.core.put(now(), header, body);
                 if self.core.block(&hash).is_some() {
                     for (asked, wanted) in waiting {
                         match wanted {

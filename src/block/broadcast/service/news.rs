@@ -221,7 +221,9 @@ impl Service {
         if point.height > head {
             self.sync.claim(from, point);
         }
-        let useful = point.height > status.committed.height
+        // What a halted chain does not take would be fetched again for everybody who announces it.
+        let useful = status.halted.is_none()
+            && point.height > status.committed.height
             && point.height.saturating_add(BELOW) >= head
             && point.height <= head.saturating_add(ABOVE)
             && body_bytes as usize <= self.settings.max_body_bytes; // u32 fits in usize on every supported target
@@ -298,7 +300,7 @@ impl Service {
         }
         if announce.topic {
             self.metrics.announced.inc();
-            self.trace.sent(self.net.local(), Code::NewBlockHash, || point_json(point));
+            self.trace.published(Code::NewBlockHash, || point_json(point));
             let bytes = announcement.to_topic(&self.net.local());
             self.jobs.spawn(async move {
                 published(topic.publish(bytes).await);
@@ -387,9 +389,9 @@ impl Service {
         let (header, body) = *block;
         let point = Point { height: header.header().height, hash: header.hash() };
         // Whoever gets the header asks for the body at once.
-        self.core.put(header.clone(), body.clone());
+        self.core.put(now(), header.clone(), body.clone());
         self.metrics.published.inc();
-        self.trace.sent(self.net.local(), Code::NewBlock, || point_json(point));
+        self.trace.published(Code::NewBlock, || point_json(point));
         let (topic, message) = (self.new.clone(), NewBlock::to_topic(header.header(), &body));
         self.jobs.spawn(async move {
             published(topic.publish(message).await);

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::{
     super::{
         announcer::{Announce, Announcer, MAX_NOTIFIED},
-        assembly::{Assembly, Inserted, PER_PEER, Piece, Served, TOTAL, WAITING},
+        assembly::{Assembly, Inserted, PER_HEIGHT, PER_PEER, PER_PRODUCER, Piece, STALE, Served, TOTAL, WAITING},
         core::{Asked, Core, Output},
         fetcher::{
             ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_TRIES, PER_PEER as FETCHES_PER_PEER,
@@ -18,12 +18,12 @@ use super::{
         },
         hold::{HELD, Hold, Until},
         known::{Known, PER_PEER as KNOWN_PER_PEER, Recent},
-        wire::Wanted,
+        wire::{Content, Wanted},
     },
-    GENESIS, block, pieces,
+    GENESIS, block, block_by, pieces,
 };
 use crate::{
-    block::{MAX_BODY_BYTES, PIECE_BYTES},
+    block::{MAX_BODY_BYTES, PIECE_BYTES, Point, VerifiedHeader},
     primitives::{Hash, PeerId},
 };
 
@@ -103,9 +103,10 @@ proptest! {
         let (header, _, body) = block(GENESIS, bytes, 1);
         let checks = pieces(&body);
         let (mut assembly, owner, hash) = (Assembly::default(), PeerId::random(), header.hash());
-        assembly.open(header.clone(), checks.clone(), Some(owner)).unwrap();
-        assembly.open(header, checks.clone(), Some(PeerId::random())).unwrap();
-        prop_assert_eq!((assembly.bytes(), assembly.charged(&owner)), (bytes, bytes));
+        let now = Instant::now();
+        assembly.open(now, header.clone(), checks.clone(), Some(owner)).unwrap();
+        assembly.open(now, header, checks.clone(), Some(PeerId::random())).unwrap();
+        prop_assert_eq!((assembly.bytes(), assembly.charged(&owner)), (0, 0));
         let mut have = vec![false; checks.count()];
         let all = (0..checks.count()).map(|i| (i, 0));
         let mut complete = 0;
@@ -123,46 +124,102 @@ proptest! {
                 2 => (piece.iter().map(|b| b ^ 1).collect::<Vec<_>>().into(), Inserted::Bad),
                 _ => (piece.slice(1..), Inserted::Bad),
             };
-            prop_assert_eq!(assembly.insert(&hash, index, piece), expected);
+            prop_assert_eq!(assembly.insert(now, &hash, index, piece), expected);
+            let begun = have.iter().any(|h| *h);
+            prop_assert_eq!(assembly.bytes(), if begun { bytes } else { 0 });
+            prop_assert_eq!(assembly.charged(&owner), if begun && complete == 0 { bytes } else { 0 });
         }
         prop_assert_eq!(complete, 1);
         prop_assert_eq!(assembly.block(&hash).unwrap().2, Some(&body));
         prop_assert_eq!(assembly.charged(&owner), 0);
-        prop_assert_eq!(assembly.insert(&hash, checks.count(), body.clone()), Inserted::Bad);
+        prop_assert_eq!(assembly.insert(now, &hash, checks.count(), body.clone()), Inserted::Bad);
         assembly.remove(&hash);
         prop_assert_eq!(assembly.bytes(), 0);
-        prop_assert_eq!(assembly.insert(&hash, 0, body.clone()), Inserted::Needless);
+        prop_assert_eq!(assembly.insert(now, &hash, 0, body.clone()), Inserted::Needless);
     }
 }
 
 #[test]
 fn memory_is_bounded_in_all_and_for_each_peer() {
-    let mut assembly = Assembly::default();
+    let (mut assembly, now) = (Assembly::default(), Instant::now());
     let owners = peers(6);
     let mut opened = Vec::new();
+    // Each of another producer at another height: there are places for all of them.
+    let large = |n: u64| block_by(n, Point { height: n, ..GENESIS }, MAX_BODY_BYTES, n);
+    let piece = |body: &bytes::Bytes, i: usize| body.slice(i * PIECE_BYTES..(i + 1) * PIECE_BYTES);
     for (i, owner) in owners.iter().enumerate() {
         let mut mine = 0;
         for salt in 0..6 {
-            let (header, _, body) = block(GENESIS, MAX_BODY_BYTES, i as u64 * 10 + salt);
-            if assembly.open(header.clone(), pieces(&body), Some(*owner)).is_ok() {
+            let (header, _, body) = large(i as u64 * 10 + salt);
+            let at = now + ms(opened.len() as u64);
+            if assembly.open(at, header.clone(), pieces(&body), Some(*owner)).is_ok() {
+                assert_eq!(assembly.insert(at, &header.hash(), 0, piece(&body, 0)), Inserted::Good);
                 mine += 1;
-                opened.push(header.hash());
+                opened.push((header.hash(), body));
             }
             assert!(assembly.bytes() <= TOTAL && assembly.charged(owner) <= PER_PEER);
         }
         assert!(mine <= PER_PEER / MAX_BODY_BYTES);
     }
-    assert_eq!(opened.len(), TOTAL / MAX_BODY_BYTES, "unfinished ones are never pushed out");
+    assert_eq!(opened.len(), TOTAL / MAX_BODY_BYTES, "unfinished ones are not pushed out while they come");
+    // One that nobody brings pieces of gives way: the one that had none for the longest time.
+    let (header, _, body) = large(90);
+    let new = |assembly: &mut Assembly, at| assembly.open(at, header.clone(), pieces(&body), Some(PeerId::random()));
+    assert_eq!(assembly.insert(now + ms(500), &opened[0].0, 1, piece(&opened[0].1, 1)), Inserted::Good);
+    assert!(new(&mut assembly, now + STALE).is_err() && assembly.take_evicted().is_empty());
+    new(&mut assembly, now + STALE + ms(1)).unwrap();
+    assert_eq!(assembly.take_evicted(), [opened[1].0]);
+    assert_eq!(assembly.insert(now + STALE + ms(1), &header.hash(), 0, piece(&body, 0)), Inserted::Good);
+    assert_eq!(assembly.bytes(), TOTAL);
+    // A header that came while there was room, and whose body comes when there is none, is let go of.
+    assembly.remove(&opened[2].0);
+    let late = large(91);
+    assembly.open(now, late.0.clone(), pieces(&late.2), None).unwrap();
+    let other = large(92);
+    assembly.open(now, other.0.clone(), pieces(&other.2), None).unwrap();
+    assert_eq!(assembly.insert(now, &other.0.hash(), 0, piece(&other.2, 0)), Inserted::Good);
+    assert_eq!(assembly.insert(now, &late.0.hash(), 0, piece(&late.2, 0)), Inserted::Needless);
+    assert_eq!(assembly.take_evicted(), [late.0.hash()]);
     // Finished ones make room, the oldest first, and are not charged to anybody.
-    opened.iter().for_each(|hash| assembly.remove(hash));
+    opened.iter().for_each(|(hash, _)| assembly.remove(hash));
+    [&header, &other.0].into_iter().for_each(|h| assembly.remove(&h.hash()));
+    assert_eq!(assembly.bytes(), 0);
     let mut finished = Vec::new();
     for salt in 100..130 {
         let (header, _, body) = block(GENESIS, MAX_BODY_BYTES, salt);
         finished.push(header.hash());
-        assembly.put(header, body);
+        assembly.put(now, header, body);
         assert!(assembly.bytes() <= super::super::assembly::KEPT);
     }
     assert!(assembly.block(&finished[0]).is_none() && assembly.block(&finished[29]).is_some());
+}
+
+#[test]
+fn headers_without_bodies_take_few_places_and_give_them_up() {
+    let (mut core, now, peer) = (Core::new(1), Instant::now(), PeerId::random());
+    core.up(peer);
+    let phantom = |producer, height, salt| block_by(producer, Point { height, ..GENESIS }, 2 * PIECE_BYTES, salt);
+    let offer = |core: &mut Core, at, (header, content, _): (VerifiedHeader, Content, _)| {
+        (header.hash(), core.on_block(at, peer, header, content).is_ok())
+    };
+    // Whatever a key signs, at whichever height.
+    let of_one: Vec<_> = (0..5).map(|i| offer(&mut core, now + ms(i), phantom(1, i, i))).collect();
+    assert_eq!(of_one.iter().filter(|(_, taken)| *taken).count(), PER_PRODUCER);
+    // However many keys sign at one height.
+    let of_many: Vec<_> = (0..20).map(|i| offer(&mut core, now + ms(i), phantom(100 + i, 50, i))).collect();
+    assert_eq!(of_many.iter().filter(|(_, taken)| *taken).count(), PER_HEIGHT);
+    let (fetching, _, bytes, _) = core.sizes();
+    assert_eq!((fetching, bytes), (PER_PRODUCER + PER_HEIGHT, 0), "no memory is reserved");
+    core.take_outputs();
+    // A block at the same height comes a moment later: the first phantom goes, its fetch with it, and it may come again.
+    let (hash, taken) = offer(&mut core, now + STALE, phantom(7, 50, 99));
+    assert!(taken && core.is_coming(&hash));
+    let first = of_many[0].0;
+    assert!(!core.is_coming(&first) && !core.has_seen(&first) && core.header(&first).is_none());
+    let outputs = core.take_outputs();
+    assert!(outputs.contains(&Output::Lost(first)) && outputs.iter().any(|o| matches!(o, Output::Cancel(_))));
+    assert_eq!(core.sizes().0, PER_PRODUCER + PER_HEIGHT);
+    assert!(!offer(&mut core, now + STALE, phantom(8, 50, 100)).1, "the next one is not old enough");
 }
 
 #[test]
@@ -172,7 +229,7 @@ fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
     let mut assembly = Assembly::default();
     assert_eq!(assembly.piece(&hash, 0), Piece::Absent);
     assert!(!assembly.wait(&hash, 0, 0, now));
-    assembly.open(header.clone(), checks.clone(), None).unwrap();
+    assembly.open(now, header.clone(), checks.clone(), None).unwrap();
     assert_eq!((assembly.piece(&hash, 2), assembly.piece(&hash, 3)), (Piece::Coming, Piece::None));
     assert!(assembly.wait(&hash, 0, 1, now + ms(10)) && assembly.wait(&hash, 0, 2, now + ms(20)));
     assert!(assembly.wait(&hash, 1, 3, now + ms(30)) && !assembly.wait(&hash, 3, 4, now));
@@ -180,20 +237,20 @@ fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
     assembly.expire(now + ms(10));
     assert_eq!(assembly.take_served(), [Served { ticket: 1, piece: None }]);
     let first = body.slice(checks.range(0));
-    assert_eq!(assembly.insert(&hash, 0, first.clone()), Inserted::Good);
+    assert_eq!(assembly.insert(now, &hash, 0, first.clone()), Inserted::Good);
     assert_eq!(assembly.take_served(), [Served { ticket: 2, piece: Some(first.clone()) }]);
     assert_eq!(assembly.piece(&hash, 0), Piece::Held(first));
     assembly.remove(&hash);
     assert_eq!(assembly.take_served(), [Served { ticket: 3, piece: None }]);
     assert_eq!((assembly.waiting(), assembly.deadline()), (0, None));
     // It comes whole another way.
-    assembly.open(header.clone(), checks.clone(), None).unwrap();
+    assembly.open(now, header.clone(), checks.clone(), None).unwrap();
     assert!(assembly.wait(&hash, 1, 5, now));
-    assembly.put(header, body.clone());
+    assembly.put(now, header, body.clone());
     assert_eq!(assembly.take_served(), [Served { ticket: 5, piece: Some(body.slice(checks.range(1))) }]);
     // They are bounded.
     let (other, _, body) = block(GENESIS, 2 * PIECE_BYTES, 2);
-    assembly.open(other.clone(), pieces(&body), None).unwrap();
+    assembly.open(now, other.clone(), pieces(&body), None).unwrap();
     let taken = (0..WAITING as u64 + 10).filter(|t| assembly.wait(&other.hash(), 0, 100 + t, now)).count();
     assert_eq!(taken, WAITING);
 }

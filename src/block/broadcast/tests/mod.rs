@@ -43,6 +43,10 @@ pub(super) fn body(bytes: usize, salt: u64) -> Body {
 
 /// A signed header of `body` on `parent`, the same in every run.
 pub(super) fn header(parent: Point, body: &Body, time: UnixMillis) -> Header {
+    header_by(1, parent, body, time)
+}
+
+fn header_by(producer: u64, parent: Point, body: &Body, time: UnixMillis) -> Header {
     let header = Header {
         height: parent.height + 1,
         parent: parent.hash,
@@ -54,13 +58,18 @@ pub(super) fn header(parent: Point, body: &Body, time: UnixMillis) -> Header {
         extra: Vec::new(),
         signature: [0; 64],
     };
-    kit::Maker::new(1).sign(header, body.clone()).header().clone()
+    kit::Maker::new(producer).sign(header, body.clone()).header().clone()
 }
 
 /// A block as the machines get it.
 pub(super) fn block(parent: Point, bytes: usize, salt: u64) -> (VerifiedHeader, Content, Bytes) {
+    block_by(1, parent, bytes, salt)
+}
+
+/// A block of producer `producer`.
+pub(super) fn block_by(producer: u64, parent: Point, bytes: usize, salt: u64) -> (VerifiedHeader, Content, Bytes) {
     let body = body(bytes, salt);
-    let header = header(parent, &body, UnixMillis(salt));
+    let header = header_by(producer, parent, &body, UnixMillis(salt));
     let content = match bytes <= SMALL_BODY {
         true => Content::Body(body.bytes().clone()),
         false => Content::Pieces(pieces(body.bytes())),

@@ -1,5 +1,7 @@
 //! A real service between channels: peers that speak the protocols by hand, right and wrong.
 
+mod retry;
+
 use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
@@ -68,6 +70,10 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
+        Self::start_on(kit::chain())
+    }
+
+    fn start_on(chain: Chain) -> Self {
         let local = Identity::generate().address();
         let (net, control) = net::Handle::detached(local);
         let (gets, notifies) = (Loopback::<Get>::default(), Loopback::<Notify>::default());
@@ -82,7 +88,7 @@ impl Rig {
         };
         let (sync, state, claims) = sync::Handle::detached(State::Synced);
         let (penalties, verdicts) = Penalties::new();
-        let (chain, trace, metrics) = (kit::chain(), Trace::default(), Metrics::default());
+        let (trace, metrics) = (Trace::default(), Metrics::default());
         let deps = broadcast::Deps {
             chain: chain.clone(),
             sync,

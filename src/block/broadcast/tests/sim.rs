@@ -267,7 +267,8 @@ impl World {
         let (header, content, body) = block(parent, bytes, salt);
         let at = point(&header);
         self.blocks.insert(at.hash, (header.clone(), content.clone(), body.clone()));
-        self.nodes[0].core.put(header.clone(), body);
+        let now = self.now;
+        self.nodes[0].core.put(now, header.clone(), body);
         for to in self.nodes[0].mesh.clone() {
             self.send(0, to, Message::New(header.clone().into(), content.clone()));
         }

@@ -1,6 +1,6 @@
 //! Branches that contradict what is final: their proof is checked, and what was decided is done. See [`super::super::conflict`].
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{Core, Halt};
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
 };
 
 impl Core {
-    /// Takes the proof of a branch that leaves ours at or below the committed block; `told` peers have told their head, and `peer` is
-    /// one of them. See [`crate::block::chain::conflict`] for what follows from it.
+    /// Takes the proof of a branch that leaves ours at or below the committed block; `told` are the connected peers that have told
+    /// their head, and `peer` is one of them. See [`crate::block::chain::conflict`] for what follows from it.
     ///
     /// # Errors
     /// [`ChainError::NoConflict`] when the headers prove none, or the store's.
@@ -28,7 +28,7 @@ impl Core {
         &mut self,
         peer: PeerId,
         headers: &[VerifiedHeader],
-        told: usize,
+        told: HashSet<PeerId>,
         now: UnixMillis,
     ) -> Result<Vec<Event>, ChainError> {
         let committed = self.tree.root();
@@ -37,7 +37,7 @@ impl Core {
         let better = self.is_better(headers, fork)?;
         let rules = (self.rules.depth, self.rules.deep_reorg_max);
         let proof = Proof { peer, first: headers[0].hash(), fork, tip, told, better };
-        let (decision, peers) = self.conflicts.report(&proof, committed, rules, now);
+        let (decision, peers) = self.conflicts.report(proof, committed, rules, now);
         let mut events = vec![Event::Conflict { fork, tip, peers }];
         match decision {
             Decision::Alarm => {}

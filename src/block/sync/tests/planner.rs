@@ -58,8 +58,8 @@ impl View for Ours {
         Place { head: point(head), committed: point(head.saturating_sub(DEPTH as usize)), halted: false }
     }
 
-    fn is_held(&self, hash: &Hash) -> bool {
-        self.0.borrow().iter().any(|b| b.hash() == *hash)
+    fn held(&self, hash: &Hash) -> Option<u64> {
+        self.0.borrow().iter().find(|b| b.hash() == *hash).map(|b| b.header().height)
     }
 
     fn hash_at(&self, height: u64) -> Option<Hash> {
@@ -324,6 +324,99 @@ fn one_liar_with_a_longer_chain_of_its_own_does_not_lead_a_new_node_astray() {
         assert_eq!(world.ours.place().head, point(&chain, 0), "{length} against {lie}");
         assert!(world.reports.is_empty(), "another chain is no crime");
     }
+}
+
+#[test]
+fn liars_with_a_final_block_next_to_our_head_do_not_silence_honest_peers() {
+    let chain = Maker::new(1).row(&kit::genesis(), 600, 0);
+    let mut world = World::new(&chain[..100]);
+    let lie = Point { height: 101, hash: Hash::of(b"no such block") };
+    let liars = [PeerId::random(), PeerId::random()];
+    for peer in liars {
+        world.planner.on_greeting(peer, &Greeting { committed: lie, ..greeting(peer, lie) }, world.now);
+    }
+    for _ in 0..5 {
+        let peer = PeerId::random();
+        let said = Greeting { committed: head_of(&chain[..588]), ..greeting(peer, head_of(&chain)) };
+        world.planner.on_greeting(peer, &said, world.now);
+    }
+    world.run(Duration::from_secs(5), |peer, span| if liars.contains(&peer) { None } else { honest(&chain, span) });
+    assert_eq!((world.ours.head(), world.planner.state()), (600, State::Synced));
+}
+
+#[test]
+fn who_is_outvoted_is_neither_cut_nor_asked_without_end() {
+    let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
+    let mut world = World::new(&[]);
+    let lie = Point { height: 50, hash: Hash::of(b"no such block") };
+    let liars = [PeerId::random(), PeerId::random()];
+    for peer in liars {
+        world.planner.on_greeting(peer, &Greeting { committed: lie, ..greeting(peer, lie) }, world.now);
+    }
+    world.greet(PeerId::random(), head_of(&chain));
+    let mut pulls = 0;
+    world.run(Duration::from_secs(120), |peer, span| {
+        pulls += usize::from(!liars.contains(&peer));
+        if liars.contains(&peer) { None } else { honest(&chain, span) }
+    });
+    assert!(pulls < 40, "{pulls} pulls in 120 s");
+    // The liars leave: it counts at once, or when its pause ends.
+    liars.iter().for_each(|p| world.planner.on_gone(p, world.now));
+    world.run(Duration::from_secs(11), |_, span| honest(&chain, span));
+    assert_eq!(world.ours.head(), 100);
+}
+
+#[test]
+fn who_gets_blocks_from_nobody_is_not_in_step() {
+    let chain = Maker::new(1).row(&kit::genesis(), 200, 0);
+    for held in [0, 195] {
+        let mut world = World::new(&chain[..held]);
+        let peers = [PeerId::random(), PeerId::random(), PeerId::random()];
+        peers.iter().for_each(|p| world.greet(*p, head_of(&chain)));
+        // All are cut soon, and again later; in between they come again.
+        for second in 0..150 {
+            world.run(Duration::from_secs(1), |_, _| Some(Err(Failure::Lost)));
+            assert_ne!(world.planner.state(), State::Synced, "after {second} s with {held} blocks");
+            if second == 40 {
+                peers.iter().for_each(|p| world.planner.on_gone(p, world.now));
+                world.run(Duration::from_secs(1), |_, _| None);
+                assert_eq!(world.planner.state(), State::NoPeers);
+                peers.iter().for_each(|p| world.greet(*p, head_of(&chain)));
+            }
+        }
+        world.run(Duration::from_secs(90), |_, span| honest(&chain, span));
+        assert_eq!((world.ours.head(), world.planner.state()), (200, State::Synced));
+    }
+}
+
+#[test]
+fn two_liars_of_nine_do_not_put_a_node_out_of_step() {
+    let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
+    let mut world = World::new(&chain);
+    (0..7).for_each(|_| world.greet(PeerId::random(), head_of(&chain)));
+    world.run(Duration::from_secs(1), |_, _| None);
+    for _ in 0..2 {
+        world.greet(PeerId::random(), Point { height: 1 << 62, hash: Hash::of(b"no such block") });
+    }
+    for _ in 0..120 {
+        world.run(Duration::from_secs(1), |_, _| None);
+        assert_eq!(world.planner.state(), State::Synced, "N7");
+    }
+}
+
+#[test]
+fn a_hash_of_ours_with_a_false_height_is_a_lie_and_nobody_is_asked_for_it() {
+    let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
+    let mut world = World::new(&chain[..50]);
+    let (liar, peer) = (PeerId::random(), PeerId::random());
+    world.greet(liar, Point { height: u64::MAX, hash: kit::genesis().hash() });
+    world.greet(peer, head_of(&chain));
+    world.run(Duration::from_secs(30), |who, span| {
+        assert_eq!(who, peer);
+        honest(&chain, span)
+    });
+    assert_eq!((world.ours.head(), world.planner.state()), (100, State::Synced));
+    assert_eq!(world.reports, [liar]);
 }
 
 proptest! {

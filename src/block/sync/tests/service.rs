@@ -21,7 +21,7 @@ use crate::{
         self, Detached,
         rpc::{Inbound, Loopback, RequestError},
     },
-    primitives::{ManualClock, PeerId},
+    primitives::{Hash, ManualClock, PeerId},
     runtime::Stop,
     test_util::until,
     wire::{Status, proto::block_sync as pb},
@@ -421,7 +421,7 @@ async fn a_request_is_answered_in_every_state() {
     // A liar that claims everything and answers nothing makes it syncing; it serves on.
     node.meets(raw.id);
     let (ask, mut tasks) = (raw.ask.clone(), JoinSet::new());
-    raw.play(&mut tasks, Point { height: 1 << 62, hash: row[0].hash() }, drop);
+    raw.play(&mut tasks, Point { height: 1 << 62, hash: Hash::of(b"no such block") }, drop);
     until("it believes that it is behind", || node.state().is_behind() || node.state() == State::Synced).await;
     let answer = ask.request(node.id, pb::PullBlock { start: 1, count: 30, max_bytes: 0 }).await.unwrap();
     assert_eq!(answer.status(), pb::push_block::Status::Ok);

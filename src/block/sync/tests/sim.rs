@@ -75,8 +75,9 @@ impl View for Sight<'_> {
         Place { head: self.0.head(), committed: self.0.committed(), halted }
     }
 
-    fn is_held(&self, hash: &Hash) -> bool {
-        self.1.header(hash).unwrap().is_some()
+    fn held(&self, hash: &Hash) -> Option<u64> {
+        let header = self.1.header(hash).unwrap()?;
+        Some(Header::decode(&header).unwrap().height)
     }
 
     fn hash_at(&self, height: u64) -> Option<Hash> {
@@ -333,7 +334,7 @@ impl Sim {
                     *points += offence.points();
                     if *points > 80.0 {
                         node.banned.insert(peer);
-                        node.planner.on_gone(&peer);
+                        node.planner.on_gone(&peer, now);
                     }
                 }
             }

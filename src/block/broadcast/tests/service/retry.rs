@@ -1,0 +1,149 @@
+//! A chain that takes nothing for a while: blocks are tried again, and their children are not forgotten.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    block::chain::{self, ChainStore, Change, DEFAULT_COMMIT_DEPTH, Marks, Memory, Retired},
+    primitives::UnixMillis,
+    store::StoreError,
+};
+
+/// Fails so many of the next writes.
+#[derive(Debug, Default)]
+struct Flaky(Memory, AtomicUsize);
+
+impl ChainStore for Flaky {
+    fn marks(&self) -> Result<Option<Marks>, StoreError> {
+        self.0.marks()
+    }
+
+    fn header(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+        self.0.header(hash)
+    }
+
+    fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+        self.0.body(hash)
+    }
+
+    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
+        self.0.hash_at(height)
+    }
+
+    fn hashes(&self, from: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
+        self.0.hashes(from, count)
+    }
+
+    fn candidates(&self) -> Result<Vec<Point>, StoreError> {
+        self.0.candidates()
+    }
+
+    fn retired(&self) -> Result<Vec<Retired>, StoreError> {
+        self.0.retired()
+    }
+
+    fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
+        match self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Err(StoreError::Failed("on purpose".into())),
+            Err(_) => self.0.write(change, synced),
+        }
+    }
+}
+
+struct Broken {
+    rig: Rig,
+    store: Arc<Flaky>,
+    clock: Arc<ManualClock>,
+    now: u64,
+    _owner: JoinSet<()>,
+}
+
+impl Broken {
+    fn start() -> Self {
+        let (store, clock) = (Arc::new(Flaky::default()), Arc::new(ManualClock::new(kit::NOW)));
+        let deps = chain::Deps { store: store.clone(), clock: clock.clone(), metrics: chain::Metrics::default() };
+        let (service, chain) = chain::open(kit::rules(DEFAULT_COMMIT_DEPTH), deps).unwrap();
+        let mut owner = JoinSet::new();
+        // It looks at its store again by itself.
+        owner.spawn(async move { service.run(Stop::new()).await.unwrap() });
+        Self { rig: Rig::start_on(chain), store, clock, now: kit::NOW.0, _owner: owner }
+    }
+
+    /// The write of the next block fails.
+    fn fail_next(&self) {
+        self.store.1.store(1, Ordering::SeqCst);
+    }
+
+    /// The chain looks at its store again, and finds it good.
+    async fn recover(&mut self) {
+        self.now += 10_000;
+        self.clock.set(UnixMillis(self.now));
+        let chain = self.rig.chain.clone();
+        until("the chain takes blocks again", || chain.status().halted.is_none()).await;
+    }
+}
+
+fn point(block: &Block) -> Point {
+    Point { height: block.header().height, hash: block.hash() }
+}
+
+#[tokio::test]
+async fn a_block_that_the_chain_could_not_take_is_sync_s_and_is_taken_when_it_comes_again() {
+    let mut broken = Broken::start();
+    let mut parent = kit::genesis();
+    for (bytes, salt) in [(100, 1), (LARGE, 2)] {
+        let mut peer = broken.rig.peer();
+        let block = broken.rig.block(&parent, bytes, salt);
+        for fails in [true, false] {
+            if fails {
+                broken.fail_next();
+            }
+            let mut verdict = broken.rig.gossip(&peer, topic(&block)).await;
+            assert_eq!(next(&mut verdict).await, Verdict::Accept, "fails: {fails}");
+            for _ in 0..if bytes == LARGE { 6 } else { 0 } {
+                serve(next(&mut peer.asked).await, &block);
+            }
+            if fails {
+                assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&block)));
+                assert_eq!(broken.rig.chain.known(&block.hash()), Ok(Known::No));
+                broken.recover().await;
+            }
+        }
+        broken.rig.held(&block).await;
+        assert_eq!(broken.rig.penalties.points(&peer.id), 0.0, "nobody is to blame");
+        parent = block;
+    }
+}
+
+#[tokio::test]
+async fn the_child_of_a_block_that_the_chain_could_not_take_brings_it_again() {
+    let mut broken = Broken::start();
+    let peer = broken.rig.peer();
+    let block = broken.rig.block(&kit::genesis(), LARGE, 1);
+    let child = broken.rig.block(&block, 100, 2);
+    broken.fail_next();
+    let mut verdict = broken.rig.gossip(&peer, topic(&block)).await;
+    assert_eq!(next(&mut verdict).await, Verdict::Accept);
+    // It overtakes its parent, and waits for it.
+    let mut verdict = broken.rig.gossip(&peer, topic(&child)).await;
+    let mut asked = peer.asked;
+    for _ in 0..5 {
+        serve(next(&mut asked).await, &block);
+    }
+    assert!(verdict.try_recv().is_err());
+    serve(next(&mut asked).await, &block);
+    assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&block)));
+    assert_eq!(next(&mut verdict).await, Verdict::Ignore, "its parent is not on its way any more");
+    for why in ["an orphan", "the chain is halted"] {
+        assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&child)), "{why}");
+    }
+    broken.recover().await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_all(asked, vec![block.clone(), child.clone()]));
+    let (received, _verdict) = Received::watched(peer.id, topic(&child));
+    broken.rig.new_in.send(received).await.unwrap();
+    broken.rig.held(&block).await;
+    broken.rig.held(&child).await;
+}
