@@ -21,7 +21,7 @@
 //!
 //! # When the tree breaks
 //! NEW_BLOCK_HASH goes out after import, one hop, on a topic that reaches every neighbour; it makes its sender a source. A source
-//! that brings nothing for a while is left for another one ([`fetcher`]). Who does not listen to the topic, or tells a head
+//! that brings nothing for a while is left for another one (`fetcher.rs`). Who does not listen to the topic, or tells a head
 //! that is one or two behind, is told by NOTIFY, and answers BLOCK_KNOWN or GET_BLOCK. What is further off is sync's.
 //!
 //! # Security
@@ -30,11 +30,11 @@
 //! * A piece is checked before it is kept or passed on. A body whose bytes are good and make no sense condemns its hash;
 //!   a bad piece condemns whoever sent it, and the hash stays good.
 //! * An announcement costs its sender a place of 256, and blame when it is not served. A height in it is a hint for sync.
-//! * Who asks for much is told to come back ([`serve`]); who floods is slowed down by `net::rpc` before that.
+//! * Who asks for much is told to come back (`serve.rs`); who floods is slowed down by `net::rpc` before that.
 //!
 //! # Limits
-//! Stand beside their uses: [`assembly`] for bytes, [`fetcher`] for fetches, [`serve`] for what others get, [`hold`] for headers that
-//! wait, [`wire`] for messages.
+//! Stand beside their uses: `assembly.rs` for bytes, `fetcher.rs` for fetches, `serve.rs` for what others get, `hold.rs` for headers that
+//! wait, `wire.rs` for messages.
 
 mod announcer;
 mod assembly;

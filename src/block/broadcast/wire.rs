@@ -56,7 +56,7 @@ impl Wire for Get {
     const MAX_REQUEST: usize = 34 + 6;
     /// One piece, or a block of one piece.
     const MAX_RESPONSE: usize = PIECE_BYTES + MAX_HEADER_BYTES + 2 * TAGS;
-    /// Longer than a request for a piece may wait for it to arrive there ([`super::core::WAIT`]), plus a slow link.
+    /// Longer than a request for a piece may wait for it to arrive there (`core::WAIT`), plus a slow link.
     const TIMEOUT: Duration = Duration::from_secs(8);
     /// Everybody's windows at once at a node with many neighbours; a place costs some hundred bytes.
     const QUEUE: usize = 1024;
