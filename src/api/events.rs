@@ -33,9 +33,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub(super) async fn events(
     State(app): State<App>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
-    let place = app.subscribers.clone().try_acquire_owned();
-    let place = place.map_err(|_| ApiError::busy("too many event streams are open"))?;
-    let deps = app.deps;
+    let deps = &app.deps;
     let blocks = match &deps.block {
         Some(block) => tagged("blocks", block.subscribe()).left_stream(),
         None => stream::pending().right_stream(),
@@ -50,13 +48,26 @@ pub(super) async fn events(
             ),
         ),
     );
+    serve(&app, all.map(|event| encode(&event)))
+}
+
+/// Serves events to one more subscriber, until the node stops.
+pub(super) fn serve<S>(
+    app: &App,
+    events: S,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<S>>, ApiError>
+where
+    S: Stream<Item = sse::Event> + Send + 'static,
+{
+    let place = app.subscribers.clone().try_acquire_owned();
+    let place = place.map_err(|_| ApiError::busy("too many event streams are open"))?;
     // The first thing sent, so that a client knows from when on it misses nothing.
     let opened = stream::iter([Ok(sse::Event::default().comment("listening"))]);
-    let events = opened.chain(all.map(move |event| {
+    let events = opened.chain(events.map(move |event| {
         let _held_as_long_as_the_stream = &place;
-        Ok(encode(&event))
+        Ok(event)
     }));
-    let stop = deps.stop;
+    let stop = app.deps.stop.clone();
     let events = events.take_until(async move { stop.wait().await });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }

@@ -13,11 +13,7 @@ use super::{
     sync,
     trace::{Exchange, Trace},
 };
-use crate::{
-    identity::Purpose,
-    primitives::{Hash, UnixMillis},
-    store::StoreError,
-};
+use crate::{identity::Purpose, primitives::Hash, store::StoreError};
 
 /// Names one block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,11 +131,5 @@ impl Handle {
     /// [`SegmentError`]; what was imported before it stays.
     pub fn import(&self, input: impl Read) -> Result<segment::Progress, SegmentError> {
         segment::import(&self.chain, input, self.max_body_bytes, &self.purpose, |_| {})
-    }
-
-    /// When the best block was made.
-    #[must_use]
-    pub fn head_time(&self) -> UnixMillis {
-        self.chain.status().head_time
     }
 }

@@ -13,7 +13,7 @@ use axum::{
     http::header,
     response::{
         IntoResponse, Response,
-        sse::{self, KeepAlive, Sse},
+        sse::{self, Sse},
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,7 @@ use tokio_stream::wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastS
 use super::super::{
     App,
     error::ApiError,
+    events,
     extract::{Params, Segment},
     schema::{Block, BlockHead, BlockSync, ErrorBody, Exchange, ImportedSegment, SegmentOptions, Submitted},
 };
@@ -40,8 +41,6 @@ const PIECE: usize = 256 * 1024;
 const PAUSE: Duration = Duration::from_secs(60);
 /// For a place among the segments that are moved.
 const TURN: Duration = Duration::from_secs(10);
-/// A comment goes out when nothing else does, so that both sides notice a dead connection.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 fn block(app: &App) -> Result<block::Handle, ApiError> {
     app.deps.block.clone().ok_or_else(|| {
@@ -126,21 +125,14 @@ pub(super) async fn sync(State(app): State<App>) -> Result<Json<BlockSync>, ApiE
 pub(super) async fn trace(
     State(app): State<App>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
-    let exchanges = block(&app)?.trace();
-    let place = app.subscribers.clone().try_acquire_owned();
-    let place = place.map_err(|_| ApiError::busy("too many event streams are open"))?;
-    let opened = stream::iter([Ok(sse::Event::default().comment("listening"))]);
-    let exchanges = opened.chain(BroadcastStream::new(exchanges).map(move |exchange| {
-        let _held_as_long_as_the_stream = &place;
+    let exchanges = BroadcastStream::new(block(&app)?.trace()).map(|exchange| {
         let (name, data) = match exchange {
             Ok(exchange) => ("exchange", exchange.to_json()),
             Err(Lagged(lost)) => ("lagged", serde_json::json!({ "event": "lagged", "source": "blocks", "lost": lost })),
         };
-        Ok(sse::Event::default().event(name).data(data.to_string()))
-    }));
-    let stop = app.deps.stop;
-    let exchanges = exchanges.take_until(async move { stop.wait().await });
-    Ok(Sse::new(exchanges).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+        sse::Event::default().event(name).data(data.to_string())
+    });
+    events::serve(&app, exchanges)
 }
 
 async fn turn(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {

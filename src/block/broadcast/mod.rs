@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   block/new/1 ─▶ header ─▶ signature ─▶ judged ─▶ forwarded ─▶ pieces asked for ─▶ whole ─▶ imported ─▶ announced
-//!   (NEW_BLOCK)                (blocking thread)     (root of n)   (block/get/1)                          (block/hash/1)
+//!   (NEW_BLOCK)                (task of its own)     (root of n)   (block/get/1)                          (block/hash/1)
 //!
 //!   service.rs ──▶ core.rs: announcer.rs (who has what) · fetcher.rs (whom to ask) · assembly.rs (pieces)     pure
 //!      └─ news.rs: in and out · fetch.rs: asking, importing · give.rs: serving · hold.rs: not to be judged yet
