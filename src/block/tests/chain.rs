@@ -85,19 +85,26 @@ async fn many_who_import_at_once_share_writes_and_readers_see_a_whole_chain() {
             "{outcome:?}"
         );
     }
-    // In order now, so that each is taken.
+    // They were all there when the owner began.
+    assert!(metrics.writes.get() <= 4, "{} writes", metrics.writes.get());
+    // In order now, so that each is taken, but for what branches off below the committed block and children of such.
     let outcome = chain.import_segment(blocks.clone(), Origin::File).await.unwrap();
     assert!(outcome.held > 0);
     for block in blocks {
         let outcome = chain.import(block, Origin::File).await.unwrap();
-        assert!(matches!(outcome, Outcome::Known | Outcome::Imported { .. } | Outcome::OutOfWindow), "{outcome:?}");
+        assert!(
+            matches!(
+                outcome,
+                Outcome::Known | Outcome::Imported { .. } | Outcome::Orphan { .. } | Outcome::OutOfWindow
+            ),
+            "{outcome:?}"
+        );
     }
     stop.stop();
     while let Some(done) = tokio::time::timeout(Duration::from_secs(10), tasks.join_next()).await.expect("in time") {
         done.unwrap();
     }
     assert_eq!((chain.status().head.height, chain.status().committed.height), (40, 36));
-    assert!(metrics.writes.get() * 2 < metrics.imported.get(), "{} writes", metrics.writes.get());
 }
 
 #[tokio::test]

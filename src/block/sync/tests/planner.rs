@@ -340,7 +340,8 @@ fn liars_with_a_final_block_next_to_our_head_do_not_silence_honest_peers() {
         let said = Greeting { committed: head_of(&chain[..588]), ..greeting(peer, head_of(&chain)) };
         world.planner.on_greeting(peer, &said, world.now);
     }
-    world.run(Duration::from_secs(5), |peer, span| if liars.contains(&peer) { None } else { honest(&chain, span) });
+    // Time for both of them to be asked first, and to say nothing.
+    world.run(Duration::from_secs(25), |peer, span| if liars.contains(&peer) { None } else { honest(&chain, span) });
     assert_eq!((world.ours.head(), world.planner.state()), (600, State::Synced));
 }
 
