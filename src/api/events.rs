@@ -122,12 +122,12 @@ mod tests {
             ended_at: None,
             figure: Figure::default(),
         };
-        friend::Event(friendship).into()
+        friend::Event(Box::new(friendship)).into()
     }
 
     fn broken_promise() -> Event {
         let (friend, id, why) = (PeerId::random(), MessageId([1; 32]), Why::Lost);
-        message::Event::BrokenPromise(BrokenPromise { friend, id, why, at: UnixMillis(3) }).into()
+        message::Event::BrokenPromise(Box::new(BrokenPromise { friend, id, why, at: UnixMillis(3) })).into()
     }
 
     fn block_event(detached: Vec<Point>) -> Event {

@@ -104,15 +104,15 @@ pub struct Received {
     pub late: bool,
 }
 
-/// What happened to messages.
+/// What happened to messages. Boxed, since a queue for subscribers has memory for a thousand of them from the start.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A message is complete in the inbox.
-    Received(Received),
+    Received(Box<Received>),
     /// An outgoing message changed: state or progress.
-    Outgoing(Outgoing),
+    Outgoing(Box<Outgoing>),
     /// A friend of ours did not keep what it signed for.
-    BrokenPromise(mailbox::evidence::BrokenPromise),
+    BrokenPromise(Box<mailbox::evidence::BrokenPromise>),
 }
 
 /// What to send.

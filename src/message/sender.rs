@@ -219,7 +219,7 @@ impl Sender {
                     self.cache.put(header.seq, wire);
                 }
                 self.seqs.insert(header.id(), header.seq);
-                self.shared.tell(|| Event::Outgoing(header.view(0)));
+                self.shared.tell(|| Event::Outgoing(Box::new(header.view(0))));
                 self.machine.add(now, *header, true);
             }
             Command::Heard(peer) => self.machine.heard(now, peer),
@@ -506,7 +506,7 @@ impl Sender {
                 self.waiters.insert(seq, waiting);
             }
         }
-        self.shared.tell(|| Event::Outgoing(view.clone()));
+        self.shared.tell(|| Event::Outgoing(Box::new(view.clone())));
     }
 }
 

@@ -211,7 +211,7 @@ impl From<map::Event> for Event {
 
 impl From<friend::Event> for Event {
     fn from(friend::Event(friendship): friend::Event) -> Self {
-        let (state, friend) = (friendship.state, Box::new(Friend::from(friendship)));
+        let (state, friend) = (friendship.state, Box::new(Friend::from(*friendship)));
         match state {
             friend::State::Offered => Self::FriendOffered { friend },
             friend::State::Active => Self::FriendActive { friend },
@@ -225,8 +225,8 @@ impl From<friend::Event> for Event {
 impl From<message::Event> for Event {
     fn from(event: message::Event) -> Self {
         match event {
-            message::Event::Received(received) => Self::MessageReceived { message: received.into() },
-            message::Event::Outgoing(outgoing) => Self::Outgoing { message: Box::new(outgoing.into()) },
+            message::Event::Received(received) => Self::MessageReceived { message: (*received).into() },
+            message::Event::Outgoing(outgoing) => Self::Outgoing { message: Box::new((*outgoing).into()) },
             message::Event::BrokenPromise(broken) => Self::FriendBrokenPromise {
                 address: broken.friend.to_string(),
                 id: broken.id.to_string(),

@@ -18,6 +18,9 @@ const AT_ONCE: usize = 8;
 /// A peer that does not speak the protocol, or is of another chain, is asked again after this.
 const REFUSED: Duration = Duration::from_secs(600);
 
+/// How often the time doubles after which a silence is long: up to a minute and a half at the default interval.
+const DOUBLINGS: u32 = 4;
+
 #[derive(Clone, Copy, Debug)]
 struct Peer {
     /// Asked at once, out of turn.
@@ -111,6 +114,36 @@ impl Schedule {
     }
 }
 
+/// Since when no block came. It is long after a while, then after twice that, and so on: where nobody makes blocks, peers need not be
+/// asked all the time.
+#[derive(Debug)]
+pub(super) struct Silence {
+    first: Duration,
+    since: Instant,
+    rounds: u32,
+}
+
+impl Silence {
+    /// `first`: until it is long for the first time.
+    pub(super) fn new(first: Duration, now: Instant) -> Self {
+        Self { first, since: now, rounds: 0 }
+    }
+
+    /// A block came.
+    pub(super) fn broken(&mut self, now: Instant) {
+        (self.since, self.rounds) = (now, 0);
+    }
+
+    /// Whether it has been long; told once for each time.
+    pub(super) fn is_long(&mut self, now: Instant) -> bool {
+        let is_long = now.saturating_duration_since(self.since) >= self.first * (1 << self.rounds);
+        if is_long {
+            (self.since, self.rounds) = (now, (self.rounds + 1).min(DOUBLINGS));
+        }
+        is_long
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +182,20 @@ mod tests {
         let sum: usize = many.values().sum();
         assert!(sum <= few + 100 + few / 5, "{sum} for a hundred, {few} for eight");
         assert!(many.values().all(|n| (3..=8).contains(n)), "{many:?}");
+    }
+
+    #[test]
+    fn a_silence_is_long_ever_later_until_a_block_breaks_it() {
+        let start = Instant::now();
+        let mut silence = Silence::new(Duration::from_secs(6), start);
+        let mut told = |from: u64, to: u64| -> Vec<u64> {
+            (from..to).filter(|second| silence.is_long(start + Duration::from_secs(*second))).collect()
+        };
+        assert_eq!(told(0, 400), [6, 18, 42, 90, 186, 282, 378]);
+        silence.broken(start + Duration::from_secs(400));
+        let told: Vec<u64> =
+            (400..430).filter(|second| silence.is_long(start + Duration::from_secs(*second))).collect();
+        assert_eq!(told, [406, 418]);
     }
 
     #[test]

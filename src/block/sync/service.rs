@@ -18,7 +18,7 @@ use super::{
     answer::Answers,
     clock::Offsets,
     exchange::{Exchange, Greeted, greeting_json},
-    greet::Schedule,
+    greet::{Schedule, Silence},
     handle::{COMMANDS, Foreign, HEADS, Handle, Progress},
     metrics::Metrics,
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
@@ -110,8 +110,7 @@ pub struct Service {
     offsets: Offsets,
     foreign: Foreign,
     heads: broadcast::Sender<(PeerId, Point)>,
-    quiet: Duration,
-    last_block: Instant,
+    silence: Silence,
     heights: VecDeque<(Instant, u64)>,
     totals: (u64, u64),
     state: watch::Sender<State>,
@@ -178,8 +177,7 @@ pub fn new(settings: Settings, deps: Deps, metrics: Metrics) -> (Service, Handle
         offsets: Offsets::default(),
         foreign,
         heads,
-        quiet: settings.interval * QUIET,
-        last_block: now,
+        silence: Silence::new(settings.interval * QUIET, now),
         heights: VecDeque::new(),
         totals: (0, 0),
         state,
@@ -252,7 +250,7 @@ impl Service {
 
     fn on_event(&mut self, event: &Result<chain::Event, broadcast::error::RecvError>) {
         if matches!(event, Ok(chain::Event::Imported { .. }) | Err(_)) {
-            self.last_block = Instant::now();
+            self.silence.broken(Instant::now());
         }
     }
 
@@ -357,8 +355,7 @@ impl Service {
 
     fn on_tick(&mut self) {
         let now = Instant::now();
-        if now.saturating_duration_since(self.last_block) >= self.quiet {
-            self.last_block = now;
+        if self.silence.is_long(now) {
             self.schedule.hurry(now);
         }
         self.show(now);

@@ -165,7 +165,7 @@ pub enum Target {
 
 /// A friendship changed: its state, or a grant was renewed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Event(pub Friendship);
+pub struct Event(pub Box<Friendship>);
 
 /// Why nothing was done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

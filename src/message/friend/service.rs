@@ -453,7 +453,7 @@ impl Service {
             self.shown.insert(place, shown);
             if let Some(friendship) = self.friendship(&place) {
                 // An error means that nobody listens.
-                let _ = self.events.send(Event(friendship));
+                let _ = self.events.send(Event(Box::new(friendship)));
             }
         }
         let count =

@@ -158,7 +158,7 @@ impl Receiver {
         metrics.received.inc();
         metrics.late.inc_by(u64::from(received.late));
         metrics.gaps.inc_by(u64::from(received.missing > 0));
-        self.shared.tell(|| Event::Received(received));
+        self.shared.tell(|| Event::Received(Box::new(received)));
     }
 
     /// After a batch was lost and none is under way any more: what is in the store is what counts.

@@ -58,7 +58,7 @@ async fn what_comes_early_is_receipted_at_once_and_shown_in_its_turn_also_after_
     assert_eq!(marks(&b).await, [Some(0); 5]);
     for expected in b.handle.inbox(4).await.unwrap().into_iter().rev() {
         let Event::Received(received) = soon("event", events.recv()).await.unwrap() else { panic!("another event") };
-        assert_eq!(received, expected);
+        assert_eq!(*received, expected);
     }
     let again = [3, 4].map(|number| numbered(&b, &author, number, 1));
     assert_eq!(push(&net, from, b.address(), &again).await.0, [Code::Delivered; 2], "known");

@@ -262,7 +262,8 @@ impl Auditor {
                     let why = evidence.why;
                     warn!(%friend, %id, why = why.code(), "a friend broke its promise to keep a message: vos friend evidence");
                     deps.metrics.promises_broken.inc();
-                    deps.shared.tell(|| Event::BrokenPromise(BrokenPromise { friend, id, why, at: now }));
+                    let broken = BrokenPromise { friend, id, why, at: now };
+                    deps.shared.tell(|| Event::BrokenPromise(Box::new(broken)));
                 }
             }
         }
