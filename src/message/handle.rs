@@ -329,7 +329,7 @@ impl Handle {
             let mut body = Vec::with_capacity(usize::try_from(message.received.bytes).unwrap_or(0));
             for index in 0..message.parts {
                 let missing = || StoreError::Failed(format!("the body of message {id} is damaged"));
-                match tables.in_part(message.slot, index)? {
+                match tables.in_part(message.slot, index, message.parts)? {
                     Some(part) => body.extend_from_slice(&part),
                     // Removed by another call just now, or damaged.
                     None if tables.received(&id)?.is_none() => return Ok(None),

@@ -6,12 +6,12 @@
 //!                       ├─ again (receipt once more)          delivered before
 //!                       ├─ whole: header, body, seen marks    one commit ─▶ receipt
 //!                       └─ part:  assembly header, body part  written ─▶ stored ─▶ last one: complete
-//!                                                             flush, header, seen marks: one commit ─▶ receipt
+//!                                                             sync, header, seen marks: one commit ─▶ receipt
 //! ```
 //! Whether a message is shown now or waits for those before it is for `order.rs`; it is durable and receipted either way.
 //!
-//! `stored` is no promise: parts of a large body are written past the log and lost when the node is killed before the last one
-//! came. Only the receipt is, and a sender that has all its parts stored and no receipt offers them again.
+//! `stored` is no promise: parts of a large body are synced when the last one came, and a power cut before that may lose any of
+//! them. Only the receipt is, and a sender that has all its parts stored and no receipt offers them again.
 //!
 //! A message is known by (sender, stream, seq), which survives sealing it again, and by its id. What is being committed is
 //! answered `busy` when it comes again meanwhile, so nothing is stored twice and nothing is receipted before it is durable.
@@ -47,9 +47,6 @@ pub(super) const GIVES_WAY: Duration = Duration::from_secs(600);
 pub(super) const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a message is remembered after it was received, in running time of the node: its longest life and 7 days.
 pub(super) const SEEN: Duration = Duration::from_secs(37 * 24 * 3600);
-/// Missing parts (2 MiB) at which what is here of a large body is flushed: that costs no more time than these parts take to come,
-/// and leaves little to be flushed when the last one is here.
-const NEARLY: usize = 8;
 /// What a message costs beside its body: headers and seen marks.
 pub(super) const MESSAGE_COST: u64 = 512;
 
@@ -161,17 +158,6 @@ impl Assembly {
         let held = Some((self.key.stream, self.rank.number));
         Some(StoredMessage { received, slot: self.slot, parts: self.parts(), held })
     }
-}
-
-/// How far a message is after a part of it was stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Progress {
-    /// Parts are missing, or this one could not be stored.
-    More,
-    /// [`NEARLY`] parts are missing, or one: a good moment to bring the others to the disk.
-    Nearly,
-    /// Complete it now.
-    Whole,
 }
 
 /// What to do with one part.
@@ -402,26 +388,22 @@ impl Inbox {
         }
     }
 
-    /// A part is stored (or not).
-    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> Progress {
-        let Some(assembly) = self.assemblies.get_mut(key) else { return Progress::More };
-        let Some(have) = assembly.have.get_mut(index as usize) else { return Progress::More };
+    /// A part is stored (or not). Whether the message is to be completed now.
+    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> bool {
+        let Some(assembly) = self.assemblies.get_mut(key) else { return false };
+        let Some(have) = assembly.have.get_mut(index as usize) else { return false };
         if !ok {
             *have = Have::Missing;
             if assembly.have.iter().all(|h| *h == Have::Missing) {
                 self.drop_assembly(key);
             }
-            return Progress::More;
+            return false;
         }
         *have = Have::Stored;
         assembly.saved = true;
         let whole = assembly.is_whole() && !assembly.completing;
         assembly.completing |= whole;
-        match assembly.have.iter().filter(|h| **h != Have::Stored).count() {
-            _ if whole => Progress::Whole,
-            1 | NEARLY => Progress::Nearly,
-            _ => Progress::More,
-        }
+        whole
     }
 
     /// Completing ended: the message is in the inbox, or it is tried again when a part comes.

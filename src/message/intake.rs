@@ -1,9 +1,9 @@
 //! The way into the outbox: seal, commit, hand to the sender.
 //!
 //! Messages that wait together are sealed in one blocking job and made durable with one batch; while one batch is being
-//! synced the next is sealed. A large body ([`PAST_LOG`] parts and more) is read, sealed and written past the log part by part, one
-//! thread sealing while another writes, so that only a few parts of it are in memory; they are flushed to the disk before its
-//! header is committed. What is written is offered to the sender at once: all parts but the last may go before the message is
+//! synced the next is sealed. A large body ([`LARGE_PARTS`] parts and more) is read, sealed and written to its file part by part, one
+//! thread sealing while another writes, so that only a few parts of it are in memory; the file is synced before its header is
+//! committed. What is written is offered to the sender at once: all parts but the last may go before the message is
 //! durable (`outbox/early.rs`).
 
 use std::{
@@ -27,7 +27,7 @@ use super::{
     outbox::Header,
     sender::Command,
     shared::{Shared, subtract},
-    store::{PAST_LOG, Tables},
+    store::{LARGE_PARTS, Tables},
 };
 use crate::{
     identity::EncryptionKey,
@@ -208,7 +208,7 @@ async fn accept(shared: Arc<Shared>, jobs: Vec<Numbered>, sender: mpsc::Sender<C
     if let Err(error) = commit(&shared, batch, &sealed).await {
         for Sealed { job, number, header, .. } in sealed {
             drop(number);
-            if header.parts >= PAST_LOG {
+            if header.parts >= LARGE_PARTS {
                 let mut batch = Batch::new();
                 Tables::drop_staged(&mut batch, header.seq, header.parts);
                 // What stays is removed at the next start.
@@ -249,7 +249,7 @@ fn seal_all(shared: &Shared, jobs: Vec<Numbered>, sender: &mpsc::Sender<Command>
     let (mut batch, mut all) = (Batch::new(), Vec::with_capacity(jobs.len()));
     for Numbered { mut job, seq, number } in jobs {
         let parts = parts_of(job.bytes);
-        let result = if parts < PAST_LOG {
+        let result = if parts < LARGE_PARTS {
             seal_small(shared, (seq, &number), &mut job, &mut batch)
         } else {
             let result = seal_large(shared, (seq, &number), &mut job, &mut batch, sender);
@@ -350,7 +350,7 @@ fn seal_small(shared: &Shared, (seq, number): (u64, &Number), job: &mut Job, bat
 /// A sealed part on its way to the store; the first one with the header, for the sender.
 type Written = (u32, Part, Option<Box<Header>>);
 
-/// Seals and writes part by part; the flush at the end makes them durable before the header that `batch` holds.
+/// Seals and writes part by part; the sync at the end makes them durable before the header that `batch` holds.
 fn seal_large(
     shared: &Shared,
     (seq, number): (u64, &Number),
@@ -371,14 +371,15 @@ fn seal_large(
     tables.store.write_unsynced(staging).map_err(|e| store_error(&e))?;
     let (ready, sealed) = std::sync::mpsc::sync_channel::<Written>(PIPE);
     let write = move || -> Result<(), StoreError> {
+        let mut body = tables.write_out(seq)?;
         for (index, part, header) in sealed {
-            tables.put_out_part_unlogged(seq, index, part.stored())?;
+            body.put(index, part.stored())?;
             if index < last {
                 // An actor that has much to do sends it later.
                 let _ = sender.try_send(Command::Sealed(header, (seq, index), part.wire()));
             }
         }
-        tables.flush_out()
+        tables.sync_out(seq)
     };
     std::thread::scope(|scope| {
         let writing = scope.spawn(write);

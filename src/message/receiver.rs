@@ -5,9 +5,8 @@
 //!          ─▶ plan: one store batch for the round (here, in memory, in the order in which rounds came):
 //!                                                 what is stored, and what is shown in which order
 //!          ─▶ commit                              (up to 8 rounds at once; the store merges them into one sync);
-//!                                                 parts of large bodies then go past the log, and are
-//!                                                 flushed when one is missing
-//!          ─▶ complete messages whose last part came: flush large bodies, second commit
+//!                                                 parts of large bodies then go to their files
+//!          ─▶ complete messages whose last part came: sync large bodies, second commit
 //!          ─▶ sign one receipt a request, answer
 //! ```
 //! A round is what waits at one time: several requests share one commit. What is shown goes into the batch of the message that it
@@ -22,19 +21,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, error, warn};
 
 pub(super) use self::turns::Turns;
 use super::{
     envelope::{Digests, Inner, Kind},
-    inbox::{Inbox, Key, Progress, Verdict},
+    inbox::{Inbox, Key, Verdict},
     order::{Lane, Numbers, Rank},
     receipt,
     sender::Command,
     shared::Shared,
-    store::{PAST_LOG, Tables, inbox_cost},
+    store::{LARGE_PARTS, Tables, inbox_cost},
     wire::{self, Code, Deliver, Missing, StoredMessage},
 };
 use crate::{
@@ -53,6 +52,18 @@ const OPENING: usize = 2;
 const ROUNDS: usize = 8;
 /// How often incomplete messages are looked over.
 const SWEEP: Duration = Duration::from_secs(600);
+
+/// Parts of large bodies: slot, index, bytes.
+type Bodies = Vec<(u64, u32, Bytes)>;
+
+/// Writes parts to the files of their bodies, each opened once for those that follow each other.
+fn write(tables: &Tables, bodies: &Bodies) -> Result<(), StoreError> {
+    for parts in bodies.chunk_by(|(a, ..), (b, ..)| a == b) {
+        let mut body = tables.write_in(parts[0].0)?;
+        parts.iter().try_for_each(|(_, index, part)| body.put(*index, part))?;
+    }
+    Ok(())
+}
 
 /// A part as far as it got.
 #[derive(Debug)]
@@ -101,7 +112,7 @@ enum Done {
     /// With the number of the batch, when that hands messages over.
     Committed(Round, Option<u64>, Result<(), StoreError>),
     /// Large bodies are on the disk, or not.
-    Flushed(Round, Vec<Complete>, Result<(), StoreError>),
+    Synced(Round, Vec<Complete>, Result<(), StoreError>),
     /// In the inbox, or to be tried again when a part comes again.
     Completed(Round, Vec<Complete>, Option<u64>, Result<(), StoreError>),
     /// What waited was handed over.
@@ -224,7 +235,7 @@ impl Receiver {
                 }
             }
             Ok(Done::Committed(round, number, result)) => self.committed(round, number, &result).await,
-            Ok(Done::Flushed(round, complete, result)) => self.flushed(round, complete, result).await,
+            Ok(Done::Synced(round, complete, result)) => self.synced(round, complete, result).await,
             Ok(Done::Completed(round, complete, number, result)) => {
                 self.completed(round, complete, number, &result).await;
             }
@@ -242,7 +253,7 @@ impl Receiver {
             return self.answer(round);
         }
         let now = self.shared.now();
-        let (mut batch, mut bodies) = (Batch::new(), Vec::new());
+        let (mut batch, mut bodies) = (Batch::new(), Bodies::new());
         let mut completions = Vec::new();
         for item in round.items() {
             if !matches!(item, Item::Open(..)) {
@@ -283,7 +294,7 @@ impl Receiver {
                     if let Some(header) = header {
                         Tables::put_assembly(&mut batch, &header);
                     }
-                    if parts < PAST_LOG {
+                    if parts < LARGE_PARTS {
                         Tables::put_in_part(&mut batch, slot, index, &body);
                     } else {
                         bodies.push((slot, index, body));
@@ -309,10 +320,8 @@ impl Receiver {
                 Err(error) => Err(error),
             };
             if result.is_ok() && !bodies.is_empty() {
-                let write = move || {
-                    bodies.iter().try_for_each(|(slot, index, body)| tables.put_in_part_unlogged(*slot, *index, body))
-                };
-                result = tokio::task::spawn_blocking(write).await.unwrap_or(Err(StoreError::Stopped));
+                let written = tokio::task::spawn_blocking(move || write(&tables, &bodies));
+                result = written.await.unwrap_or(Err(StoreError::Stopped));
             }
             Done::Committed(round, number, result)
         });
@@ -323,20 +332,17 @@ impl Receiver {
         if let Err(error) = result {
             warn!(%error, "cannot store received messages; their senders try again");
         }
-        let (mut completions, mut flush) = (Vec::new(), false);
+        let mut completions = Vec::new();
         for item in round.items() {
             match item {
                 Item::Part(key, index) => {
                     let key = *key;
-                    let progress = self.machine.committed_part(&key, *index, result.is_ok());
-                    *item = if progress == Progress::Whole {
+                    *item = if self.machine.committed_part(&key, *index, result.is_ok()) {
                         completions.push(key);
                         Item::Completing(key)
                     } else {
                         Item::Done(failure.unwrap_or(Code::Stored), None)
                     };
-                    flush |= progress == Progress::Nearly
-                        && self.machine.assembly(&key).is_some_and(|a| a.parts() >= PAST_LOG);
                 }
                 Item::Whole(key, message) => {
                     self.machine.committed_whole(key);
@@ -353,21 +359,8 @@ impl Receiver {
                 Item::Letter(..) | Item::Open(..) | Item::Done(..) => {}
             }
         }
-        if flush {
-            self.flush();
-        }
         self.handed(number, result.is_ok()).await;
         self.complete(round, completions).await;
-    }
-
-    /// Brings a large body to the disk while its last part is on its way: that comes when the message is durable at its sender.
-    fn flush(&mut self) {
-        let tables = self.shared.tables.clone();
-        self.tasks.spawn(async move {
-            // When it fails or panics, completing the message does it again, and tells.
-            let _ = tokio::task::spawn_blocking(move || tables.flush_in()).await;
-            Done::Nothing
-        });
     }
 
     /// Completes messages whose parts are all stored, then answers the round.
@@ -382,22 +375,25 @@ impl Receiver {
         if complete.is_empty() {
             return self.answer(round);
         }
-        if complete.iter().all(|(_, _, message)| message.parts < PAST_LOG) {
-            return self.flushed(round, complete, Ok(())).await;
+        if complete.iter().all(|(_, _, message)| message.parts < LARGE_PARTS) {
+            return self.synced(round, complete, Ok(())).await;
         }
         let tables = self.shared.tables.clone();
+        let large: Vec<u64> =
+            complete.iter().map(|(_, _, m)| m).filter(|m| m.parts >= LARGE_PARTS).map(|m| m.slot).collect();
         self.tasks.spawn(async move {
-            let flushed = tokio::task::spawn_blocking(move || tables.flush_in()).await;
-            Done::Flushed(round, complete, flushed.unwrap_or(Err(StoreError::Stopped)))
+            let sync = move || large.iter().try_for_each(|slot| tables.sync_in(*slot));
+            let synced = tokio::task::spawn_blocking(sync).await;
+            Done::Synced(round, complete, synced.unwrap_or(Err(StoreError::Stopped)))
         });
     }
 
     /// Bodies are on the disk: puts their messages into the inbox.
-    async fn flushed(&mut self, round: Round, complete: Vec<Complete>, flushed: Result<(), StoreError>) {
-        let flushed =
-            if self.is_lost() { flushed.and(Err(StoreError::Failed("a batch was lost".into()))) } else { flushed };
+    async fn synced(&mut self, round: Round, complete: Vec<Complete>, synced: Result<(), StoreError>) {
+        let synced =
+            if self.is_lost() { synced.and(Err(StoreError::Failed("a batch was lost".into()))) } else { synced };
         let mut batch = Batch::new();
-        let put = flushed.and_then(|()| {
+        let put = synced.and_then(|()| {
             let mut put = |(key, rank, message): &Complete| self.arrive_whole(&mut batch, key, *rank, message);
             complete.iter().try_for_each(&mut put)
         });

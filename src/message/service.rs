@@ -130,6 +130,7 @@ struct Loaded {
 impl Loaded {
     fn load(tables: &Tables, config: &Config) -> Result<Self, StoreError> {
         let pending = tables.pending()?;
+        tables.clear_bodies()?;
         let (totals, next_slot) = tables.inbox_totals()?;
         let limits = Limits { max_bytes: config.max_bytes, inbox_max_bytes: config.inbox_max_bytes };
         let mut inbox = Inbox::new(limits, next_slot);

@@ -5,24 +5,26 @@
 //! | outbox | `h` `!seq` | header and history |
 //! | outbox | `i` id | seq |
 //! | outbox | `q` seq | pending: to be tried |
-//! | outbox | `s` seq | a large body is being written; left over by a crash, its parts are removed at the next start |
+//! | outbox | `s` seq | a large body is being written; left over by a crash, its file is removed at the next start |
 //! | outbox | `n` stream recipient | the next number of our messages to it |
-//! | outbox_body | seq index | message key (32), sealed part |
+//! | outbox_body | seq index | message key (32), sealed part: of small bodies, and of large ones that were sealed again |
 //! | inbox | `h` `!arrival` | header |
 //! | inbox | `i` id | arrival |
 //! | inbox | `w` slot | header of a message that waits for its turn; its `i` names the slot |
 //! | inbox | `a` slot | an incomplete message |
-//! | inbox_body | slot index | body bytes of a part |
+//! | inbox_body | slot index | body bytes of a part, of small bodies |
 //! | seen | `t` hash(sender, stream, seq) | id, received_at, age of the store then |
 //! | seen | `i` id | received_at, age of the store then |
 //! | seen | `o` hash(sender, stream) | the next number that is shown, age of the store then |
 //! | meta | `message_age` | age of the store, see `age.rs` |
 //! | meta | `message_stream`, `message_seq` | our stream's id; sequence numbers below are taken |
 //! | meta | `message_stream_elsewhere` | the record of ours signed elsewhere that the stream is newer than |
+//!
+//! Large bodies ([`LARGE_PARTS`] parts and more) have files of their own: the outbox's by seq, the inbox's by slot.
 
 mod order;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::Bound, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -35,7 +37,7 @@ use super::{
 };
 use crate::{
     primitives::{MessageId, UnixMillis},
-    store::{Batch, Family, Store, StoreError},
+    store::{Batch, BodyWriter, Family, Shelf, Store, StoreError},
 };
 
 pub(super) const AGE: &[u8] = b"message_age";
@@ -43,9 +45,9 @@ pub(super) const STREAM: &[u8] = b"message_stream";
 pub(super) const SEQ: &[u8] = b"message_seq";
 pub(super) const ELSEWHERE: &[u8] = b"message_stream_elsewhere";
 
-/// Bodies of so many parts and more (4 MiB) are written past the log and flushed once, since the log would double what is
-/// written. A smaller one is cheaper in the log, where it shares its sync with others.
-pub(super) const PAST_LOG: u32 = 16;
+/// Bodies of so many parts and more (4 MiB) are written to a file of their own: the log would double what is written. A smaller one
+/// is cheaper in the log, where it shares its sync with others.
+pub(super) const LARGE_PARTS: u32 = 16;
 
 /// Ended outgoing messages that are remembered; older ones are forgotten.
 const KEEP_ENDED: usize = 10_000;
@@ -119,21 +121,28 @@ impl Tables {
         batch.put(Family::OutboxBody, part_key(seq, index), stored);
     }
 
-    /// Durable after [`Tables::flush_out`].
-    pub(super) fn put_out_part_unlogged(&self, seq: u64, index: u32, stored: &[u8]) -> Result<(), StoreError> {
-        self.store.put_unlogged(Family::OutboxBody, &part_key(seq, index), stored)
+    /// For a large body, whose staging was put before. Durable after [`Tables::sync_out`].
+    pub(super) fn write_out(&self, seq: u64) -> Result<BodyWriter, StoreError> {
+        self.store.write_body(Shelf::Outbox, seq)
     }
 
-    pub(super) fn flush_out(&self) -> Result<(), StoreError> {
-        self.store.flush(Family::OutboxBody)
+    pub(super) fn sync_out(&self, seq: u64) -> Result<(), StoreError> {
+        self.store.sync_body(Shelf::Outbox, seq)
     }
 
     /// Header of an ended message; its body goes.
     pub(super) fn put_ended(batch: &mut Batch, header: &Header) {
         Self::put_header(batch, header);
         batch.delete(Family::Outbox, key(b'q', header.seq));
-        for index in 0..header.parts {
-            batch.delete(Family::OutboxBody, part_key(header.seq, index));
+        Self::drop_out_parts(batch, header.seq, header.parts);
+    }
+
+    fn drop_out_parts(batch: &mut Batch, seq: u64, parts: u32) {
+        for index in 0..parts {
+            batch.delete(Family::OutboxBody, part_key(seq, index));
+        }
+        if parts >= LARGE_PARTS {
+            batch.remove_body(Shelf::Outbox, seq);
         }
     }
 
@@ -147,13 +156,15 @@ impl Tables {
 
     pub(super) fn drop_staged(batch: &mut Batch, seq: u64, parts: u32) {
         Self::end_staging(batch, seq);
-        for index in 0..parts {
-            batch.delete(Family::OutboxBody, part_key(seq, index));
-        }
+        Self::drop_out_parts(batch, seq, parts);
     }
 
     pub(super) fn out_part(&self, seq: u64, index: u32) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.store.get(Family::OutboxBody, &part_key(seq, index))?.map(Bytes::from))
+        // What was sealed again is newer than the file.
+        match self.store.get(Family::OutboxBody, &part_key(seq, index))? {
+            Some(part) => Ok(Some(part.into())),
+            None => self.store.body_part(Shelf::Outbox, seq, index),
+        }
     }
 
     pub(super) fn outgoing(&self, seq: u64) -> Result<Option<Header>, StoreError> {
@@ -181,7 +192,7 @@ impl Tables {
     /// Everything not ended, oldest first; leftovers of a crash while writing a large body are removed.
     pub(super) fn pending(&self) -> Result<Vec<Header>, StoreError> {
         let mut leftovers = Batch::new();
-        self.store.for_each(Family::Outbox, b"s", std::ops::Bound::Unbounded, |k, value| {
+        self.store.for_each(Family::Outbox, b"s", Bound::Unbounded, |k, value| {
             if let (Some(seq), Ok(parts)) = (number(&k[1..]), value.try_into()) {
                 Self::drop_staged(&mut leftovers, seq, u32::from_be_bytes(parts));
             }
@@ -189,7 +200,7 @@ impl Tables {
         })?;
         self.store.write_unsynced(leftovers)?;
         let mut seqs = Vec::new();
-        self.store.for_each(Family::Outbox, b"q", std::ops::Bound::Unbounded, |k, _| {
+        self.store.for_each(Family::Outbox, b"q", Bound::Unbounded, |k, _| {
             seqs.extend(number(&k[1..]));
             true
         })?;
@@ -203,10 +214,43 @@ impl Tables {
         Ok(headers)
     }
 
+    /// Removes the files of bodies that no row names: a crash came between. Before anything is written, and after
+    /// [`Tables::pending`].
+    pub(super) fn clear_bodies(&self) -> Result<usize, StoreError> {
+        let mut batch = Batch::new();
+        let mut gone = 0;
+        for seq in self.store.body_numbers(Shelf::Outbox)? {
+            if !self.store.contains(Family::Outbox, &key(b'q', seq))? {
+                batch.remove_body(Shelf::Outbox, seq);
+                gone += 1;
+            }
+        }
+        let slots = self.store.body_numbers(Shelf::Inbox)?;
+        if !slots.is_empty() {
+            let mut named = HashSet::new();
+            self.store.for_each(Family::Inbox, b"a", Bound::Unbounded, |k, _| {
+                named.extend(number(&k[1..]));
+                true
+            })?;
+            for prefix in [b"h", b"w"] {
+                self.store.for_each(Family::Inbox, prefix, Bound::Unbounded, |_, value| {
+                    named.extend(wire::decode_received(value).map(|message| message.slot));
+                    true
+                })?;
+            }
+            for slot in slots.into_iter().filter(|slot| !named.contains(slot)) {
+                batch.remove_body(Shelf::Inbox, slot);
+                gone += 1;
+            }
+        }
+        self.store.write_unsynced(batch)?;
+        Ok(gone)
+    }
+
     /// Forgets ended messages beyond the newest [`KEEP_ENDED`].
     pub(super) fn forget_ended(&self) -> Result<usize, StoreError> {
         let (mut ended, mut forgotten, mut batch) = (0, 0, Batch::new());
-        self.store.for_each(Family::Outbox, b"h", std::ops::Bound::Unbounded, |k, value| {
+        self.store.for_each(Family::Outbox, b"h", Bound::Unbounded, |k, value| {
             let Some(header) = wire::decode_outgoing(value) else { return true };
             ended += usize::from(is_end(header.state));
             if is_end(header.state) && ended > KEEP_ENDED {
@@ -233,13 +277,23 @@ impl Tables {
         batch.put(Family::InboxBody, part_key(slot, index), body);
     }
 
-    /// Durable after [`Tables::flush_in`].
-    pub(super) fn put_in_part_unlogged(&self, slot: u64, index: u32, body: &[u8]) -> Result<(), StoreError> {
-        self.store.put_unlogged(Family::InboxBody, &part_key(slot, index), body)
+    /// For a large body, whose assembly was put before. Durable after [`Tables::sync_in`].
+    pub(super) fn write_in(&self, slot: u64) -> Result<BodyWriter, StoreError> {
+        self.store.write_body(Shelf::Inbox, slot)
     }
 
-    pub(super) fn flush_in(&self) -> Result<(), StoreError> {
-        self.store.flush(Family::InboxBody)
+    pub(super) fn sync_in(&self, slot: u64) -> Result<(), StoreError> {
+        self.store.sync_body(Shelf::Inbox, slot)
+    }
+
+    fn drop_in_parts(batch: &mut Batch, slot: u64, parts: u32) {
+        if parts >= LARGE_PARTS {
+            batch.remove_body(Shelf::Inbox, slot);
+            return;
+        }
+        for index in 0..parts {
+            batch.delete(Family::InboxBody, part_key(slot, index));
+        }
     }
 
     pub(super) fn put_assembly(batch: &mut Batch, assembly: &Assembly) {
@@ -252,25 +306,27 @@ impl Tables {
 
     pub(super) fn drop_assembly(batch: &mut Batch, assembly: &Assembly) {
         Self::end_assembly(batch, assembly.slot);
-        for index in 0..assembly.parts() {
-            batch.delete(Family::InboxBody, part_key(assembly.slot, index));
+        Self::drop_in_parts(batch, assembly.slot, assembly.parts());
+    }
+
+    /// Part `index` of a body of `parts`.
+    pub(super) fn in_part(&self, slot: u64, index: u32, parts: u32) -> Result<Option<Bytes>, StoreError> {
+        if parts >= LARGE_PARTS {
+            return self.store.body_part(Shelf::Inbox, slot, index);
         }
+        Ok(self.store.get(Family::InboxBody, &part_key(slot, index))?.map(Bytes::from))
     }
 
-    pub(super) fn in_part(&self, slot: u64, index: u32) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.get(Family::InboxBody, &part_key(slot, index))
-    }
-
-    /// Incomplete messages.
+    /// Incomplete messages. Parts of large ones are read, since a power cut may have left any of them out.
     pub(super) fn assemblies(&self) -> Result<Vec<Assembly>, StoreError> {
         let mut assemblies = Vec::new();
-        self.store.for_each(Family::Inbox, b"a", std::ops::Bound::Unbounded, |k, value| {
+        self.store.for_each(Family::Inbox, b"a", Bound::Unbounded, |k, value| {
             assemblies.extend(number(&k[1..]).and_then(|slot| wire::decode_assembly(slot, value)));
             true
         })?;
         for assembly in &mut assemblies {
             for index in 0..assembly.parts() {
-                if self.store.contains(Family::InboxBody, &part_key(assembly.slot, index))? {
+                if self.in_part(assembly.slot, index, assembly.parts())?.is_some() {
                     assembly.found(index);
                 }
             }
@@ -319,7 +375,7 @@ impl Tables {
     /// What the inbox holds, and the first free number. What waits for its turn takes room and is not counted as a message.
     pub(super) fn inbox_totals(&self) -> Result<(InboxTotals, u64), StoreError> {
         let (mut totals, mut next) = (InboxTotals::default(), 0);
-        self.store.for_each(Family::Inbox, b"h", std::ops::Bound::Unbounded, |k, value| {
+        self.store.for_each(Family::Inbox, b"h", Bound::Unbounded, |k, value| {
             next = next.max(number(&k[1..]).map_or(0, |n| !n).saturating_add(1));
             if let Some(message) = wire::decode_received(value) {
                 totals.messages += 1;
@@ -328,11 +384,11 @@ impl Tables {
             }
             true
         })?;
-        self.store.for_each(Family::Inbox, b"a", std::ops::Bound::Unbounded, |k, _| {
+        self.store.for_each(Family::Inbox, b"a", Bound::Unbounded, |k, _| {
             next = next.max(number(&k[1..]).unwrap_or(0).saturating_add(1));
             true
         })?;
-        self.store.for_each(Family::Inbox, b"w", std::ops::Bound::Unbounded, |k, value| {
+        self.store.for_each(Family::Inbox, b"w", Bound::Unbounded, |k, value| {
             next = next.max(number(&k[1..]).unwrap_or(0).saturating_add(1));
             totals.cost += wire::decode_received(value).map_or(0, |message| inbox_cost(&message));
             true
@@ -362,8 +418,6 @@ impl Tables {
     /// Takes a message out of the inbox; its seen marks stay.
     pub(super) fn remove_received(batch: &mut Batch, arrival: u64, message: &StoredMessage) {
         batch.delete(Family::Inbox, key(b'h', !arrival)).delete(Family::Inbox, id_key(b'i', &message.received.id.0));
-        for index in 0..message.parts {
-            batch.delete(Family::InboxBody, part_key(message.slot, index));
-        }
+        Self::drop_in_parts(batch, message.slot, message.parts);
     }
 }

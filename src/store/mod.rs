@@ -7,7 +7,7 @@
 //! (map records of others, Kademlia records). A write that has returned comes
 //! before every later one, also after a crash; one that still waits for its sync may be overtaken by an unsynced write.
 //!
-//! [`Store::put_unlogged`] is for large bodies only: nothing of it is durable before [`Store::flush`].
+//! Large bodies have files of their own ([`Store::write_body`]): they are durable after [`Store::sync_body`]. See `body.rs`.
 //!
 //! # Blocking
 //! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.
@@ -17,6 +17,7 @@
 //! The `meta` family holds the layout version. A store of a newer version is refused ([`OpenError::Newer`]); an
 //! older one is migrated step by step before anything else sees it.
 
+mod body;
 mod family;
 mod open;
 mod space;
@@ -28,6 +29,9 @@ use std::{
     sync::Arc,
 };
 
+use body::Bodies;
+pub use body::{MAX_BODY_PART, Shelf};
+use bytes::Bytes;
 use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
 
 pub use family::Family;
@@ -71,6 +75,7 @@ impl From<rocksdb::Error> for StoreError {
 pub struct Batch {
     ops: Vec<(Family, Vec<u8>, Option<Vec<u8>>)>,
     bytes: usize,
+    bodies: Vec<(Shelf, u64)>,
 }
 
 impl Batch {
@@ -96,10 +101,16 @@ impl Batch {
         self
     }
 
+    /// Removes the file of a body, once everything else in the batch was written.
+    pub fn remove_body(&mut self, shelf: Shelf, number: u64) -> &mut Self {
+        self.bodies.push((shelf, number));
+        self
+    }
+
     /// Whether nothing would change.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.ops.is_empty()
+        self.ops.is_empty() && self.bodies.is_empty()
     }
 
     /// Keys that it sets or removes.
@@ -130,6 +141,7 @@ struct Inner {
     db: Arc<Db>,
     writer: Writer,
     space: Arc<Space>,
+    bodies: Arc<Bodies>,
     path: PathBuf,
 }
 
@@ -148,11 +160,12 @@ impl Store {
     /// # Errors
     /// [`OpenError`] when another process holds it, it is of a newer version, damaged, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let db = Arc::new(open::open(path)?);
-        let space = Arc::new(Space::new(path));
-        let writer = Writer::start(db.clone(), space.clone());
-        let writer = writer.map_err(|e| OpenError::Failed(path.to_owned(), e.to_string()))?;
-        Ok(Self { inner: Arc::new(Inner { db, writer, space, path: path.to_owned() }) })
+        let failed = |e: std::io::Error| OpenError::Failed(path.to_owned(), e.to_string());
+        let (db, direct) = open::open(path)?;
+        let (db, space) = (Arc::new(db), Arc::new(Space::new(path)));
+        let bodies = Arc::new(Bodies::open(path, direct).map_err(failed)?);
+        let writer = Writer::start(db.clone(), space.clone(), bodies.clone()).map_err(failed)?;
+        Ok(Self { inner: Arc::new(Inner { db, writer, space, bodies, path: path.to_owned() }) })
     }
 
     /// The value of `key`.
@@ -260,27 +273,44 @@ impl Store {
         if !batch.only_removes() {
             self.inner.space.check(batch.bytes())?;
         }
-        Ok(self.inner.db.write_opt(to_rocks(&self.inner.db, [batch]), &WriteOptions::default())?)
+        let mut batches = [batch];
+        let removed = std::mem::take(&mut batches[0].bodies);
+        self.inner.db.write_opt(to_rocks(&self.inner.db, batches), &WriteOptions::default())?;
+        removed.into_iter().for_each(|(shelf, number)| self.inner.bodies.remove(shelf, number));
+        Ok(())
     }
 
-    /// Sets `key` past the log: a crash may lose it until [`Store::flush`] of its family returned. For large bodies, which
-    /// would otherwise be written twice.
+    /// Opens a large body for writing, part by part; the first to do so makes its file. Blocks.
     ///
     /// # Errors
     /// [`StoreError`] when the disk is full or fails.
-    pub fn put_unlogged(&self, family: Family, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.inner.space.check(key.len() + value.len())?;
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        Ok(self.inner.db.put_cf_opt(&handle(&self.inner.db, family), key, value, &options)?)
+    pub fn write_body(&self, shelf: Shelf, number: u64) -> Result<BodyWriter, StoreError> {
+        let writer = self.inner.bodies.write(shelf, number)?;
+        Ok(BodyWriter { writer, space: self.inner.space.clone() })
     }
 
-    /// Makes everything written to a family durable. Blocks until its memory is on the disk.
+    /// Makes all parts written to a body durable. Blocks.
     ///
     /// # Errors
-    /// [`StoreError`] when the disk is full or fails.
-    pub fn flush(&self, family: Family) -> Result<(), StoreError> {
-        Ok(self.inner.db.flush_cf(&handle(&self.inner.db, family))?)
+    /// [`StoreError`] when the disk fails or the body is not there.
+    pub fn sync_body(&self, shelf: Shelf, number: u64) -> Result<(), StoreError> {
+        Ok(self.inner.bodies.sync(shelf, number)?)
+    }
+
+    /// A part of a body; `None` when it was not written, or is damaged. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn body_part(&self, shelf: Shelf, number: u64, index: u32) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.inner.bodies.part(shelf, number, index)?)
+    }
+
+    /// The numbers of all bodies of a shelf, in any order. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn body_numbers(&self, shelf: Shelf) -> Result<Vec<u64>, StoreError> {
+        Ok(self.inner.bodies.numbers(shelf)?)
     }
 
     /// Whether there is room for `bytes` more, above the reserve. One system call of about a microsecond.
@@ -303,7 +333,7 @@ impl Store {
         self.inner.space.free()
     }
 
-    /// Bytes of the store on disk.
+    /// Bytes of the store on disk. Blocks for a while when it holds thousands of large bodies.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         // What is in memory is in the log too.
@@ -314,7 +344,7 @@ impl Store {
             let value = |name| self.inner.db.property_int_value_cf(&cf, name).ok().flatten().unwrap_or(0);
             properties.into_iter().map(value).sum()
         };
-        Family::ALL.iter().map(of_family).sum()
+        Family::ALL.iter().map(of_family).sum::<u64>() + self.inner.bodies.bytes()
     }
 
     /// For tests: as if the disk were full, or had room again.
@@ -331,6 +361,24 @@ impl Store {
             tracing::error!(%error, "could not sync the store while closing");
         }
         self.inner.db.cancel_all_background_work(true);
+    }
+}
+
+/// Writes parts of one large body.
+#[derive(Debug)]
+pub struct BodyWriter {
+    writer: body::Writer,
+    space: Arc<Space>,
+}
+
+impl BodyWriter {
+    /// Writes part `index`, of at most [`MAX_BODY_PART`] bytes; in any order, and again. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn put(&mut self, index: u32, part: &[u8]) -> Result<(), StoreError> {
+        self.space.check(part.len())?;
+        Ok(self.writer.put(index, part)?)
     }
 }
 

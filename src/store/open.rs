@@ -46,11 +46,13 @@ const FLUSHES: i32 = 2;
 /// Values from this size up go to blob files in body families.
 const BLOB_BYTES: u64 = 4 * 1024;
 
-pub(super) fn open(path: &Path) -> Result<Db, OpenError> {
+/// The database, and whether files beside it can be written past the page cache.
+pub(super) fn open(path: &Path) -> Result<(Db, bool), OpenError> {
     let failed = |e: &dyn std::fmt::Display| OpenError::Failed(path.to_owned(), e.to_string());
     // RocksDB makes only the last folder of the path, and the probe needs it.
     std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
-    let options = database_options(takes_direct_writes(path));
+    let direct = takes_direct_writes(path);
+    let options = database_options(direct);
     let cache = Cache::new_lru_cache(CACHE_BYTES);
     // Families of an unknown name mean a newer program: list them so that the version check below can say so.
     let mut names: Vec<String> = Family::ALL.iter().map(|f| f.name().to_owned()).collect();
@@ -75,7 +77,7 @@ pub(super) fn open(path: &Path) -> Result<Db, OpenError> {
         }
     })?;
     check_version(&db, path)?;
-    Ok(db)
+    Ok((db, direct))
 }
 
 fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {

@@ -79,22 +79,89 @@ async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
     assert_eq!(seen, 2, "it ends when told");
 }
 
+fn gone(store: &Store, shelf: Shelf, number: u64) -> bool {
+    (0..1000).any(|_| {
+        let gone = !store.body_numbers(shelf).unwrap().contains(&number);
+        if !gone {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        gone
+    })
+}
+
 #[tokio::test]
-async fn what_went_past_the_log_is_durable_after_a_flush() {
+async fn parts_of_a_body_come_back_from_their_file_until_a_batch_removes_it() {
     let (dir, store) = open();
-    store.put_unlogged(Family::OutboxBody, b"part", &[7; 100_000]).unwrap();
-    assert!(store.contains(Family::OutboxBody, b"part").unwrap());
-    store.flush(Family::OutboxBody).unwrap();
-    store.commit(one(Family::Outbox, b"header", b"h")).await.unwrap();
-    // A copy of the files now is what a crash would leave.
-    let left = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(dir.path()).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, left.path().join(path.file_name().unwrap())).unwrap();
+    let part = |i: u32| vec![i as u8 + 1; if i == 2 { 1 } else { MAX_BODY_PART - i as usize }];
+    for index in [2, 0, 1] {
+        store.write_body(Shelf::Inbox, 7).unwrap().put(index, &part(index)).unwrap();
     }
-    let after = Store::open(left.path()).unwrap();
-    assert_eq!(after.get(Family::OutboxBody, b"part").unwrap().map(|v| v.len()), Some(100_000));
-    assert!(after.contains(Family::Outbox, b"header").unwrap());
+    store.sync_body(Shelf::Inbox, 7).unwrap();
+    store.write_body(Shelf::Outbox, 7).unwrap().put(0, b"another").unwrap();
+    let mut twice = store.write_body(Shelf::Outbox, 8).unwrap();
+    twice.put(0, &[1; 5000]).unwrap();
+    twice.put(0, b"shorter").unwrap();
+    let check = |store: &Store| {
+        for index in 0..3 {
+            assert_eq!(store.body_part(Shelf::Inbox, 7, index).unwrap().as_deref(), Some(&part(index)[..]));
+        }
+        assert_eq!(store.body_part(Shelf::Inbox, 7, 3), Ok(None));
+        assert_eq!(store.body_part(Shelf::Outbox, 7, 0).unwrap().as_deref(), Some(&b"another"[..]));
+        assert_eq!(store.body_part(Shelf::Outbox, 8, 0).unwrap().as_deref(), Some(&b"shorter"[..]));
+        assert_eq!(store.body_part(Shelf::Outbox, 9, 0), Ok(None));
+        assert_eq!(store.body_numbers(Shelf::Inbox), Ok(vec![7]));
+    };
+    check(&store);
+    store.close();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    check(&store);
+    assert!(store.disk_bytes() >= 2 * MAX_BODY_PART as u64);
+    let mut batch = Batch::new();
+    assert!(batch.is_empty());
+    batch.remove_body(Shelf::Inbox, 7);
+    assert!(!batch.is_empty());
+    store.commit(batch).await.unwrap();
+    assert!(gone(&store, Shelf::Inbox, 7));
+    assert_eq!(store.body_numbers(Shelf::Outbox).unwrap().len(), 2, "others stay");
+    let mut batch = Batch::new();
+    batch.remove_body(Shelf::Outbox, 7).remove_body(Shelf::Outbox, 99);
+    store.write_unsynced(batch).unwrap();
+    assert_eq!(store.body_numbers(Shelf::Outbox), Ok(vec![8]));
+}
+
+#[test]
+fn a_damaged_part_is_no_part_and_its_neighbours_are() {
+    let (dir, store) = open();
+    let mut body = store.write_body(Shelf::Inbox, 1).unwrap();
+    (0..3).for_each(|index| body.put(index, &[9; 10_000]).unwrap());
+    let path = dir.path().join("bodies/inbox/0000000000000001");
+    let whole = std::fs::read(&path).unwrap();
+    let second = (whole.len() - 12_288) / 2;
+    for at in [0, 4, 7, 8, 5000, 10_007] {
+        let mut damaged = whole.clone();
+        damaged[second + at] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        let is_there = |index| store.body_part(Shelf::Inbox, 1, index).unwrap().is_some();
+        assert_eq!([0, 1, 2].map(is_there), [true, false, true], "byte {at}");
+    }
+    for cut in [0, 3, 7, 8, 4096] {
+        std::fs::write(&path, &whole[..second + cut]).unwrap();
+        assert_eq!(store.body_part(Shelf::Inbox, 1, 1), Ok(None), "cut at {cut}");
+    }
+}
+
+#[test]
+fn impossible_parts_and_full_disks_are_refused() {
+    let (_dir, store) = open();
+    let mut body = store.write_body(Shelf::Outbox, 1).unwrap();
+    assert!(matches!(body.put(0, &[0; MAX_BODY_PART + 1]), Err(StoreError::Failed(_))));
+    assert!(matches!(body.put(0, b""), Err(StoreError::Failed(_))));
+    store.pretend_full(true);
+    assert!(matches!(body.put(0, b"x"), Err(StoreError::DiskFull(_))));
+    store.pretend_full(false);
+    body.put(0, b"x").unwrap();
+    assert!(store.sync_body(Shelf::Outbox, 2).is_err(), "there is no such body");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 use rocksdb::WriteOptions;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Db, Space, StoreError};
+use super::{Batch, Bodies, Db, Space, StoreError};
 
 /// Batches waiting for the writer; callers wait for a place beyond it. 1024 batches of 64 KiB are 64 MiB at worst.
 const QUEUE: usize = 1024;
@@ -65,12 +65,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(db: Arc<Db>, space: Arc<Space>) -> std::io::Result<Self> {
+    pub(super) fn start(db: Arc<Db>, space: Arc<Space>, bodies: Arc<Bodies>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let counters = Arc::new(Counters::default());
         let shared = counters.clone();
-        let thread =
-            std::thread::Builder::new().name("store-writer".into()).spawn(move || run(&db, &space, queue, &shared))?;
+        let run = move || run(&db, &space, &bodies, queue, &shared);
+        let thread = std::thread::Builder::new().name("store-writer".into()).spawn(run)?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), counters })
     }
 
@@ -130,7 +130,7 @@ fn those_that_fit(space: &Space, jobs: Vec<Job>) -> (Vec<Job>, usize) {
     (fitting, bytes)
 }
 
-fn run(db: &Db, space: &Space, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
+fn run(db: &Db, space: &Space, bodies: &Bodies, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
     while let Some(first) = queue.blocking_recv() {
@@ -148,6 +148,7 @@ fn run(db: &Db, space: &Space, mut queue: mpsc::Receiver<Job>, counters: &Counte
                 continue;
             }
         }
+        let removed: Vec<_> = jobs.iter_mut().flat_map(|j| std::mem::take(&mut j.batch.bodies)).collect();
         let (batches, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.batch, j.done)).unzip();
         let result = db.write_opt(super::to_rocks(db, batches), &synced).map_err(StoreError::from);
         if result.is_ok() {
@@ -158,6 +159,9 @@ fn run(db: &Db, space: &Space, mut queue: mpsc::Receiver<Job>, counters: &Counte
         for done in waiting {
             // A caller that went away does not undo the write.
             let _ = done.send(result.clone());
+        }
+        if result.is_ok() {
+            removed.into_iter().for_each(|(shelf, number)| bodies.remove(shelf, number));
         }
     }
 }

@@ -1,7 +1,14 @@
 //! The head start of large messages over real services: what goes before a message is durable, and what is left of it when it
 //! never is. The body comes through a pipe, so that sealing stops where a test wants it to.
 
-use std::{fs, io::Write as _, ops::Bound, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -19,7 +26,7 @@ use super::{
 use crate::{
     identity::Identity,
     primitives::PeerId,
-    store::{Family, Store},
+    store::{Family, Shelf, Store},
 };
 
 const PARTS: usize = 20;
@@ -74,10 +81,18 @@ fn count(store: &Store, family: Family, prefix: &[u8]) -> usize {
     n
 }
 
+/// Parts of large bodies in the inbox.
+fn stored(store: &Store) -> usize {
+    let is_there =
+        |slot: u64, index: usize| store.body_part(Shelf::Inbox, slot, u32::try_from(index).unwrap()).unwrap().is_some();
+    let slots = store.body_numbers(Shelf::Inbox).unwrap();
+    slots.into_iter().map(|slot| (0..PARTS).filter(|index| is_there(slot, *index)).count()).sum()
+}
+
 /// Waits until this many parts are in the inbox.
 async fn parts(node: &Node, n: usize) {
     let there = async {
-        while count(&node.store, Family::InboxBody, b"") < n {
+        while stored(&node.store) < n {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -115,7 +130,7 @@ async fn a_message_that_fails_after_its_first_parts_went_is_never_shown_and_stop
     let error = message.end().await.unwrap_err();
     assert!(matches!(&error, MessageError::Invalid(why) if why.contains("changed")), "{error}");
     assert_eq!(a.handle.stats().outbox_pending, 0);
-    assert_eq!(count(&a.store, Family::OutboxBody, b""), 0, "nothing of it is kept");
+    assert_eq!(a.store.body_numbers(Shelf::Outbox), Ok(Vec::new()), "nothing of it is kept");
     let next = a.handle.send(a.draft(b.address(), body(1))).await.unwrap();
     delivered(&a, next.id).await;
     assert!(bodies(&b).await == [body(1)], "the other one, unmixed");
@@ -123,21 +138,32 @@ async fn a_message_that_fails_after_its_first_parts_went_is_never_shown_and_stop
     assert!(a.handle.outbox(10).await.unwrap().iter().all(|m| m.id == next.id));
 }
 
+/// All files in a folder and below it, with their lengths.
+fn files(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().map_while(Result::ok) {
+        match entry.metadata() {
+            Ok(m) if m.is_dir() => all.extend(files(&entry.path())),
+            about => all.push((entry.path(), about.map_or(0, |m| m.len()))),
+        }
+    }
+    all.sort();
+    all
+}
+
 /// The files of a store at rest: what a crash would leave.
-fn copy(from: &Path, to: &Path) {
-    let list = || {
-        let entries = fs::read_dir(from).unwrap().map(|e| e.unwrap());
-        let mut names: Vec<_> = entries.map(|e| (e.file_name(), e.metadata().map_or(0, |m| m.len()))).collect();
-        names.sort();
-        names
-    };
+pub(super) fn copy(from: &Path, to: &Path) {
     loop {
-        let before = list();
-        let copied = before.iter().all(|(name, _)| fs::copy(from.join(name), to.join(name)).is_ok());
-        if copied && list() == before {
+        let before = files(from);
+        let copied = before.iter().all(|(path, _)| {
+            let copy = to.join(path.strip_prefix(from).unwrap());
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(path, copy).is_ok()
+        });
+        if copied && files(from) == before {
             return;
         }
-        fs::read_dir(to).unwrap().for_each(|e| fs::remove_file(e.unwrap().path()).unwrap());
+        files(to).iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
     }
 }
 
@@ -155,11 +181,46 @@ async fn a_sender_that_crashes_before_its_message_is_durable_has_forgotten_it_an
     let store = Store::open(left.path()).unwrap();
     let a = Node::run(&net, a.config.clone(), a.identity.clone(), store, left).await;
     assert_eq!(a.handle.stats().outbox_pending, 0);
-    assert_eq!(count(&a.store, Family::OutboxBody, b""), 0, "what was written of it is removed");
+    assert_eq!(a.store.body_numbers(Shelf::Outbox), Ok(Vec::new()), "what was written of it is removed");
     let next = a.handle.send(a.draft(b.address(), body(1))).await.unwrap();
     delivered(&a, next.id).await;
     assert!(bodies(&b).await == [body(1)], "a new number: nothing of the forgotten one is in it");
     assert_eq!(count(&b.store, Family::Inbox, b"a"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recipient_that_crashes_goes_on_with_the_parts_that_are_whole_on_its_disk() {
+    let net = Net::new();
+    let (a, mut b) = (Node::start(&net).await, Node::start(&net).await);
+    let mut message = Writing::begin(&a, b.address()).await;
+    let body = body(0);
+    let (first, last) = body.split_at(PART_BYTES * (PARTS - 1));
+    message.write(first).await;
+    parts(&b, PARTS - 1).await;
+    let left = Arc::new(tempfile::tempdir().unwrap());
+    copy(b.dir.path(), left.path());
+    b.halt().await;
+    // One part was cut off, as by a loss of power, and a file is there that nothing names.
+    let file = &files(&left.path().join("bodies/inbox"))[0].0;
+    fs::OpenOptions::new().write(true).open(file).unwrap().set_len(1_000_000).unwrap();
+    fs::write(left.path().join("bodies/inbox/00000000000000ff"), b"left over").unwrap();
+    let store = Store::open(left.path()).unwrap();
+    let whole = stored(&store);
+    assert!((1..PARTS - 1).contains(&whole), "{whole} parts are left");
+    let b = Node::run(&net, b.config.clone(), b.identity.clone(), store, left).await;
+    assert_eq!(stored(&b.store), whole, "nothing but what nobody names is removed");
+    assert_eq!(b.store.body_numbers(Shelf::Inbox).unwrap().len(), 1);
+    message.write(last).await;
+    let sent = message.end().await.unwrap();
+    delivered(&a, sent.id).await;
+    assert!(bodies(&b).await == [body], "whole, once");
+    b.handle.remove(sent.id).await.unwrap();
+    let gone = async {
+        while !b.store.body_numbers(Shelf::Inbox).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("its file is removed", gone).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

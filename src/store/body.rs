@@ -1,0 +1,202 @@
+//! Large bodies: a file each, beside the database.
+//!
+//! Through RocksDB a body is copied into its memory, from there into a file, and a log that would make it durable at once doubles
+//! what is written; that took a third of the processor time of a large message. Here each part is written once, to its place, past
+//! the page cache where the file system can: it is hardly read again soon.
+//!
+//! # Layout
+//! `bodies/<shelf>/<number>`, the number as 16 hexadecimal digits. Part `i` begins at `i` × [`STRIDE`]:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 0..4 | CRC-32 (IEEE) of bytes 4.. up to the end of the part, little endian |
+//! | 4..8 | length of the part, little endian |
+//! | 8.. | the part, and zeros up to the next multiple of [`BLOCK`] |
+//!
+//! A place that was never written, or not wholly, has no part: its checksum does not fit.
+//!
+//! # Durability
+//! Parts are durable when [`Store::sync_body`](super::Store::sync_body) has returned. A row of the database that names the file is
+//! committed after that, or before the file is made; [`Batch::remove_body`](super::Batch::remove_body) removes the file when the
+//! batch was written. What a crash leaves between the two has no row: whoever keeps bodies looks for such files at the start.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+
+use super::StoreError;
+
+/// What files, offsets and memory are aligned to for writing past the page cache: the largest block size of common disks.
+const BLOCK: usize = 4096;
+/// Distance of parts. A sealed part of the largest size and its key fill it but for less than 4 KiB.
+const STRIDE: usize = 260 * 1024;
+const HEADER: usize = 8;
+/// Largest part in bytes.
+pub const MAX_BODY_PART: usize = STRIDE - HEADER;
+
+/// Whose body it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Shelf {
+    /// Of outgoing messages, by sequence number: sealed parts.
+    Outbox,
+    /// Of received messages, by slot: parts of the body.
+    Inbox,
+}
+
+impl Shelf {
+    /// All shelves.
+    pub const ALL: [Self; 2] = [Self::Outbox, Self::Inbox];
+
+    /// The name of its folder: it never changes once released.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Outbox => "outbox",
+            Self::Inbox => "inbox",
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(e.to_string()),
+            _ => Self::Failed(e.to_string()),
+        }
+    }
+}
+
+/// The folders of bodies.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    folder: PathBuf,
+    /// Whether files are written past the page cache.
+    direct: bool,
+}
+
+impl Bodies {
+    /// Makes what is missing of the folders. `store`: the folder of the database.
+    pub(super) fn open(store: &Path, direct: bool) -> io::Result<Self> {
+        let folder = store.join("bodies");
+        for shelf in Shelf::ALL {
+            fs::create_dir_all(folder.join(shelf.name()))?;
+        }
+        File::open(&folder)?.sync_all()?;
+        File::open(store)?.sync_all()?;
+        Ok(Self { folder, direct })
+    }
+
+    fn shelf(&self, shelf: Shelf) -> PathBuf {
+        self.folder.join(shelf.name())
+    }
+
+    fn path(&self, shelf: Shelf, number: u64) -> PathBuf {
+        self.shelf(shelf).join(format!("{number:016x}"))
+    }
+
+    /// Opens a body for writing and makes it when it is new.
+    pub(super) fn write(&self, shelf: Shelf, number: u64) -> io::Result<Writer> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        #[cfg(target_os = "linux")]
+        if self.direct {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            options.custom_flags(nix::fcntl::OFlag::O_DIRECT.bits());
+        }
+        Ok(Writer { file: options.open(self.path(shelf, number))?, memory: Vec::new() })
+    }
+
+    /// Makes all that was written to a body durable.
+    pub(super) fn sync(&self, shelf: Shelf, number: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(self.path(shelf, number))?.sync_data()?;
+        // The name of the file; costs nothing where syncing a new file brings its name along.
+        File::open(self.shelf(shelf))?.sync_all()
+    }
+
+    /// One part; `None` when it is not there or damaged.
+    pub(super) fn part(&self, shelf: Shelf, number: u64, index: u32) -> io::Result<Option<Bytes>> {
+        let file = match File::open(self.path(shelf, number)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let (mut block, at) = (vec![0; STRIDE], u64::from(index) * STRIDE as u64); // usize fits in u64
+        let mut filled = 0;
+        while filled < STRIDE {
+            match file.read_at(&mut block[filled..], at + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        block.truncate(filled);
+        Ok(whole(block))
+    }
+
+    /// The numbers of all bodies of a shelf. Other files there are left alone.
+    pub(super) fn numbers(&self, shelf: Shelf) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(self.shelf(shelf))? {
+            let name = entry?.file_name();
+            let number = name.to_str().filter(|n| n.len() == 16).and_then(|n| u64::from_str_radix(n, 16).ok());
+            numbers.extend(number);
+        }
+        Ok(numbers)
+    }
+
+    /// Removes a body. One that is not there is fine; what cannot be removed is found at the next start.
+    pub(super) fn remove(&self, shelf: Shelf, number: u64) {
+        if let Err(error) = fs::remove_file(self.path(shelf, number))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, shelf = shelf.name(), number, "cannot remove a body");
+        }
+    }
+
+    /// Bytes of all bodies.
+    pub(super) fn bytes(&self) -> u64 {
+        let files = Shelf::ALL.iter().filter_map(|shelf| fs::read_dir(self.shelf(*shelf)).ok()).flatten();
+        files.filter_map(|entry| entry.ok()?.metadata().ok()).map(|m| m.len()).sum()
+    }
+}
+
+/// The part in what stands at its place.
+fn whole(block: Vec<u8>) -> Option<Bytes> {
+    let sum = u32::from_le_bytes(*block.first_chunk()?);
+    let length = u32::from_le_bytes(*block.get(4..)?.first_chunk()?);
+    let end = HEADER.checked_add(usize::try_from(length).ok()?)?;
+    (crc32fast::hash(block.get(4..end)?) == sum && length > 0).then(|| Bytes::from(block).slice(HEADER..end))
+}
+
+/// Writes parts of one body. Several may write to one body at once.
+#[derive(Debug)]
+pub(super) struct Writer {
+    file: File,
+    /// Twice used: memory that was touched once is not zeroed again by the system.
+    memory: Vec<u8>,
+}
+
+impl Writer {
+    /// Writes a part to its place.
+    pub(super) fn put(&mut self, index: u32, part: &[u8]) -> io::Result<()> {
+        if part.is_empty() || part.len() > MAX_BODY_PART {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a part of a body has an impossible length"));
+        }
+        self.memory.resize(STRIDE + BLOCK, 0);
+        let start = self.memory.as_ptr().align_offset(BLOCK);
+        let end = HEADER + part.len();
+        let length = end.next_multiple_of(BLOCK);
+        let block = &mut self.memory[start..start + length];
+        let bytes = u32::try_from(part.len()).expect("shorter than a stride");
+        block[4..HEADER].copy_from_slice(&bytes.to_le_bytes());
+        block[HEADER..end].copy_from_slice(part);
+        block[end..].fill(0);
+        let sum = crc32fast::hash(&block[4..end]);
+        block[..4].copy_from_slice(&sum.to_le_bytes());
+        self.file.write_all_at(block, u64::from(index) * STRIDE as u64) // usize fits in u64
+    }
+}
