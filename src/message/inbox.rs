@@ -83,7 +83,7 @@ enum Have {
 pub(super) struct Assembly {
     pub(super) key: Key,
     pub(super) rank: Rank,
-    /// Its place in the body family.
+    /// Its place in the body family; the name of its file when it is large.
     pub(super) slot: u64,
     pub(super) total: u64,
     pub(super) body_id: BodyId,
@@ -160,6 +160,17 @@ impl Assembly {
     }
 }
 
+/// How far a message is after a part of it was stored, or was not.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// Parts are missing.
+    More,
+    /// Complete it now.
+    Whole,
+    /// Nothing of it could be stored: it is forgotten, and its place is to be cleared.
+    Dropped(Box<Assembly>),
+}
+
 /// What to do with one part.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -223,11 +234,14 @@ impl Inbox {
         }
     }
 
-    /// Takes over an incomplete message from the store.
-    pub(super) fn load(&mut self, mut assembly: Assembly) {
+    /// Takes over an incomplete message from the store. What was there of the same message before is returned: its place is to be
+    /// cleared.
+    pub(super) fn load(&mut self, mut assembly: Assembly) -> Option<Assembly> {
         assembly.saved = true;
+        let old = self.drop_assembly(&assembly.key);
         self.charge(assembly.key.sender, assembly.cost());
         self.assemblies.insert(assembly.key, assembly);
+        old
     }
 
     /// An incomplete message.
@@ -388,22 +402,28 @@ impl Inbox {
         }
     }
 
-    /// A part is stored (or not). Whether the message is to be completed now.
-    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> bool {
-        let Some(assembly) = self.assemblies.get_mut(key) else { return false };
-        let Some(have) = assembly.have.get_mut(index as usize) else { return false };
+    /// A part is stored (or not).
+    pub(super) fn committed_part(&mut self, key: &Key, index: u32, ok: bool) -> Progress {
+        let Some(assembly) = self.assemblies.get_mut(key) else { return Progress::More };
+        let Some(have) = assembly.have.get_mut(index as usize) else { return Progress::More };
         if !ok {
             *have = Have::Missing;
             if assembly.have.iter().all(|h| *h == Have::Missing) {
-                self.drop_assembly(key);
+                return self.drop_assembly(key).map_or(Progress::More, |gone| Progress::Dropped(Box::new(gone)));
             }
-            return false;
+            return Progress::More;
         }
         *have = Have::Stored;
         assembly.saved = true;
         let whole = assembly.is_whole() && !assembly.completing;
         assembly.completing |= whole;
-        whole
+        if whole { Progress::Whole } else { Progress::More }
+    }
+
+    /// The body of a message that was being completed did not reach the disk: nothing of it can be trusted, and its place is to be
+    /// cleared.
+    pub(super) fn spoiled(&mut self, key: &Key) -> Option<Assembly> {
+        self.drop_assembly(key)
     }
 
     /// Completing ended: the message is in the inbox, or it is tried again when a part comes.
@@ -450,5 +470,24 @@ impl Inbox {
             }
         }
         Some(assembly)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_stored_beginnings_of_a_message_one_is_kept_and_the_other_cleared() {
+        let mut inbox = Inbox::new(Limits { max_bytes: 1 << 20, inbox_max_bytes: 1 << 30 }, 9);
+        let key = Key { sender: PeerId::random(), stream: StreamId([1; 16]), seq: 7 };
+        let rank = Rank { number: 1, floor: 1 };
+        let assembly = |slot| Assembly::new((key, rank), slot, 600_000, BodyId::default());
+        assert!(inbox.load(assembly(3)).is_none());
+        assert_eq!(inbox.load(assembly(5)).unwrap().slot, 3);
+        assert_eq!((inbox.all.count, inbox.all.bytes), (1, assembly(5).cost()));
+        assert_eq!(inbox.spoiled(&key).unwrap().slot, 5);
+        assert_eq!((inbox.all.count, inbox.all.bytes, inbox.senders.len()), (0, 0, 0));
+        assert!(inbox.spoiled(&key).is_none());
     }
 }

@@ -94,20 +94,30 @@ impl Leaver {
         }
         let seqs: Vec<u64> = items.iter().map(|((seq, _), _)| *seq).collect();
         let worker = self.shared.clone();
-        let read = move || -> Result<Vec<Part>, String> {
+        let read = move || -> Result<Vec<Option<Part>>, String> {
             let part = |((seq, index), expires_at): (Item, UnixMillis)| {
                 let stored = worker.tables.out_part(seq, index).map_err(|e| e.to_string())?;
-                let sealed = stored.as_ref().and_then(wire_of_stored).ok_or("a part is missing in the store")?;
-                let id = super::envelope::part_id(&sealed).ok_or("a part is damaged in the store")?;
+                let sealed = stored.as_ref().and_then(wire_of_stored);
+                let Some((sealed, id)) = sealed.and_then(|s| super::envelope::part_id(&s).map(|id| (s, id))) else {
+                    tracing::error!(seq, index, "a part of an outgoing message is missing or damaged on the disk");
+                    return Ok(None);
+                };
                 let left = u32::try_from(expires_at.since(now).as_secs()).unwrap_or(u32::MAX);
                 let ttl_s = left.clamp(1, granted.max_ttl_s.max(1));
-                Ok(Part { sealed, ttl_s, withdraw: Hash::of(&secret(&worker, &id)) })
+                Ok(Some(Part { sealed, ttl_s, withdraw: Hash::of(&secret(&worker, &id)) }))
             };
             items.into_iter().map(part).collect()
         };
-        let parts = tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??;
+        let read = tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??;
+        let damaged: Vec<bool> = read.iter().map(Option::is_none).collect();
+        let (parts, seqs): (Vec<Part>, Vec<u64>) =
+            read.into_iter().zip(seqs).filter_map(|(p, s)| Some((p?, s))).unzip();
         let place = Place { holder: friend.peer, owner, grant: granted.id };
-        self.deposit(place, granted.policy, (&parts, &seqs)).await
+        let answers =
+            if parts.is_empty() { Vec::new() } else { self.deposit(place, granted.policy, (&parts, &seqs)).await? };
+        // What the friend would say if it got them as they are.
+        let mut answers = answers.into_iter();
+        Ok(damaged.into_iter().map_while(|d| if d { Some(Err(Refusal::IdMismatch)) } else { answers.next() }).collect())
     }
 
     /// Deposits: as a contact, and where we are none with work, if the owner lets strangers in.

@@ -282,6 +282,26 @@ impl Outbox {
         self.pump(now, peer);
     }
 
+    /// A request was not sent, since some of its parts cannot be read: their messages wait, and the others go on.
+    pub(super) fn unreadable(&mut self, now: Now, flight: u64, damaged: &[Item]) {
+        let Some(Flight { peer, silent_at, items }) = self.flights.remove(&flight) else { return };
+        if let Some(at) = silent_at {
+            self.due.remove(&(at, Due::Silent(flight)));
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.flights -= 1;
+        }
+        for (item, _) in items {
+            let durable = self.entries.get(&item.0).is_some_and(|entry| entry.durable);
+            if durable && damaged.contains(&item) {
+                self.hold(now, item, "a part of its body is missing or damaged on our disk");
+            } else {
+                self.put_back(item);
+            }
+        }
+        self.pump(now, peer);
+    }
+
     /// Whether a promised receipt was missing.
     fn part_answered(
         &mut self,

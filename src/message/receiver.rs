@@ -28,7 +28,7 @@ use tracing::{debug, error, warn};
 pub(super) use self::turns::Turns;
 use super::{
     envelope::{Digests, Inner, Kind},
-    inbox::{Inbox, Key, Verdict},
+    inbox::{Assembly, Inbox, Key, Progress, Verdict},
     order::{Lane, Numbers, Rank},
     receipt,
     sender::Command,
@@ -72,8 +72,8 @@ enum Item {
     Letter(Box<Inner>),
     /// Opened, and to be planned.
     Open(MessageId, Box<Inner>),
-    /// Being stored.
-    Part(Key, u32),
+    /// Being stored, and what gives way to it.
+    Part(Key, u32, Option<Box<Assembly>>),
     /// Being stored, the only part of its message.
     Whole(Key, Box<StoredMessage>),
     /// Its message is being completed.
@@ -112,7 +112,7 @@ enum Done {
     /// With the number of the batch, when that hands messages over.
     Committed(Round, Option<u64>, Result<(), StoreError>),
     /// Large bodies are on the disk, or not.
-    Synced(Round, Vec<Complete>, Result<(), StoreError>),
+    Synced(Round, Vec<Complete>, Vec<(Key, StoreError)>),
     /// In the inbox, or to be tried again when a part comes again.
     Completed(Round, Vec<Complete>, Option<u64>, Result<(), StoreError>),
     /// What waited was handed over.
@@ -235,7 +235,7 @@ impl Receiver {
                 }
             }
             Ok(Done::Committed(round, number, result)) => self.committed(round, number, &result).await,
-            Ok(Done::Synced(round, complete, result)) => self.synced(round, complete, result).await,
+            Ok(Done::Synced(round, complete, spoiled)) => self.synced(round, complete, spoiled).await,
             Ok(Done::Completed(round, complete, number, result)) => {
                 self.completed(round, complete, number, &result).await;
             }
@@ -288,8 +288,8 @@ impl Receiver {
                     Item::Whole(key, message)
                 }
                 Verdict::Part { key, slot, index, parts, body, header, gone } => {
-                    if let Some(gone) = gone {
-                        Tables::drop_assembly(&mut batch, &gone);
+                    if let Some(gone) = &gone {
+                        Tables::drop_assembly(&mut batch, gone);
                     }
                     if let Some(header) = header {
                         Tables::put_assembly(&mut batch, &header);
@@ -299,7 +299,7 @@ impl Receiver {
                     } else {
                         bodies.push((slot, index, body));
                     }
-                    Item::Part(key, index)
+                    Item::Part(key, index, gone)
                 }
                 Verdict::Complete(key) => {
                     completions.push(key);
@@ -332,16 +332,24 @@ impl Receiver {
         if let Err(error) = result {
             warn!(%error, "cannot store received messages; their senders try again");
         }
-        let mut completions = Vec::new();
+        let (mut completions, mut over) = (Vec::new(), Vec::new());
         for item in round.items() {
             match item {
-                Item::Part(key, index) => {
+                Item::Part(key, index, gone) => {
                     let key = *key;
-                    *item = if self.machine.committed_part(&key, *index, result.is_ok()) {
-                        completions.push(key);
-                        Item::Completing(key)
-                    } else {
-                        Item::Done(failure.unwrap_or(Code::Stored), None)
+                    // What gave way is forgotten in any case.
+                    over.extend(gone.take().filter(|_| result.is_err()));
+                    *item = match self.machine.committed_part(&key, *index, result.is_ok()) {
+                        Progress::Whole => {
+                            completions.push(key);
+                            Item::Completing(key)
+                        }
+                        progress => {
+                            if let Progress::Dropped(gone) = progress {
+                                over.push(gone);
+                            }
+                            Item::Done(failure.unwrap_or(Code::Stored), None)
+                        }
                     };
                 }
                 Item::Whole(key, message) => {
@@ -359,6 +367,8 @@ impl Receiver {
                 Item::Letter(..) | Item::Open(..) | Item::Done(..) => {}
             }
         }
+        // Their rows may be on the disk already, or a file; removing needs no room.
+        self.clear(over.iter().map(|gone| &**gone));
         self.handed(number, result.is_ok()).await;
         self.complete(round, completions).await;
     }
@@ -376,24 +386,40 @@ impl Receiver {
             return self.answer(round);
         }
         if complete.iter().all(|(_, _, message)| message.parts < LARGE_PARTS) {
-            return self.synced(round, complete, Ok(())).await;
+            return self.synced(round, complete, Vec::new()).await;
         }
         let tables = self.shared.tables.clone();
-        let large: Vec<u64> =
-            complete.iter().map(|(_, _, m)| m).filter(|m| m.parts >= LARGE_PARTS).map(|m| m.slot).collect();
         self.tasks.spawn(async move {
-            let sync = move || large.iter().try_for_each(|slot| tables.sync_in(*slot));
-            let synced = tokio::task::spawn_blocking(sync).await;
-            Done::Synced(round, complete, synced.unwrap_or(Err(StoreError::Stopped)))
+            let sync = move || {
+                let (mut synced, mut spoiled) = (Vec::with_capacity(complete.len()), Vec::new());
+                for one in complete {
+                    let result = if one.2.parts < LARGE_PARTS { Ok(()) } else { tables.sync_in(one.2.slot) };
+                    match result {
+                        Ok(()) => synced.push(one),
+                        Err(error) => spoiled.push((one.0, error)),
+                    }
+                }
+                (synced, spoiled)
+            };
+            // A panic drops the round, which answers it `Busy`; the panic is reported here.
+            let (synced, spoiled) = tokio::task::spawn_blocking(sync).await.expect("syncing does not panic");
+            Done::Synced(round, synced, spoiled)
         });
     }
 
-    /// Bodies are on the disk: puts their messages into the inbox.
-    async fn synced(&mut self, round: Round, complete: Vec<Complete>, synced: Result<(), StoreError>) {
-        let synced =
-            if self.is_lost() { synced.and(Err(StoreError::Failed("a batch was lost".into()))) } else { synced };
+    /// Bodies are on the disk: puts their messages into the inbox. What is `spoiled` begins again.
+    async fn synced(&mut self, mut round: Round, complete: Vec<Complete>, spoiled: Vec<(Key, StoreError)>) {
+        let mut over = Vec::new();
+        for (key, error) in spoiled {
+            warn!(%error, "cannot bring the body of a message to the disk; its sender begins again");
+            over.extend(self.machine.spoiled(&key));
+            let done = round.items().filter(|item| matches!(item, Item::Completing(k) if *k == key));
+            done.for_each(|item| *item = Item::Done(later(&error), None));
+        }
+        self.clear(over.iter());
         let mut batch = Batch::new();
-        let put = synced.and_then(|()| {
+        let lost = if self.is_lost() { Err(StoreError::Failed("a batch was lost".into())) } else { Ok(()) };
+        let put = lost.and_then(|()| {
             let mut put = |(key, rank, message): &Complete| self.arrive_whole(&mut batch, key, *rank, message);
             complete.iter().try_for_each(&mut put)
         });
@@ -475,8 +501,16 @@ impl Receiver {
             return;
         }
         debug!(messages = over.len(), "incomplete messages dropped");
+        self.clear(over.iter());
+    }
+
+    /// Clears the places of incomplete messages.
+    fn clear<'a>(&mut self, over: impl Iterator<Item = &'a Assembly>) {
         let mut batch = Batch::new();
-        over.iter().for_each(|assembly| Tables::drop_assembly(&mut batch, assembly));
+        over.for_each(|assembly| Tables::drop_assembly(&mut batch, assembly));
+        if batch.is_empty() {
+            return;
+        }
         let store = self.shared.tables.store.clone();
         self.tasks.spawn(async move {
             if let Err(error) = store.commit(batch).await {

@@ -77,7 +77,7 @@ pub(super) enum Command {
 
 /// What a task of the actor brings back.
 enum Done {
-    Answered(u64, Answer),
+    Answered(u64, Result<Answer, Vec<Item>>),
     Resealed(u64, Result<Header, String>),
     Stored(Vec<Header>, Result<(), StoreError>),
     Friends(PeerId, Result<Vec<Friend>, String>),
@@ -306,7 +306,8 @@ impl Sender {
     fn done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         let now = self.now();
         match done {
-            Ok(Done::Answered(flight, answer)) => {
+            Ok(Done::Answered(flight, Err(damaged))) => self.machine.unreadable(now, flight, &damaged),
+            Ok(Done::Answered(flight, Ok(answer))) => {
                 if answer.is_err() {
                     self.shared.metrics.retries.inc();
                     self.cache.forget_early();

@@ -40,7 +40,7 @@ use crate::{
     net::{self, PeerEvent, rpc},
     primitives::{Clock, NetworkId},
     runtime::Stop,
-    store::{Store, StoreError},
+    store::{Batch, Store, StoreError},
 };
 
 /// Events kept for a slow subscriber.
@@ -134,7 +134,11 @@ impl Loaded {
         let (totals, next_slot) = tables.inbox_totals()?;
         let limits = Limits { max_bytes: config.max_bytes, inbox_max_bytes: config.inbox_max_bytes };
         let mut inbox = Inbox::new(limits, next_slot);
-        tables.assemblies()?.into_iter().for_each(|assembly| inbox.load(assembly));
+        let mut surplus = Batch::new();
+        for old in tables.assemblies()?.into_iter().filter_map(|assembly| inbox.load(assembly)) {
+            Tables::drop_assembly(&mut surplus, &old);
+        }
+        tables.store.write_unsynced(surplus)?;
         let lanes = Lanes::default();
         for header in &pending {
             let stored = lanes::stored(&lanes, &header.lane(), |lane| tables.our_next(lane))?;

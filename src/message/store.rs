@@ -30,6 +30,7 @@ use bytes::Bytes;
 
 use super::{
     age::{self, Age},
+    envelope::MAX_PART,
     handle::{Outgoing, Received},
     inbox::{Assembly, Key, MESSAGE_COST, SEEN},
     outbox::{Header, is_end},
@@ -37,7 +38,7 @@ use super::{
 };
 use crate::{
     primitives::{MessageId, UnixMillis},
-    store::{Batch, BodyWriter, Family, Shelf, Store, StoreError},
+    store::{Batch, BodyWriter, Family, MAX_BODY_PART, Shelf, Store, StoreError},
 };
 
 pub(super) const AGE: &[u8] = b"message_age";
@@ -48,6 +49,9 @@ pub(super) const ELSEWHERE: &[u8] = b"message_stream_elsewhere";
 /// Bodies of so many parts and more (4 MiB) are written to a file of their own: the log would double what is written. A smaller one
 /// is cheaper in the log, where it shares its sync with others.
 pub(super) const LARGE_PARTS: u32 = 16;
+
+// A sealed part with its key has room in a file.
+const _: () = assert!(MAX_PART + 32 <= MAX_BODY_PART);
 
 /// Ended outgoing messages that are remembered; older ones are forgotten.
 const KEEP_ENDED: usize = 10_000;
@@ -216,35 +220,37 @@ impl Tables {
 
     /// Removes the files of bodies that no row names: a crash came between. Before anything is written, and after
     /// [`Tables::pending`].
-    pub(super) fn clear_bodies(&self) -> Result<usize, StoreError> {
-        let mut batch = Batch::new();
-        let mut gone = 0;
+    pub(super) fn clear_bodies(&self) -> Result<(), StoreError> {
+        let mut gone = Vec::new();
         for seq in self.store.body_numbers(Shelf::Outbox)? {
             if !self.store.contains(Family::Outbox, &key(b'q', seq))? {
-                batch.remove_body(Shelf::Outbox, seq);
-                gone += 1;
+                gone.push(seq);
             }
         }
-        let slots = self.store.body_numbers(Shelf::Inbox)?;
+        self.store.clear_bodies(Shelf::Outbox, &gone)?;
+        let mut slots = self.store.body_numbers(Shelf::Inbox)?;
         if !slots.is_empty() {
-            let mut named = HashSet::new();
+            let (mut named, mut damaged) = (HashSet::new(), false);
             self.store.for_each(Family::Inbox, b"a", Bound::Unbounded, |k, _| {
                 named.extend(number(&k[1..]));
                 true
             })?;
             for prefix in [b"h", b"w"] {
                 self.store.for_each(Family::Inbox, prefix, Bound::Unbounded, |_, value| {
-                    named.extend(wire::decode_received(value).map(|message| message.slot));
+                    let slot = wire::decode_received(value).map(|message| message.slot);
+                    damaged |= slot.is_none();
+                    named.extend(slot);
                     true
                 })?;
             }
-            for slot in slots.into_iter().filter(|slot| !named.contains(slot)) {
-                batch.remove_body(Shelf::Inbox, slot);
-                gone += 1;
-            }
+            // Any of them may be the body of a message whose header cannot be read.
+            slots.retain(|slot| !damaged && !named.contains(slot));
         }
-        self.store.write_unsynced(batch)?;
-        Ok(gone)
+        self.store.clear_bodies(Shelf::Inbox, &slots)?;
+        if gone.len() + slots.len() > 0 {
+            tracing::info!(outbox = gone.len(), inbox = slots.len(), "removed what a crash left of large bodies");
+        }
+        Ok(())
     }
 
     /// Forgets ended messages beyond the newest [`KEEP_ENDED`].

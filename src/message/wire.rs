@@ -409,7 +409,7 @@ pub(super) fn decode_outgoing(bytes: &[u8]) -> Option<Header> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct StoredMessage {
     pub(super) received: Received,
-    /// Its place in the body family.
+    /// Its place in the body family; the name of its file when it is large.
     pub(super) slot: u64,
     pub(super) parts: u32,
     /// Its stream and number while it waits for its turn.

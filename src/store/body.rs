@@ -18,12 +18,14 @@
 //! # Durability
 //! Parts are durable when [`Store::sync_body`](super::Store::sync_body) has returned. A row of the database that names the file is
 //! committed after that, or before the file is made; [`Batch::remove_body`](super::Batch::remove_body) removes the file when the
-//! batch was written. What a crash leaves between the two has no row: whoever keeps bodies looks for such files at the start.
+//! batch is durable, so a row never names a file that was removed. What a crash leaves between the two has no row: whoever keeps
+//! bodies looks for such files at the start, before a number is used again ([`Store::clear_bodies`](super::Store::clear_bodies)).
+//! After a sync that failed nothing of the file can be trusted any more, since the system forgets what it could not write.
 
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -38,6 +40,12 @@ const STRIDE: usize = 260 * 1024;
 const HEADER: usize = 8;
 /// Largest part in bytes.
 pub const MAX_BODY_PART: usize = STRIDE - HEADER;
+
+/// Whether a file takes writes past the page cache: some file systems take only the flag.
+#[cfg(target_os = "linux")]
+pub(super) fn takes_direct_write(file: File) -> bool {
+    Writer { file, memory: Vec::new() }.put(0, b"probe").is_ok()
+}
 
 /// Whose body it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -157,10 +165,17 @@ impl Bodies {
         }
     }
 
-    /// Bytes of all bodies.
+    /// Removes bodies for good.
+    pub(super) fn clear(&self, shelf: Shelf, numbers: &[u64]) -> io::Result<()> {
+        numbers.iter().for_each(|number| self.remove(shelf, *number));
+        // Also what was removed before the start: a number must not find an older file when it is used again.
+        File::open(self.shelf(shelf))?.sync_all()
+    }
+
+    /// Bytes of all bodies on the disk.
     pub(super) fn bytes(&self) -> u64 {
         let files = Shelf::ALL.iter().filter_map(|shelf| fs::read_dir(self.shelf(*shelf)).ok()).flatten();
-        files.filter_map(|entry| entry.ok()?.metadata().ok()).map(|m| m.len()).sum()
+        files.filter_map(|entry| entry.ok()?.metadata().ok()).map(|m| m.blocks() * 512).sum()
     }
 }
 

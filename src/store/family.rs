@@ -11,11 +11,11 @@ pub enum Family {
     Dht,
     /// Outgoing messages: header and history by id, and the queue by recipient.
     Outbox,
-    /// Bodies of outgoing messages, in parts.
+    /// Small bodies of outgoing messages, in parts, and large ones that were sealed again.
     OutboxBody,
     /// Received messages' headers, by arrival and by id.
     Inbox,
-    /// Bodies of received messages, in parts.
+    /// Small bodies of received messages, in parts.
     InboxBody,
     /// Which messages were seen: what makes delivery happen once.
     Seen,
@@ -69,7 +69,7 @@ impl Family {
         }
     }
 
-    /// Whether values are large bodies, kept in blob files so that compaction does not copy them.
+    /// Whether values are bodies, those of some KiB kept in blob files so that compaction does not copy them.
     pub(super) fn holds_bodies(self) -> bool {
         matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody | Self::BlockBody)
     }

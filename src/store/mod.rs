@@ -1,4 +1,4 @@
-//! L2: the node's one RocksDB, and the only folder that sees it.
+//! L2: the node's one RocksDB with files of large bodies beside it, and the only folder that sees them.
 //!
 //! # Durability
 //! [`Store::commit`] is the durable way: batches from all tasks go to one writer thread, which merges what is waiting
@@ -101,7 +101,7 @@ impl Batch {
         self
     }
 
-    /// Removes the file of a body, once everything else in the batch was written.
+    /// Removes the file of a body, soon after everything else in the batch is durable.
     pub fn remove_body(&mut self, shelf: Shelf, number: u64) -> &mut Self {
         self.bodies.push((shelf, number));
         self
@@ -276,7 +276,7 @@ impl Store {
         let mut batches = [batch];
         let removed = std::mem::take(&mut batches[0].bodies);
         self.inner.db.write_opt(to_rocks(&self.inner.db, batches), &WriteOptions::default())?;
-        removed.into_iter().for_each(|(shelf, number)| self.inner.bodies.remove(shelf, number));
+        self.inner.writer.remove_after_sync(removed);
         Ok(())
     }
 
@@ -303,6 +303,14 @@ impl Store {
     /// [`StoreError`] when the disk fails.
     pub fn body_part(&self, shelf: Shelf, number: u64, index: u32) -> Result<Option<Bytes>, StoreError> {
         Ok(self.inner.bodies.part(shelf, number, index)?)
+    }
+
+    /// Removes the files of bodies that no row names; durable when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn clear_bodies(&self, shelf: Shelf, numbers: &[u64]) -> Result<(), StoreError> {
+        Ok(self.inner.bodies.clear(shelf, numbers)?)
     }
 
     /// The numbers of all bodies of a shelf, in any order. Blocks.

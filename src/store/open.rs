@@ -41,7 +41,7 @@ const WRITE_BUFFERS_BYTES: usize = 16 * 1024 * 1024;
 const FILE_BUFFER_BYTES: u64 = 64 * 1024;
 /// The same when files are written past the page cache, where a larger write is a faster one.
 const DIRECT_BUFFER_BYTES: u64 = 1024 * 1024;
-/// Families flushed at once: a node sends and receives large bodies at the same time.
+/// Families flushed at once: bodies of blocks and of messages come at the same time.
 const FLUSHES: i32 = 2;
 /// Values from this size up go to blob files in body families.
 const BLOB_BYTES: u64 = 4 * 1024;
@@ -133,9 +133,10 @@ fn takes_direct_writes(path: &Path) -> bool {
         .write(true)
         .custom_flags(nix::fcntl::OFlag::O_DIRECT.bits())
         .open(&probe);
+    let takes = opened.is_ok_and(super::body::takes_direct_write);
     // Some memory and network file systems refuse the flag after they have made the file.
     let _ = std::fs::remove_file(&probe);
-    opened.is_ok()
+    takes
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -157,7 +158,7 @@ fn family_options(cache: &Cache, bodies: bool) -> Options {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES);
         options.set_enable_blob_gc(true);
-        // A large body fills them faster than one is flushed; all together stay within [`WRITE_BUFFERS_BYTES`].
+        // Bodies fill them faster than one is flushed; all together stay within [`WRITE_BUFFERS_BYTES`].
         options.set_max_write_buffer_number(4);
     }
     options

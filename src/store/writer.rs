@@ -4,6 +4,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
 };
@@ -11,12 +12,14 @@ use std::{
 use rocksdb::WriteOptions;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Bodies, Db, Space, StoreError};
+use super::{Batch, Bodies, Db, Shelf, Space, StoreError};
 
 /// Batches waiting for the writer; callers wait for a place beyond it. 1024 batches of 64 KiB are 64 MiB at worst.
 const QUEUE: usize = 1024;
 /// Batches merged into one write.
 const MERGE_BATCHES: usize = 512;
+/// Files to be removed that wait; the writer waits beyond it.
+const REMOVALS: usize = 1024;
 /// Bytes merged into one write: keeps one write's memory and latency bounded.
 const MERGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -58,8 +61,12 @@ struct Counters {
     bytes: AtomicU64,
 }
 
+/// Files of bodies whose rows are gone, but maybe not on the disk yet.
+type Gone = Arc<Mutex<Vec<(Shelf, u64)>>>;
+
 pub(super) struct Writer {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    gone: Gone,
     thread: Mutex<Option<JoinHandle<()>>>,
     counters: Arc<Counters>,
 }
@@ -68,10 +75,11 @@ impl Writer {
     pub(super) fn start(db: Arc<Db>, space: Arc<Space>, bodies: Arc<Bodies>) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let counters = Arc::new(Counters::default());
-        let shared = counters.clone();
-        let run = move || run(&db, &space, &bodies, queue, &shared);
+        let gone = Gone::default();
+        let (shared, unsynced) = (counters.clone(), gone.clone());
+        let run = move || run(&db, &space, Remover::new(bodies), queue, &shared, &unsynced);
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(run)?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), counters })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), gone, thread: Mutex::new(Some(thread)), counters })
     }
 
     /// Waits for a place in the queue.
@@ -85,6 +93,19 @@ impl Writer {
         let jobs = self.jobs.lock().expect("no panic while held").clone().ok_or(StoreError::Stopped)?;
         jobs.send(Job { batch, done }).await.map_err(|_| StoreError::Stopped)?;
         Ok(Committing(answer))
+    }
+
+    /// Removes the files of bodies whose rows were removed without a sync, after the next sync.
+    pub(super) fn remove_after_sync(&self, bodies: Vec<(Shelf, u64)>) {
+        if bodies.is_empty() {
+            return;
+        }
+        self.gone.lock().expect("no panic while held").extend(bodies);
+        // A sync with nothing to write, so that it is soon. When the queue is full one is near; when the store is closing, the
+        // next start finds the files.
+        if let Some(jobs) = &*self.jobs.lock().expect("no panic while held") {
+            let _ = jobs.try_send(Job { batch: Batch::new(), done: oneshot::channel().0 });
+        }
     }
 
     pub(super) fn stats(&self) -> WriterStats {
@@ -130,7 +151,52 @@ fn those_that_fit(space: &Space, jobs: Vec<Job>) -> (Vec<Job>, usize) {
     (fitting, bytes)
 }
 
-fn run(db: &Db, space: &Space, bodies: &Bodies, mut queue: mpsc::Receiver<Job>, counters: &Counters) {
+/// Removes files on a thread of its own, which begins with the first: that takes milliseconds for a large one, and commits wait for the
+/// writer. Dropped, it waits until all are removed.
+struct Remover {
+    bodies: Arc<Bodies>,
+    files: Option<SyncSender<(Shelf, u64)>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Remover {
+    fn new(bodies: Arc<Bodies>) -> Self {
+        Self { bodies, files: None, thread: None }
+    }
+
+    fn remove(&mut self, gone: Vec<(Shelf, u64)>) {
+        if !gone.is_empty() && self.thread.is_none() {
+            let (files, queue) = sync_channel(REMOVALS);
+            let bodies = self.bodies.clone();
+            let run = move || queue.into_iter().for_each(|(shelf, number)| bodies.remove(shelf, number));
+            // Without a thread the next start removes them.
+            let thread = std::thread::Builder::new().name("store-remover".into()).spawn(run);
+            (self.files, self.thread) = (thread.is_ok().then_some(files), thread.ok());
+        }
+        if let Some(files) = &self.files {
+            // The thread ends only after this.
+            gone.into_iter().for_each(|file| files.send(file).unwrap_or_default());
+        }
+    }
+}
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        self.files = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("removing bodies panicked");
+        }
+    }
+}
+
+fn run(
+    db: &Db,
+    space: &Space,
+    mut remover: Remover,
+    mut queue: mpsc::Receiver<Job>,
+    counters: &Counters,
+    unsynced: &Gone,
+) {
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
     while let Some(first) = queue.blocking_recv() {
@@ -148,9 +214,13 @@ fn run(db: &Db, space: &Space, bodies: &Bodies, mut queue: mpsc::Receiver<Job>, 
                 continue;
             }
         }
-        let removed: Vec<_> = jobs.iter_mut().flat_map(|j| std::mem::take(&mut j.batch.bodies)).collect();
+        let mut gone: Vec<_> = jobs.iter_mut().flat_map(|j| std::mem::take(&mut j.batch.bodies)).collect();
+        // Taken before the write: their rows were removed before, and this sync covers that.
+        gone.append(&mut unsynced.lock().expect("no panic while held"));
         let (batches, waiting): (Vec<_>, Vec<_>) = jobs.into_iter().map(|j| (j.batch, j.done)).unzip();
-        let result = db.write_opt(super::to_rocks(db, batches), &synced).map_err(StoreError::from);
+        let batch = super::to_rocks(db, batches);
+        let result = if batch.is_empty() { db.flush_wal(true) } else { db.write_opt(batch, &synced) };
+        let result = result.map_err(StoreError::from);
         if result.is_ok() {
             counters.commits.fetch_add(waiting.len() as u64, Ordering::Relaxed); // usize fits in u64
             counters.syncs.fetch_add(1, Ordering::Relaxed);
@@ -161,7 +231,7 @@ fn run(db: &Db, space: &Space, bodies: &Bodies, mut queue: mpsc::Receiver<Job>, 
             let _ = done.send(result.clone());
         }
         if result.is_ok() {
-            removed.into_iter().for_each(|(shelf, number)| bodies.remove(shelf, number));
+            remover.remove(gone);
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
     let info = &deps.info;
     let nat = deps.net.nat().borrow().clone();
     let (map, messages) = (deps.map.stats(), deps.message.stats());
+    let store = deps.store.clone();
+    let store_bytes = tokio::task::spawn_blocking(move || store.disk_bytes()).await.unwrap_or(0);
     let full =
         |addr: &crate::primitives::Multiaddr| addr.clone().with_p2p(info.address).unwrap_or_else(|a| a).to_string();
     Json(Status {
@@ -65,7 +67,7 @@ pub(super) async fn status(State(app): State<App>) -> Json<Status> {
             unread: messages.unread,
         },
         block: deps.block.as_ref().map(Into::into),
-        disk: DiskStatus { store_bytes: deps.store.disk_bytes(), free_bytes: free_bytes(&deps.spool_dir) },
+        disk: DiskStatus { store_bytes, free_bytes: free_bytes(&deps.spool_dir) },
     })
 }
 

@@ -22,36 +22,49 @@ use crate::{
 /// Sealings of one message that are remembered, the first one always.
 const IDS: usize = 16;
 
-/// One request: reads what is not at hand, asks, checks the receipt.
+/// One request: reads what is not at hand, asks, checks the receipt. Nothing is asked when parts cannot be read: those are the error.
 pub(super) async fn deliver(
     shared: Arc<Shared>,
     client: rpc::Client<Deliver>,
     peer: PeerId,
     items: Vec<Item>,
     cached: Vec<Option<Bytes>>,
-) -> Answer {
+) -> Result<Answer, Vec<Item>> {
     let parts = if cached.iter().all(Option::is_some) {
         cached.into_iter().flatten().collect()
     } else {
         let tables = shared.tables.clone();
-        let read = move || -> Result<Vec<Bytes>, String> {
-            let both = items.into_iter().zip(cached);
-            let parts = both.map(|((seq, index), cached)| {
-                if let Some(wire) = cached {
-                    return Ok(wire);
+        let read = move || -> Result<Vec<Bytes>, Vec<Item>> {
+            let (mut parts, mut damaged) = (Vec::with_capacity(items.len()), Vec::new());
+            for ((seq, index), cached) in items.into_iter().zip(cached) {
+                let read = || match tables.out_part(seq, index) {
+                    Ok(stored) => stored.as_ref().and_then(wire_of_stored),
+                    Err(error) => {
+                        tracing::error!(%error, seq, index, "cannot read a part of an outgoing message");
+                        None
+                    }
+                };
+                match cached.or_else(read) {
+                    Some(wire) => parts.push(wire),
+                    None => damaged.push((seq, index)),
                 }
-                let stored = tables.out_part(seq, index).map_err(|e| e.to_string())?;
-                stored.as_ref().and_then(wire_of_stored).ok_or_else(|| "a part is missing in the store".to_owned())
-            });
-            parts.collect()
+            }
+            if damaged.is_empty() { Ok(parts) } else { Err(damaged) }
         };
-        tokio::task::spawn_blocking(read).await.map_err(|_| "the node is stopping".to_owned())??
+        match tokio::task::spawn_blocking(read).await {
+            Ok(read) => read?,
+            Err(_) => return Ok(Err("the node is stopping".to_owned())),
+        }
     };
+    Ok(ask(&shared, &client, peer, &parts).await)
+}
+
+async fn ask(shared: &Shared, client: &rpc::Client<Deliver>, peer: PeerId, parts: &[Bytes]) -> Answer {
     let asked = parts.len();
     let bytes: usize = parts.iter().map(Bytes::len).sum();
     shared.metrics.batches_out.inc();
     shared.metrics.bytes_out.inc_by(bytes as u64); // usize fits in u64
-    let answer = client.request_encoded(peer, &wire::pieces(&parts)).await.map_err(|e| e.to_string())?;
+    let answer = client.request_encoded(peer, &wire::pieces(parts)).await.map_err(|e| e.to_string())?;
     let (codes, receipt) = wire::answered(answer, asked).ok_or("the recipient's answer is malformed")?;
     let entries = receipt.and_then(|r| receipt::verify(&peer, &shared.receipts, &r, BATCH_PARTS));
     Ok((codes, entries.unwrap_or_default()))

@@ -224,6 +224,47 @@ async fn a_recipient_that_crashes_goes_on_with_the_parts_that_are_whole_on_its_d
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_whose_body_is_gone_from_the_disk_waits_and_holds_up_no_other() {
+    let net = Net::new();
+    let (a, b) = (Node::start(&net).await, Node::start(&net).await);
+    net.online(b.address(), false);
+    let lost = a.handle.send(a.draft(b.address(), body(0))).await.unwrap().id;
+    let a = a.restart(|store| assert_eq!(store.body_numbers(Shelf::Outbox).unwrap().len(), 1)).await;
+    files(&a.dir.path().join("bodies/outbox")).iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+    let next = a.handle.send(a.draft(b.address(), "next")).await.unwrap().id;
+    net.online(b.address(), true);
+    delivered(&a, next).await;
+    assert!(bodies(&b).await == [b"next".to_vec()]);
+    let told = a.handle.outgoing(lost).await.unwrap();
+    assert!(told.last_error.contains("damaged on our disk"), "{told:?}");
+    a.handle.cancel(lost).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_written_of_a_large_message_leaves_nothing_behind() {
+    let net = Net::new();
+    let (b, author) = (Node::start(&net).await, Identity::generate());
+    let total = (PART_BYTES * PARTS) as u64;
+    let first = part(&b, &author, |i| (i.total, i.body) = (total, vec![0; PART_BYTES].into()));
+    let shelf = b.dir.path().join("bodies/inbox");
+    fs::remove_dir(&shelf).unwrap();
+    for _ in 0..3 {
+        let (codes, _) = push(&net, author.address(), b.address(), std::slice::from_ref(&first)).await;
+        assert_eq!(codes, [Code::Busy]);
+    }
+    let cleared = async {
+        while count(&b.store, Family::Inbox, b"a") > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("its rows are removed", cleared).await;
+    fs::create_dir(&shelf).unwrap();
+    let (codes, _) = push(&net, author.address(), b.address(), &[first]).await;
+    assert_eq!(codes, [Code::Stored]);
+    assert_eq!((count(&b.store, Family::Inbox, b"a"), stored(&b.store)), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_sender_left_incomplete_gives_way_to_its_next_message_after_a_while() {
     let net = Net::new();
     // Four of these are as much as one sender may have incomplete.

@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::super::{
     envelope::{BodyId, Digests, Envelopes, Inner, Kind, part_id},
     handle::{SendState, Step},
-    inbox::{Inbox, Limits, Verdict},
+    inbox::{Inbox, Limits, Progress, Verdict},
     mailbox::{Refusal, StoredReceipt},
     order::Rank,
     outbox::{Friend, Header, Now, Outbox, Output, is_end},
@@ -87,7 +87,7 @@ proptest! {
             let ok = !failures.next().unwrap_or(false) || step >= last;
             let complete = match inbox.plan(START, 0, (id, inner), seen) {
                 Verdict::Part { key, index, .. } => {
-                    inbox.committed_part(&key, index, ok).then_some(key)
+                    matches!(inbox.committed_part(&key, index, ok), Progress::Whole).then_some(key)
                 },
                 Verdict::Whole { key, .. } => {
                     inbox.committed_whole(&key);

@@ -8,6 +8,7 @@ use super::{
         envelope::{BodyId, Envelopes, Inner, Kind, PART_BYTES},
         order::Rank,
         receipt,
+        store::LARGE_PARTS,
         wire::{self, Code},
     },
     net::{Net, Node, START, soon},
@@ -16,7 +17,7 @@ use crate::{
     identity::{Identity, SealSession},
     net::rpc,
     primitives::{MessageId, NetworkId, PeerId, StreamId},
-    store::{Batch, Family},
+    store::{Batch, Family, Shelf},
 };
 
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -158,8 +159,10 @@ async fn a_recipient_that_lost_its_keys_gets_the_message_sealed_again_under_the_
     let (a, b) = (Node::start(&net).await, Node::start(&net).await);
     net.online(b.address(), false);
     let body: Vec<u8> = vec![9; PART_BYTES + 1];
+    let in_a_file: Vec<u8> = vec![10; PART_BYTES * LARGE_PARTS as usize];
     let small = a.handle.send(a.draft(b.address(), "small")).await.unwrap().id;
     let large = a.handle.send(a.draft(b.address(), body.clone())).await.unwrap().id;
+    let larger = a.handle.send(a.draft(b.address(), in_a_file.clone())).await.unwrap().id;
     let lose_keys = |store: &crate::store::Store| {
         let mut batch = Batch::new();
         batch.delete(Family::Meta, b"encryption_keyring".as_slice());
@@ -171,11 +174,19 @@ async fn a_recipient_that_lost_its_keys_gets_the_message_sealed_again_under_the_
     net.online(b.address(), true);
     delivered(&a, small).await;
     delivered(&a, large).await;
+    delivered(&a, larger).await;
     let mut got = bodies(&b).await;
     got.sort_by_key(Vec::len);
-    assert!(got == [b"small".to_vec(), body], "both, once");
-    assert_eq!(a.metrics.resealed.get(), 2);
-    assert!(a.handle.outbox(10).await.unwrap().iter().all(|m| m.id == small || m.id == large));
+    assert!(got == [b"small".to_vec(), body, in_a_file], "all, once");
+    assert_eq!(a.metrics.resealed.get(), 3);
+    assert!(a.handle.outbox(10).await.unwrap().iter().all(|m| [small, large, larger].contains(&m.id)));
+    let gone = async {
+        while !a.store.body_numbers(Shelf::Outbox).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("its file is removed", gone).await;
+    assert!(a.store.scan(Family::OutboxBody, b"", None, 10).unwrap().is_empty(), "and what was sealed again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::super::{
     envelope::{BodyId, Inner, Kind, PART_BYTES},
     handle::{SendState, Step},
-    inbox::{Assembly, Inbox, Key, Limits, Verdict},
+    inbox::{Assembly, Inbox, Key, Limits, Progress, Verdict},
     lanes::Number,
     order::{Lane, Numbers, Order, Rank},
     outbox::{Answer, Deposited, Header, Item, Now, Outbox, Output},
@@ -498,7 +498,7 @@ impl World {
                     if ok { (Code::Delivered, Some(id)) } else { (Code::Busy, None) }
                 }
                 Planned::Part(key, index) => {
-                    let whole = node.inbox.committed_part(&key, index, ok);
+                    let whole = matches!(node.inbox.committed_part(&key, index, ok), Progress::Whole);
                     completing.extend(whole.then_some(key));
                     (if ok { Code::Stored } else { Code::Busy }, None)
                 }

@@ -40,7 +40,7 @@ impl World {
                 Assembly::new((assembly.key, assembly.rank), assembly.slot, assembly.total, assembly.body_id);
             (fresh.sent_at, fresh.expires_at) = (assembly.sent_at, assembly.expires_at);
             (fresh.id, fresh.touched_at) = (assembly.id, assembly.touched_at);
-            // Parts of large bodies go past the log: some of them are lost.
+            // Parts of large bodies are not synced before the last one came: some of them are lost.
             stored.retain(|_| self.random.below(2) == 0);
             stored.iter().for_each(|index| fresh.found(*index));
             node.inbox.load(fresh);
