@@ -293,27 +293,102 @@ fn an_announced_block_is_given_time_to_come_by_itself() {
 #[test]
 fn sources_take_turns_and_two_are_asked_from_the_third_try_on() {
     let (mut fetcher, mut now, all) = (Fetcher::new(1), Instant::now(), peers(6));
+    let sources = |effects: &[Effect]| {
+        let mut of: Vec<_> = asks(effects).into_iter().map(|(_, peer, _)| peer).collect();
+        of.sort_unstable();
+        of.dedup();
+        of
+    };
     fetcher.header(now, all[0], hash(1), 40);
     let first = asks(&fetcher.take_effects());
     assert!(first.len() == WINDOW && first.iter().all(|(_, peer, _)| *peer == all[0]), "whom the header came from");
-    let mut asked_at_once = Vec::new();
     for announcer in &all[1..] {
         assert!(fetcher.announced(now, *announcer, hash(1)));
     }
     assert_eq!(fetcher.take_effects(), [], "one at a time");
-    for _ in 0..5 {
-        now += Duration::from_secs(4);
-        fetcher.tick(now);
-        let effects = fetcher.take_effects();
-        let mut of: Vec<_> = asks(&effects).into_iter().map(|(_, peer, _)| peer).collect();
-        of.sort_unstable();
-        of.dedup();
-        asked_at_once.push(of.len());
-        // Who announced it and brings nothing is blamed; who only passed on the header is not.
-        assert!(!effects.contains(&Effect::Blame(all[0], Fault::Timeout)), "{effects:?}");
+    // It brings nothing, well before the body is late: the second try.
+    now += ms(2300);
+    fetcher.tick(now);
+    let effects = fetcher.take_effects();
+    let second = sources(&effects);
+    assert!(second.len() == 1 && second[0] != all[0], "one at a time: {effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Blame(..))), "who only passed on the header owes nothing");
+    // Nor does the next one have it, which it had announced. Of the third try are two.
+    let (id, ..) = asks(&effects)[0];
+    fetcher.failed(now, id, Failure::NotFound);
+    now += ms(250);
+    fetcher.tick(now);
+    let effects = fetcher.take_effects();
+    assert!(effects.contains(&Effect::Blame(second[0], Fault::Unserved)), "{effects:?}");
+    let third = sources(&effects);
+    assert!(third.len() == 2 && !third.contains(&all[0]) && !third.contains(&second[0]), "{third:?}");
+    // Both say that they are busy: two others.
+    for peer in &third {
+        let of = asks(&effects).into_iter().find(|(_, p, _)| p == peer).unwrap();
+        fetcher.failed(now, of.0, Failure::Busy);
     }
-    assert_eq!(asked_at_once[0], 1);
-    assert!(asked_at_once[2..].contains(&2) && asked_at_once.iter().all(|n| *n <= 2), "{asked_at_once:?}");
+    assert_eq!(sources(&fetcher.take_effects()).len(), 2);
+}
+
+/// Whom a body was fetched from, and when it was whole: a source of `drips` brings a piece just before it would lose its turn, the
+/// others each of theirs within 50 ms. All but the first have announced it after 100 ms if `announced`.
+fn fetch(pieces: usize, drips: &[PeerId], quick: &[PeerId], announced: bool) -> (Duration, HashMap<PeerId, usize>) {
+    let (mut fetcher, start) = (Fetcher::new(1), Instant::now());
+    fetcher.header(start, drips[0], hash(1), pieces);
+    if announced {
+        for peer in drips[1..].iter().chain(quick) {
+            assert!(fetcher.announced(start + ms(100), *peer, hash(1)));
+        }
+    }
+    let mut open: Vec<(AskId, PeerId, Instant)> = Vec::new();
+    let mut dripped: HashMap<PeerId, Instant> = HashMap::new();
+    let (mut now, mut brought): (Instant, HashMap<PeerId, usize>) = (start, HashMap::new());
+    while brought.values().sum::<usize>() < pieces && now < start + MAX_AGE {
+        for effect in fetcher.take_effects() {
+            match effect {
+                Effect::Ask { id, peer, .. } => {
+                    dripped.entry(peer).or_insert(now);
+                    open.push((id, peer, now));
+                }
+                Effect::Cancel(id) => open.retain(|(i, ..)| *i != id),
+                other => panic!("nobody is to blame: {other:?}"),
+            }
+        }
+        now += ms(10);
+        fetcher.tick(now);
+        let due = |(_, peer, at): &&(AskId, PeerId, Instant)| match drips.contains(peer) {
+            true => now >= dripped[peer] + ms(550),
+            false => now >= *at + ms(50),
+        };
+        if let Some((id, peer, _)) = open.iter().find(due).copied() {
+            open.retain(|(i, ..)| *i != id);
+            dripped.insert(peer, now);
+            // It may have been cancelled in this very tick.
+            if fetcher.piece(now, id) {
+                *brought.entry(peer).or_default() += 1;
+            }
+        }
+    }
+    (now - start, brought)
+}
+
+#[test]
+fn a_source_that_drips_does_not_hold_up_a_body_that_somebody_has_announced() {
+    let all = peers(5);
+    // Nobody else is known to have it: there is no better than to wait.
+    let (alone, brought) = fetch(WINDOW, &all[..1], &all[1..2], false);
+    assert!(alone >= ms(550 * WINDOW as u64) && brought[&all[0]] == WINDOW, "{alone:?}");
+    for pieces in [2, WINDOW, 3 * WINDOW] {
+        // When it is late, by what is promised, and a piece each 10 ms.
+        let (late, rest) = (ms(1000 + 66 * pieces as u64), ms(600 + 20 * pieces as u64));
+        let (took, brought) = fetch(pieces, &all[..1], &all[1..2], true);
+        assert!(took <= late + rest || pieces == 2, "{pieces}: {took:?}");
+        assert!(took <= ms(550 * pieces as u64 + 100), "{pieces}: {took:?}");
+        // Nor do several that announce it and drip: one more is asked each time that it is late.
+        let (took, _) = fetch(pieces, &all[..3], &all[3..4], true);
+        assert!(took <= late * 3 + rest, "{pieces}: {took:?}");
+        assert!(brought.values().sum::<usize>() == pieces);
+    }
 }
 
 #[test]
