@@ -210,14 +210,24 @@ impl Fetcher {
                     },
                     None => return,
                 };
+                if self.asked_from(hash, &peer).next().is_none() {
+                    // It had nothing to bring until now.
+                    self.activate(now, hash, &peer);
+                }
                 self.ask(now, *hash, peer, Wanted::Piece(index), taken_over);
             }
         }
     }
 
-    /// Frees a piece that others were asked for long ago, so that `peer` may be: the last one of whoever has most to bring.
+    /// Frees a piece that others were asked for long ago, so that `peer` may be: the last one of whoever has most to bring. Only of
+    /// those who have brought something since: who brings nothing loses its turn, and is the worse for it.
     fn take_over(&mut self, now: Instant, hash: &Hash, peer: &PeerId) -> Option<usize> {
-        let old = |a: &Asked| a.peer != *peer && !a.taken_over && now >= a.at + STALL.0;
+        let entry = self.entries.get(hash)?;
+        let drips = |a: &Asked| {
+            let source = entry.sources.iter().find(|s| s.peer == a.peer);
+            source.is_some_and(|s| matches!(s.turn, Turn::Active(progress) if progress > a.at))
+        };
+        let old = |a: &Asked| a.peer != *peer && !a.taken_over && now >= a.at + STALL.0 && drips(a);
         let (id, wanted, _) = self
             .asked_of(hash)
             .filter(|(_, asked)| old(asked))

@@ -1,5 +1,7 @@
 //! Properties of the machines.
 
+mod late;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -9,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        announcer::{Announce, Announcer, MAX_NOTIFIED},
+        announcer::{Announce, Announcer, MAX_NOTIFIED, REACHED},
         assembly::{Assembly, Inserted, PER_HEIGHT, PER_PEER, PER_PRODUCER, Piece, STALE, Served, TOTAL, WAITING},
         core::{Asked, Core, Output},
         fetcher::{
@@ -59,20 +61,38 @@ fn known_lists_keep_the_last_and_go_with_their_peers() {
 
 #[test]
 fn who_has_a_block_is_not_told_and_nobody_is_told_twice() {
-    let (mut announcer, all) = (Announcer::default(), peers(MAX_NOTIFIED + 10));
+    let (mut announcer, all, now) = (Announcer::default(), peers(MAX_NOTIFIED + 10), Instant::now());
     all.iter().for_each(|p| announcer.up(*p));
     announcer.learn(&all[0], hash(1));
     let listens = |p: &PeerId| all[..2].contains(p);
-    let announce = announcer.announce(hash(1), listens);
+    let announce = announcer.announce(now, hash(1), listens);
     assert!(announce.topic && announce.notify.len() == MAX_NOTIFIED && !announce.notify.contains(&all[0]));
-    assert_eq!(announcer.announce(hash(1), listens), Announce::default());
-    assert!(!announcer.remind(&all[1], hash(1)), "it was told on the topic");
+    assert_eq!(announcer.announce(now, hash(1), listens), Announce::default());
+    let soon = now + REACHED - ms(1);
+    assert!(!announcer.remind(soon, &all[1], hash(1)), "it was told on the topic");
     let left = all[2..].iter().find(|p| !announce.notify.contains(p)).unwrap();
-    assert!(announcer.remind(left, hash(1)) && !announcer.remind(left, hash(1)));
-    assert!(!announcer.remind(&PeerId::random(), hash(1)), "not connected");
+    assert!(announcer.remind(now, left, hash(1)) && !announcer.remind(now + REACHED, left, hash(1)));
+    assert!(!announcer.remind(now, &PeerId::random(), hash(1)), "not connected");
     // Everybody on the topic has it: nothing is published.
     all.iter().for_each(|p| announcer.learn(p, hash(2)));
-    assert_eq!(announcer.announce(hash(2), listens), Announce::default());
+    assert_eq!(announcer.announce(now, hash(2), listens), Announce::default());
+}
+
+#[test]
+fn l1_who_was_told_on_the_topic_and_still_lacks_a_block_is_told_alone() {
+    let (mut announcer, all, now) = (Announcer::default(), peers(3), Instant::now());
+    all.iter().for_each(|p| announcer.up(*p));
+    assert!(announcer.announce(now, hash(1), |_| true).topic);
+    // One heard of it: it says so itself.
+    announcer.learn(&all[0], hash(1));
+    let late = now + REACHED;
+    assert!(!announcer.remind(late - ms(1), &all[1], hash(1)), "it may be fetching it");
+    assert!(announcer.remind(late, &all[1], hash(1)) && !announcer.remind(late + REACHED, &all[1], hash(1)));
+    assert!(!announcer.remind(late, &all[0], hash(1)));
+    // On a new connection it is told whenever it seems to lack it.
+    announcer.down(&all[2]);
+    announcer.up(all[2]);
+    assert!(announcer.remind(now, &all[2], hash(1)));
 }
 
 #[test]
@@ -328,67 +348,6 @@ fn sources_take_turns_and_two_are_asked_from_the_third_try_on() {
         fetcher.failed(now, of.0, Failure::Busy);
     }
     assert_eq!(sources(&fetcher.take_effects()).len(), 2);
-}
-
-/// Whom a body was fetched from, and when it was whole: a source of `drips` brings a piece just before it would lose its turn, the
-/// others each of theirs within 50 ms. All but the first have announced it after 100 ms if `announced`.
-fn fetch(pieces: usize, drips: &[PeerId], quick: &[PeerId], announced: bool) -> (Duration, HashMap<PeerId, usize>) {
-    let (mut fetcher, start) = (Fetcher::new(1), Instant::now());
-    fetcher.header(start, drips[0], hash(1), pieces);
-    if announced {
-        for peer in drips[1..].iter().chain(quick) {
-            assert!(fetcher.announced(start + ms(100), *peer, hash(1)));
-        }
-    }
-    let mut open: Vec<(AskId, PeerId, Instant)> = Vec::new();
-    let mut dripped: HashMap<PeerId, Instant> = HashMap::new();
-    let (mut now, mut brought): (Instant, HashMap<PeerId, usize>) = (start, HashMap::new());
-    while brought.values().sum::<usize>() < pieces && now < start + MAX_AGE {
-        for effect in fetcher.take_effects() {
-            match effect {
-                Effect::Ask { id, peer, .. } => {
-                    dripped.entry(peer).or_insert(now);
-                    open.push((id, peer, now));
-                }
-                Effect::Cancel(id) => open.retain(|(i, ..)| *i != id),
-                other => panic!("nobody is to blame: {other:?}"),
-            }
-        }
-        now += ms(10);
-        fetcher.tick(now);
-        let due = |(_, peer, at): &&(AskId, PeerId, Instant)| match drips.contains(peer) {
-            true => now >= dripped[peer] + ms(550),
-            false => now >= *at + ms(50),
-        };
-        if let Some((id, peer, _)) = open.iter().find(due).copied() {
-            open.retain(|(i, ..)| *i != id);
-            dripped.insert(peer, now);
-            // It may have been cancelled in this very tick.
-            if fetcher.piece(now, id) {
-                *brought.entry(peer).or_default() += 1;
-            }
-        }
-    }
-    (now - start, brought)
-}
-
-#[test]
-fn a_source_that_drips_does_not_hold_up_a_body_that_somebody_has_announced() {
-    let all = peers(5);
-    // Nobody else is known to have it: there is no better than to wait.
-    let (alone, brought) = fetch(WINDOW, &all[..1], &all[1..2], false);
-    assert!(alone >= ms(550 * WINDOW as u64) && brought[&all[0]] == WINDOW, "{alone:?}");
-    for pieces in [2, WINDOW, 3 * WINDOW] {
-        // When it is late, by what is promised, and a piece each 10 ms.
-        let (late, rest) = (ms(1000 + 66 * pieces as u64), ms(600 + 20 * pieces as u64));
-        let (took, brought) = fetch(pieces, &all[..1], &all[1..2], true);
-        assert!(took <= late + rest || pieces == 2, "{pieces}: {took:?}");
-        assert!(took <= ms(550 * pieces as u64 + 100), "{pieces}: {took:?}");
-        // Nor do several that announce it and drip: one more is asked each time that it is late.
-        let (took, _) = fetch(pieces, &all[..3], &all[3..4], true);
-        assert!(took <= late * 3 + rest, "{pieces}: {took:?}");
-        assert!(brought.values().sum::<usize>() == pieces);
-    }
 }
 
 #[test]
