@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
-    Block, Body, Genesis, Header,
-    chain::{self, Anything, Chain, ChainStore, ForkChoice, Memory, Norn, Rules},
+    Block, Body, Genesis, Header, Point,
+    chain::{self, Anything, Chain, ChainStore, Change, ForkChoice, Marks, Memory, Norn, Retired, Rules},
     purpose,
 };
 use crate::{
     identity::{Identity, Purpose},
-    primitives::{Clock, ManualClock, NetworkId, PeerId, UnixMillis},
+    primitives::{Clock, Hash, ManualClock, NetworkId, PeerId, UnixMillis},
+    store::StoreError,
 };
 
 /// Some day in 2026, long after the built-in genesis block.
@@ -134,4 +137,56 @@ pub fn chain_with(rules: Rules, store: Arc<dyn ChainStore>, clock: Arc<dyn Clock
     let (service, chain) = chain::open(rules, deps).expect("the store is good");
     service.run_detached();
     chain
+}
+
+/// What a [`Hooked`] store does when it is written to.
+pub trait OnWrite<S>: Send + Sync + std::fmt::Debug + 'static {
+    /// Instead of the write.
+    ///
+    /// # Errors
+    /// [`StoreError`], as the store's own.
+    fn on_write(&self, inner: &S, change: &Change, synced: bool) -> Result<(), StoreError>;
+}
+
+/// A store that reads as another one, and whose writes are a test's: to fail them, to look at them, to do them twice.
+#[derive(Debug)]
+pub struct Hooked<S, H> {
+    /// What is read.
+    pub inner: S,
+    /// What is written to.
+    pub hook: H,
+}
+
+impl<S: ChainStore, H: OnWrite<S>> ChainStore for Hooked<S, H> {
+    fn marks(&self) -> Result<Option<Marks>, StoreError> {
+        self.inner.marks()
+    }
+
+    fn header(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+        self.inner.header(hash)
+    }
+
+    fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+        self.inner.body(hash)
+    }
+
+    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
+        self.inner.hash_at(height)
+    }
+
+    fn hashes(&self, from: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
+        self.inner.hashes(from, count)
+    }
+
+    fn candidates(&self) -> Result<Vec<Point>, StoreError> {
+        self.inner.candidates()
+    }
+
+    fn retired(&self) -> Result<Vec<Retired>, StoreError> {
+        self.inner.retired()
+    }
+
+    fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
+        self.hook.on_write(&self.inner, change, synced)
+    }
 }

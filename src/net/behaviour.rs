@@ -32,6 +32,11 @@ const MAX_PENDING_INCOMING: u32 = 1024;
 /// Our own dials under way.
 const MAX_PENDING_OUTGOING: u32 = 64;
 
+/// Bytes of a message's id.
+const ID_BYTES: usize = 20;
+/// Ids in one control message: with two bytes around each, and a topic's name, well below the 16 KiB that gossipsub takes.
+const MAX_IDS: usize = 512;
+
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     pub(super) bans: allow_block_list::Behaviour<BlockedPeers>,
@@ -147,6 +152,26 @@ pub(super) fn gossip(
     registry: &mut telemetry::Registry,
 ) -> Result<gossipsub::Behaviour, StartError> {
     let setup = |e: &dyn std::fmt::Display| StartError::Setup(format!("gossipsub: {e}"));
+    let config = gossip_config(topics)?;
+    let mut gossip = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)
+        .map_err(|e| setup(&e))?
+        .with_metrics(registry, gossipsub::MetricsConfig::default());
+    let mut scores = gossipsub::PeerScoreParams {
+        // Many honest nodes share an IP behind NAT, and all of them in a test network.
+        ip_colocation_factor_weight: 0.0,
+        ..gossipsub::PeerScoreParams::default()
+    };
+    for Joined { topic, .. } in &topics.joined {
+        let topic = gossipsub::IdentTopic::new(topic.clone());
+        scores.topics.insert(topic.hash(), topic_scores());
+        gossip.subscribe(&topic).map_err(|e| setup(&e))?;
+    }
+    gossip.with_peer_score(scores, gossipsub::PeerScoreThresholds::default()).map_err(|e| setup(&e))?;
+    Ok(gossip)
+}
+
+/// How gossip works for `topics`.
+pub(super) fn gossip_config(topics: &pubsub::Topics) -> Result<gossipsub::Config, StartError> {
     let mut config = gossipsub::ConfigBuilder::default();
     config
         .validation_mode(gossipsub::ValidationMode::Anonymous)
@@ -166,6 +191,8 @@ pub(super) fn gossip(
         .history_gossip(6)
         .duplicate_cache_time(Duration::from_secs(300))
         .iwant_followup_time(Duration::from_secs(2))
+        // What tells of more ids than this would be a larger control message than the receiver takes, which ends its stream.
+        .max_control_messages_sent(MAX_IDS)
         .connection_handler_queue_len(256);
     // All five of each topic: what is not set is one of gossipsub's defaults, whatever the others are, and its builder
     // compares the numbers of those topics only that have a size.
@@ -178,22 +205,7 @@ pub(super) fn gossip(
             .mesh_outbound_min_for_topic(mesh.outbound_min, topic.clone())
             .max_transmit_size_for_topic(mesh.max_payload + pubsub::ENVELOPE, topic);
     }
-    let config = config.build().map_err(|e| setup(&e))?;
-    let mut gossip = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)
-        .map_err(|e| setup(&e))?
-        .with_metrics(registry, gossipsub::MetricsConfig::default());
-    let mut scores = gossipsub::PeerScoreParams {
-        // Many honest nodes share an IP behind NAT, and all of them in a test network.
-        ip_colocation_factor_weight: 0.0,
-        ..gossipsub::PeerScoreParams::default()
-    };
-    for Joined { topic, .. } in &topics.joined {
-        let topic = gossipsub::IdentTopic::new(topic.clone());
-        scores.topics.insert(topic.hash(), topic_scores());
-        gossip.subscribe(&topic).map_err(|e| setup(&e))?;
-    }
-    gossip.with_peer_score(scores, gossipsub::PeerScoreThresholds::default()).map_err(|e| setup(&e))?;
-    Ok(gossip)
+    config.build().map_err(|e| StartError::Setup(format!("gossipsub: {e}")))
 }
 
 /// Quiet topics: only invalid messages count. The delivery-rate penalties would punish peers of a topic without news.
@@ -217,5 +229,5 @@ fn message_id(message: &gossipsub::Message) -> gossipsub::MessageId {
     hasher.update(message.topic.as_str().as_bytes());
     hasher.update(&[0]);
     hasher.update(&message.data);
-    gossipsub::MessageId::new(&hasher.finalize().as_bytes()[..20])
+    gossipsub::MessageId::new(&hasher.finalize().as_bytes()[..ID_BYTES])
 }

@@ -10,6 +10,7 @@ pub(super) struct Metrics {
     peers: Gauge,
     dial_failures: Counter,
     gossip_dropped: Counter,
+    gossip_slow: Counter,
     event_seconds: Gauge<f64, AtomicU64>,
 }
 
@@ -21,6 +22,9 @@ impl Metrics {
         net.register("dial_failures", "Dials that reached nobody", metrics.dial_failures.clone());
         let help = "Gossip messages ignored because the feature's queue was full";
         net.register("gossip_dropped", help, metrics.gossip_dropped.clone());
+        let help =
+            "Heartbeats of gossip in which a peer lost messages, because it does not take them or its link is too slow";
+        net.register("gossip_slow", help, metrics.gossip_slow.clone());
         let help = "Longest time one swarm event took to handle, in seconds, since the start";
         net.register("event_seconds_max", help, metrics.event_seconds.clone());
         Arc::new(metrics)
@@ -37,6 +41,10 @@ impl Metrics {
 
     pub(super) fn gossip_dropped(&self) {
         self.gossip_dropped.inc();
+    }
+
+    pub(super) fn gossip_slow(&self) {
+        self.gossip_slow.inc();
     }
 
     pub(super) fn event_took(&self, seconds: f64) {

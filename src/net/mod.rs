@@ -37,6 +37,8 @@ mod handle;
 mod metrics;
 mod peers;
 pub mod pubsub;
+#[cfg(test)]
+pub(crate) mod raw;
 pub mod rpc;
 mod swarm;
 mod transport;

@@ -6,6 +6,11 @@
 //! Who forwards to whom is a topic's [`Mesh`]. What we publish ourselves goes to that mesh too, and not to everybody who
 //! listens: a topic whose mesh is [`Mesh::everybody`] reaches all neighbours at once, the others travel on.
 //!
+//! # Slow peers
+//! What finds no room in a peer's queue, or waits there for too long, is dropped. Frames are small, so a link that is merely
+//! busy loses little, and to end its connection would end the requests that keep it busy. So it is counted, and for a minute
+//! [`Publisher::reaches`] says no of that peer: what must reach it goes another way.
+//!
 //! # Limits
 //! A topic's payload cap is a constant of the version: a peer with a smaller transmit size would silently go mute
 //! (spec `libp2p.md` 7.3), hence the headroom in `MAX_TRANSMIT`.
@@ -13,6 +18,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, RwLock},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +36,9 @@ const QUEUE: usize = 512;
 const PUBLISH: usize = 256;
 /// Verdicts waiting for the swarm task.
 const VERDICTS: usize = 1024;
+
+/// For how long a peer that lost messages is not counted on: a queue that is stuck loses more within seconds.
+const SLOW: Duration = Duration::from_secs(60);
 
 /// What gossipsub puts around a payload, and counts as part of it when it compares with a topic's size: the topic's name and
 /// two tags with their lengths.
@@ -96,35 +105,57 @@ impl Mesh {
 
 /// Who listens to which topic, of those we are connected to: written by the swarm task.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Listeners(Arc<RwLock<HashMap<String, HashSet<PeerId>>>>);
+pub(super) struct Listeners(Arc<RwLock<Listening>>);
+
+#[derive(Debug, Default)]
+struct Listening {
+    topics: HashMap<String, HashSet<PeerId>>,
+    /// Who lost messages, and until when it is not counted on. Connected peers only.
+    slow: HashMap<PeerId, Instant>,
+}
 
 impl Listeners {
     pub(super) fn came(&self, topic: &str, peer: PeerId) {
-        let mut all = self.0.write().expect("no panic while held");
         // Only the topics that we join ourselves have an entry: peers may name others as they like.
-        if let Some(peers) = all.get_mut(topic) {
+        if let Some(peers) = self.write().topics.get_mut(topic) {
             peers.insert(peer);
         }
     }
 
     pub(super) fn went(&self, topic: &str, peer: &PeerId) {
-        if let Some(peers) = self.0.write().expect("no panic while held").get_mut(topic) {
+        if let Some(peers) = self.write().topics.get_mut(topic) {
             peers.remove(peer);
         }
     }
 
     pub(super) fn gone(&self, peer: &PeerId) {
-        for peers in self.0.write().expect("no panic while held").values_mut() {
+        let mut all = self.write();
+        all.slow.remove(peer);
+        for peers in all.topics.values_mut() {
             peers.remove(peer);
         }
     }
 
-    fn open(&self, topic: &str) {
-        self.0.write().expect("no panic while held").entry(topic.to_owned()).or_default();
+    /// A peer lost messages. It may be gone by now: then it is not remembered.
+    pub(super) fn slow(&self, peer: PeerId, now: Instant) {
+        let mut all = self.write();
+        if all.topics.values().any(|peers| peers.contains(&peer)) {
+            all.slow.insert(peer, now + SLOW);
+        }
     }
 
-    fn has(&self, topic: &str, peer: &PeerId) -> bool {
-        self.0.read().expect("no panic while held").get(topic).is_some_and(|peers| peers.contains(peer))
+    fn open(&self, topic: &str) {
+        self.write().topics.entry(topic.to_owned()).or_default();
+    }
+
+    fn has(&self, topic: &str, peer: &PeerId, now: Instant) -> bool {
+        let all = self.0.read().expect("no panic while held");
+        let listens = all.topics.get(topic).is_some_and(|peers| peers.contains(peer));
+        listens && all.slow.get(peer).is_none_or(|until| *until <= now)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Listening> {
+        self.0.write().expect("no panic while held")
     }
 }
 
@@ -256,10 +287,10 @@ impl Publisher {
         result.await.map_err(|_| PublishError::Stopped)?
     }
 
-    /// Whether a connected peer listens to this topic, as far as it told.
+    /// Whether a connected peer listens to this topic, as far as it told, and lost nothing within the last minute.
     #[must_use]
     pub fn reaches(&self, peer: &PeerId) -> bool {
-        self.listeners.has(&self.topic, peer)
+        self.listeners.has(&self.topic, peer, Instant::now())
     }
 
     /// For tests: everything published comes out of the receiver, always `Ok`.
@@ -318,5 +349,55 @@ impl Topics {
         self.joined.push(Joined { topic: topic.clone(), mesh, sender });
         let (max_payload, listeners) = (mesh.max_payload, self.listeners.clone());
         (Publisher { topic, max_payload, listeners, queue: self.publish.clone() }, receiver)
+    }
+
+    /// For tests: each topic with the mesh that gossipsub is given for it, as it says itself.
+    ///
+    /// # Panics
+    /// When it does not take them.
+    #[cfg(test)]
+    pub(crate) fn built(&self) -> Vec<(String, Mesh)> {
+        let config = super::behaviour::gossip_config(self).expect("numbers that gossipsub takes");
+        let read = |joined: &Joined| {
+            let topic = libp2p::gossipsub::IdentTopic::new(joined.topic.clone()).hash();
+            let mesh = Mesh {
+                n: config.mesh_n_for_topic(&topic),
+                low: config.mesh_n_low_for_topic(&topic),
+                high: config.mesh_n_high_for_topic(&topic),
+                outbound_min: config.mesh_outbound_min_for_topic(&topic),
+                max_payload: config.max_transmit_size_for_topic(&topic) - ENVELOPE,
+            };
+            (joined.topic.clone(), mesh)
+        };
+        self.joined.iter().map(read).collect()
+    }
+}
+
+#[cfg(test)]
+impl Mesh {
+    /// Its numbers: wanted, least, most, dialled by us, and bytes of a payload.
+    pub(crate) fn numbers(&self) -> [usize; 5] {
+        [self.n, self.low, self.high, self.outbound_min, self.max_payload]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_lost_messages_is_not_counted_on_for_a_minute() {
+        let (listeners, peer, now) = (Listeners::default(), PeerId::random(), Instant::now());
+        listeners.open("a");
+        listeners.came("a", peer);
+        assert!(listeners.has("a", &peer, now) && !listeners.has("b", &peer, now));
+        listeners.slow(peer, now);
+        assert!(!listeners.has("a", &peer, now) && !listeners.has("a", &peer, now + SLOW / 2));
+        assert!(listeners.has("a", &peer, now + SLOW));
+        listeners.slow(peer, now);
+        // It comes back on another connection.
+        listeners.gone(&peer);
+        listeners.came("a", peer);
+        assert!(listeners.has("a", &peer, now));
     }
 }

@@ -1,6 +1,14 @@
 //! Whom to tell of a block. A header is passed on before its body is here (that is the topic's mesh); a block is announced once it is
 //! imported, to everybody who is not known to have it: by the topic that goes one hop, and one by one to those who do not listen
 //! to it.
+//!
+//! What goes out on the topic may not arrive: gossipsub drops what finds no room, and on a link that is dead to gossip alone it goes
+//! on saying that all is well. So whoever tells a head below it some seconds later is told once more, one by one.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use super::known::{Known, NODE_WIDE, Recent};
 use crate::primitives::{Hash, PeerId};
@@ -10,6 +18,11 @@ use crate::primitives::{Hash, PeerId};
 pub(super) const MAX_NOTIFIED: usize = 32;
 /// Blocks this far below the head are announced; who lacks older ones catches up by asking for ranges.
 pub(super) const NEAR_HEAD: u64 = 8;
+
+/// Who was told on the topic knows a block after this, and may have fetched it, or was not reached.
+pub(super) const REACHED: Duration = Duration::from_secs(5);
+/// Blocks of which it is remembered who was told on the topic: nobody is reminded of older ones.
+const TOLD: usize = 8;
 
 /// How the news of a block goes out.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,11 +39,20 @@ pub(super) struct Announcer {
     known: Known,
     /// Announced by us: a block is announced once.
     announced: Recent<Hash>,
+    told: VecDeque<Told>,
+}
+
+/// Who was told of a block on the topic.
+#[derive(Clone, Debug)]
+struct Told {
+    at: Instant,
+    hash: Hash,
+    peers: HashSet<PeerId>,
 }
 
 impl Default for Announcer {
     fn default() -> Self {
-        Self { known: Known::default(), announced: Recent::new(NODE_WIDE) }
+        Self { known: Known::default(), announced: Recent::new(NODE_WIDE), told: VecDeque::new() }
     }
 }
 
@@ -43,6 +65,9 @@ impl Announcer {
     /// A peer went.
     pub(super) fn down(&mut self, peer: &PeerId) {
         self.known.down(peer);
+        for told in &mut self.told {
+            told.peers.remove(peer);
+        }
     }
 
     /// A peer has a block: it sent it, announced it, or said so.
@@ -56,8 +81,9 @@ impl Announcer {
         &self.known
     }
 
-    /// A block is imported. `listens` says who is on the topic. From now on everybody who is told counts as knowing it.
-    pub(super) fn announce(&mut self, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
+    /// A block is imported. `listens` says who is on the topic. From now on everybody who is told counts as knowing it, on the topic for
+    /// [`REACHED`].
+    pub(super) fn announce(&mut self, now: Instant, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
         if !self.announced.insert(hash) {
             return Announce::default();
         }
@@ -65,16 +91,26 @@ impl Announcer {
         let (on_topic, mut notify): (Vec<_>, Vec<_>) = unaware.into_iter().partition(|p| listens(p));
         notify.sort_unstable();
         notify.truncate(MAX_NOTIFIED);
-        for peer in on_topic.iter().chain(&notify) {
+        for peer in &notify {
             self.known.learn(peer, hash);
         }
-        Announce { topic: !on_topic.is_empty(), notify }
+        let topic = !on_topic.is_empty();
+        if topic {
+            if self.told.len() >= TOLD {
+                self.told.pop_front();
+            }
+            self.told.push_back(Told { at: now, hash, peers: on_topic.into_iter().collect() });
+        }
+        Announce { topic, notify }
     }
 
-    /// Whether to tell `peer` of a block that it seems to lack: once.
-    pub(super) fn remind(&mut self, peer: &PeerId, hash: Hash) -> bool {
-        let due = self.known.is_up(peer) && !self.known.has(peer, &hash);
+    /// Whether to tell `peer` of a block that it seems to lack: once, and not while it may be hearing of it on the topic.
+    pub(super) fn remind(&mut self, now: Instant, peer: &PeerId, hash: Hash) -> bool {
+        let just_told = |t: &Told| t.hash == hash && now < t.at + REACHED && t.peers.contains(peer);
+        if !self.known.is_up(peer) || self.known.has(peer, &hash) || self.told.iter().any(just_told) {
+            return false;
+        }
         self.known.learn(peer, hash);
-        due
+        true
     }
 }

@@ -306,13 +306,13 @@ impl Core {
     }
 
     /// Whom to tell of a block that is in the chain: whoever is not known to have it. `listens` says who is on the topic.
-    pub(super) fn announce(&mut self, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
-        self.announcer.announce(hash, listens)
+    pub(super) fn announce(&mut self, now: Instant, hash: Hash, listens: impl Fn(&PeerId) -> bool) -> Announce {
+        self.announcer.announce(now, hash, listens)
     }
 
     /// Whether to remind a peer of a block that it seems to lack.
-    pub(super) fn remind(&mut self, peer: &PeerId, hash: Hash) -> bool {
-        self.announcer.remind(peer, hash)
+    pub(super) fn remind(&mut self, now: Instant, peer: &PeerId, hash: Hash) -> bool {
+        self.announcer.remind(now, peer, hash)
     }
 
     /// A block is wrong whatever happens: it is never fetched again.

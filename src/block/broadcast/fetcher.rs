@@ -12,6 +12,8 @@
 //!
 //! One source at a time, two from the third try on. A source that brings nothing for a while loses its turn, if there is anybody
 //! else: an announcer, or, for a block whose header is here, up to [`BLIND`] neighbours that never spoke of it but may well have it.
+//! One that brings little never loses it; so a body that is late although somebody announced it is asked of one more source each
+//! time that it could have come in ([`LATE`]), up to [`CROWD`], and they take over what others were asked for long ago.
 //! A fetch ends after [`MAX_AGE`] at the latest.
 
 use std::{
@@ -51,6 +53,10 @@ const STALL: (Duration, Duration) = (Duration::from_millis(600), Duration::from_
 /// For the first piece of a source, so much more for each piece of the body: it comes through all who pass it on, and each of them
 /// shares its line among several.
 const FIRST: Duration = Duration::from_millis(40);
+/// A body that somebody has announced is late after this, and as much more for each of its pieces: a megabyte a second.
+const LATE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(66));
+/// Sources asked at once for a body that is late again and again.
+pub(super) const CROWD: usize = 4;
 /// A source that was busy is not asked again for this long.
 const REST: Duration = Duration::from_secs(1);
 /// A header that was fetched is being judged for at most this long.
@@ -153,6 +159,8 @@ struct Entry {
     /// No new source is asked before this: the arrival window, a back-off, a judgement.
     not_before: Instant,
     sources: Vec<Source>,
+    /// Since when its body is fetched, once its header is here.
+    header_at: Instant,
     /// One for each piece, once the header is here.
     slots: Option<Vec<Slot>>,
     /// How long a piece takes, smoothed; zero until one came.
@@ -174,6 +182,8 @@ struct Asked {
     peer: PeerId,
     wanted: Wanted,
     at: Instant,
+    /// Another source was asked for it before: it is not taken over again, or two slow ones would never end.
+    taken_over: bool,
 }
 
 #[derive(Debug, Default)]
@@ -263,7 +273,7 @@ impl Fetcher {
         let Some(entry) = self.entries.get_mut(&hash) else { return false };
         if entry.slots.is_none() {
             entry.slots = Some(vec![Slot::Missing; pieces]);
-            (entry.origin, entry.not_before) = (Some(from), now);
+            (entry.origin, entry.not_before, entry.header_at) = (Some(from), now, now);
             // The header is here, whoever was asked for it.
             let asked: Vec<_> = self.asked_of(&hash).map(|(id, a)| (id, a.peer)).collect();
             for (id, peer) in asked {
@@ -298,6 +308,7 @@ impl Fetcher {
             origin: None,
             not_before,
             sources: Vec::new(),
+            header_at: now,
             slots: None,
             pace: Duration::ZERO,
             tries: 0,
@@ -343,7 +354,7 @@ impl Fetcher {
 
     /// A good piece came. `false`: nobody waited for it.
     pub(super) fn piece(&mut self, now: Instant, id: AskId) -> bool {
-        let Some(Asked { hash, peer, wanted: Wanted::Piece(index), at }) = self.take_ask(id) else { return false };
+        let Some(Asked { hash, peer, wanted: Wanted::Piece(index), at, .. }) = self.take_ask(id) else { return false };
         let Some(entry) = self.entries.get_mut(&hash) else { return false };
         if let Some(slot) = entry.slots.as_mut().and_then(|s| s.get_mut(index)) {
             *slot = Slot::Held;
@@ -436,9 +447,13 @@ impl Fetcher {
         asks.iter().filter_map(|id| self.asked.get(id).map(|a| (*id, a)))
     }
 
+    fn asked_from(&self, hash: &Hash, peer: &PeerId) -> impl Iterator<Item = (AskId, &Asked)> {
+        self.asked_of(hash).filter(move |(_, a)| a.peer == *peer)
+    }
+
     /// Cancels what `peer` was asked for of one block.
     fn release(&mut self, hash: &Hash, peer: &PeerId) {
-        let asked: Vec<_> = self.asked_of(hash).filter(|(_, a)| a.peer == *peer).map(|(id, _)| id).collect();
+        let asked: Vec<_> = self.asked_from(hash, peer).map(|(id, _)| id).collect();
         for id in asked {
             self.drop_ask(id);
         }

@@ -1,4 +1,47 @@
-//! One test for each defect of the source system that lies in the chain. The numbers are those of the design.
+//! Defects of the source system (N) and traps of the gossip library (L): one test for each, or why it cannot occur. The numbers are
+//! those of the design. The tests of what lies in the chain are here.
+//!
+//! | Number | What goes wrong | Test |
+//! | ------ | --------------- | ---- |
+//! | N1 | one bad message ends the receiving task | `what_is_broken_is_rejected_and_the_next_block_is_taken` |
+//! | N2 | a foreign genesis block replaces ours | `n2_a_block_of_height_zero_replaces_nothing` |
+//! | N3 | a height far above the parent's | `n3_a_height_far_above_the_parents_is_refused_and_the_chain_goes_on` |
+//! | N4 | the hash and the root are believed | `n4_a_swapped_body_is_refused_and_the_true_one_still_taken` |
+//! | N5 | the root covers some transactions only | `n5_the_root_commits_to_every_transaction_and_their_order` |
+//! | N6 | who did not answer once is never asked again | `a_claim_of_two_to_the_sixty_second_changes_nothing_for_who_is_in_step`, `an_announced_block_is_asked_for_and_one_that_never_comes_is_given_up` |
+//! | N7 | a height that nobody has is believed | `a_claim_of_two_to_the_sixty_second_changes_nothing_for_who_is_in_step` |
+//! | N8 | answers that nobody asked for are kept | `answers_that_nobody_asked_for_change_nothing`, `an_answer_that_was_not_asked_for_is_refused` |
+//! | N9 | orphans without end | `n9_orphans_without_end_are_bounded_and_stop_nothing` |
+//! | N10 | a restart downloads everything again | `n10_a_restart_goes_on_from_the_store` |
+//! | N11 | who is not in step answers nobody | `a_request_is_answered_in_every_state` |
+//! | N12 | who was in step once never pulls again | `who_was_in_step_and_falls_behind_pulls_again` |
+//! | N13 | equal blocks give different heads | `n13_equal_transactions_and_times_give_one_head_in_either_order` |
+//! | N14 | a long partition is not noticed | `n14_a_partition_longer_than_the_depth_is_noticed` |
+//! | N15 | heights are compared by equality | `who_is_further_than_its_target_is_in_step` |
+//! | N16 | a map read while another task writes | not in this language without `unsafe`, which is forbidden; that readers see whole states: `many_who_import_at_once_share_writes_and_readers_see_a_whole_chain` |
+//! | N17 | unsolicited answers poison the state | `answers_that_nobody_asked_for_change_nothing` |
+//! | N18 | heights and hashes in one key space | `n18_heights_are_in_order_and_never_taken_for_hashes` |
+//! | N19 | memory goes ahead of the disk | `n19_nothing_is_shown_that_was_not_written`, `n19_whatever_is_asked_after_a_failed_write_shows_none_of_it` |
+//! | N20 | peers that went stay in the lists | `n20_a_peer_that_went_is_neither_asked_nor_told` |
+//! | L1 | a link that is dead to gossip, without a word | `l1_a_peer_that_takes_nothing_is_noticed_and_not_counted_on`, `l1_who_was_told_on_the_topic_and_still_lacks_a_block_is_told_alone`, `an_oversized_frame_and_a_broken_block_leave_the_link_alive` |
+//! | L2 | the limit counts the start of the next frame | `l2_l3_a_payload_as_large_as_can_be_arrives_whatever_comes_right_behind_it` |
+//! | L3 | the limit of a payload leaves out its envelope | the same, `l3_l10_l11_l16_no_frame_of_gossip_is_large_whatever_the_body` |
+//! | L4 | mesh numbers that are not checked | `l4_gossipsub_is_given_numbers_for_every_topic_and_they_fit_together`, `l4_the_block_topics_have_numbers_that_fit_together_whatever_is_configured` |
+//! | L5 | garbage with a block's id keeps it out | `l5_garbage_under_a_true_header_keeps_no_block_out`, `l5_l7_bytes_that_differ_at_their_end_only_are_two_messages_and_garbage_keeps_nothing_out` |
+//! | L6 | a broken promise stops offers for ever | `l6_a_promise_that_is_not_kept_keeps_nobody_else_from_helping_out` |
+//! | L7 | all anonymous messages have one id | `l5_l7_bytes_that_differ_at_their_end_only_are_two_messages_and_garbage_keeps_nothing_out` |
+//! | L8 | what is published while alone is lost | `l8_a_block_made_while_alone_reaches_whoever_comes_later` |
+//! | L9 | of announcements one copy is seen | `l9_everybody_who_announces_a_block_is_asked_until_one_has_it`, `l9_an_announcement_is_not_passed_on` |
+//! | L10 | what waits behind a large frame is dropped | bodies never enter gossip: `l3_l10_l11_l16_no_frame_of_gossip_is_large_whatever_the_body`, `large_blocks_in_a_row_go_down_a_line_of_nodes` |
+//! | L11 | thousands of large frames wait for one peer | `l11_what_waits_for_one_peer_is_bounded` |
+//! | L12 | honest peers of quiet topics are held to be bad | `l12_an_honest_peer_of_a_quiet_topic_on_the_same_host_is_not_held_to_be_bad` |
+//! | L13 | what a peer does not want is remembered without end | `l13_a_flood_of_what_a_peer_does_not_want_stops_nothing` |
+//! | L14 | gossip is off for good after five streams | `l14_a_peer_whose_gossip_is_off_for_good_is_served_again_on_a_new_connection`, `l1_l14_a_peer_on_whose_connection_gossip_is_dead_is_told_of_blocks_by_request` |
+//! | L15 | an author gets its own block back | `l15_an_author_tells_its_neighbours_not_to_send_its_own_block_back`, `l15_nor_does_a_neighbour_send_a_message_to_whoever_said_that_it_does_not_want_it` |
+//! | L16 | small news wait behind large ones | as L10: `l3_l10_l11_l16_no_frame_of_gossip_is_large_whatever_the_body` |
+//!
+//! L13 is the library's: of a peer it remembers ten thousand ids for three seconds, and a frame's control messages are 16 KiB, so what
+//! one may cost is what it can send in three seconds.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -258,4 +301,35 @@ async fn n19_whatever_is_asked_after_a_failed_write_shows_none_of_it() {
     chain.conflict(peer, rival, [peer].into()).await.unwrap();
     assert_eq!(chain.status(), before);
     assert_eq!((chain.hash_at(9), chain.known(&row[8].hash())), (Ok(None), Ok(Known::No)));
+}
+
+#[test]
+fn every_defect_and_trap_has_a_test_that_is_there() {
+    let tests = [
+        include_str!("defects.rs"),
+        include_str!("chain.rs"),
+        include_str!("../broadcast/tests/machines.rs"),
+        include_str!("../broadcast/tests/service.rs"),
+        include_str!("../broadcast/tests/service/peers.rs"),
+        include_str!("../broadcast/tests/swarm.rs"),
+        include_str!("../broadcast/tests/swarm/traps.rs"),
+        include_str!("../sync/tests/planner.rs"),
+        include_str!("../sync/tests/service.rs"),
+        include_str!("../../net/tests/traps.rs"),
+    ];
+    let rows: Vec<Vec<&str>> = tests[0]
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | "))
+        .map(|row| row.split('|').map(str::trim).collect())
+        .collect();
+    let numbers = (1..=20).map(|n| format!("N{n}")).chain((1..=16).map(|n| format!("L{n}")));
+    for number in numbers {
+        let row = rows.iter().find(|row| row[0] == number).unwrap_or_else(|| panic!("{number} is not in the table"));
+        let named: Vec<&str> = row[2].split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
+        assert!(!named.is_empty(), "{number} has no test");
+        for name in named {
+            let is_there = tests.iter().any(|t| t.contains(&format!("fn {name}(")));
+            assert!(is_there, "{number}: there is no test {name}");
+        }
+    }
 }

@@ -19,12 +19,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use bytes::Bytes;
-
 use super::{
     Block, Origin, Point,
-    chain::{Branch, ChainStore, Change, Core, ForkChoice, Marks, Memory, Norn, Retired},
-    kit::{self, Maker},
+    chain::{Branch, ChainStore, Change, Core, ForkChoice, Memory, Norn},
+    kit::{self, Hooked, Maker, OnWrite},
 };
 use crate::{primitives::Hash, store::StoreError};
 
@@ -138,64 +136,38 @@ pub(super) fn memory(depth: u64) -> (Core, Arc<Memory>) {
 }
 
 /// A store that fails from some write on: before that write has any effect, or after it has all of it.
+pub(super) type Faulty<S> = Hooked<S, Faults>;
+
 #[derive(Debug)]
-pub(super) struct Faulty<S> {
-    pub(super) inner: S,
-    pub(super) left: AtomicU64,
-    pub(super) after: bool,
+pub(super) struct Faults {
+    left: AtomicU64,
+    after: bool,
     /// Of each write: whether it was synced, and whether something became final or was left.
     pub(super) log: Mutex<Vec<(bool, bool)>>,
 }
 
 impl<S: ChainStore> Faulty<S> {
     pub(super) fn new(inner: S, good_writes: u64, after: bool) -> Self {
-        Self { inner, left: AtomicU64::new(good_writes), after, log: Mutex::default() }
+        let hook = Faults { left: AtomicU64::new(good_writes), after, log: Mutex::default() };
+        Self { inner, hook }
     }
 
     pub(super) fn repair(&self) {
-        self.left.store(u64::MAX, Ordering::SeqCst);
+        self.hook.left.store(u64::MAX, Ordering::SeqCst);
     }
 }
 
-impl<S: ChainStore> ChainStore for Faulty<S> {
-    fn marks(&self) -> Result<Option<Marks>, StoreError> {
-        self.inner.marks()
-    }
-
-    fn header(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.inner.header(hash)
-    }
-
-    fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.inner.body(hash)
-    }
-
-    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
-        self.inner.hash_at(height)
-    }
-
-    fn hashes(&self, from: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
-        self.inner.hashes(from, count)
-    }
-
-    fn candidates(&self) -> Result<Vec<Point>, StoreError> {
-        self.inner.candidates()
-    }
-
-    fn retired(&self) -> Result<Vec<Retired>, StoreError> {
-        self.inner.retired()
-    }
-
-    fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
+impl<S: ChainStore> OnWrite<S> for Faults {
+    fn on_write(&self, inner: &S, change: &Change, synced: bool) -> Result<(), StoreError> {
         let last = !change.committed.is_empty() || !change.detached.is_empty() || !change.restored.is_empty();
         self.log.lock().unwrap().push((synced, last));
         let left = self.left.load(Ordering::SeqCst);
         if left > 0 {
             self.left.store(left - 1, Ordering::SeqCst);
-            return self.inner.write(change, synced);
+            return inner.write(change, synced);
         }
         if self.after {
-            self.inner.write(change, synced)?;
+            inner.write(change, synced)?;
         }
         Err(StoreError::Failed("on purpose".into()))
     }

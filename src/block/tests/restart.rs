@@ -95,7 +95,7 @@ fn what_becomes_final_is_synced_and_nothing_else_waits_for_the_disk() {
     let store = Arc::new(Faulty::new(Memory::default(), u64::MAX, false));
     let mut core = Core::open(kit::rules(DEPTH), store.clone(), kit::NOW).unwrap();
     feed(&mut core, &blocks(5));
-    let log = store.log.lock().unwrap();
+    let log = store.hook.log.lock().unwrap();
     assert!(log.iter().all(|(synced, last)| synced == last));
     let synced = log.iter().filter(|(synced, _)| *synced).count();
     assert!(synced > 5 && synced < log.len());

@@ -2,55 +2,24 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{Random, feed, forest};
 use crate::{
     block::{
-        Block, Point,
-        chain::{ChainStore, Change, Core, Marks, Memory, Retired, Rocks},
-        kit,
+        Block,
+        chain::{ChainStore, Change, Core, Memory, Retired, Rocks},
+        kit::{self, Hooked, OnWrite},
     },
-    primitives::Hash,
     store::{Store, StoreError},
 };
 
 /// Writes to both, reads from one.
 #[derive(Debug)]
-struct Both(Memory, Rocks);
+struct Too(Rocks);
 
-impl ChainStore for Both {
-    fn marks(&self) -> Result<Option<Marks>, StoreError> {
-        self.0.marks()
-    }
-
-    fn header(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.0.header(hash)
-    }
-
-    fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.0.body(hash)
-    }
-
-    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
-        self.0.hash_at(height)
-    }
-
-    fn hashes(&self, from: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
-        self.0.hashes(from, count)
-    }
-
-    fn candidates(&self) -> Result<Vec<Point>, StoreError> {
-        self.0.candidates()
-    }
-
-    fn retired(&self) -> Result<Vec<Retired>, StoreError> {
-        self.0.retired()
-    }
-
-    fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
-        self.0.write(change, synced)?;
-        self.1.write(change, synced)
+impl OnWrite<Memory> for Too {
+    fn on_write(&self, inner: &Memory, change: &Change, synced: bool) -> Result<(), StoreError> {
+        inner.write(change, synced)?;
+        self.0.write(change, synced)
     }
 }
 
@@ -82,18 +51,21 @@ fn both_stores_agree_after_every_write_and_after_opening_again() {
         let mut blocks = forest(&mut random, 130, 3);
         blocks.sort_by_key(|b| (b.header().height + u64::try_from(random.below(3)).unwrap(), random.next()));
         let dir = tempfile::tempdir().unwrap();
-        let both = Arc::new(Both(Memory::default(), Rocks::new(Store::open(dir.path()).unwrap())));
+        let both =
+            Arc::new(Hooked { inner: Memory::default(), hook: Too(Rocks::new(Store::open(dir.path()).unwrap())) });
         let mut core = Core::open(kit::rules(4), both.clone(), kit::NOW).unwrap();
         for part in blocks.chunks(20) {
             feed(&mut core, part);
-            same(&both.0, &both.1, &blocks);
+            same(&both.inner, &both.hook.0, &blocks);
         }
         let kept = both.retired().unwrap();
         assert!(kept.iter().all(|r| r.at + 100 > core.committed().height));
         let gone = blocks.iter().filter(|b| both.header(&b.hash()).unwrap().is_none());
         assert!(gone.count() > 0, "old losers are deleted");
         drop(core);
-        let Some(Both(memory, rocks)) = Arc::into_inner(both) else { panic!("nobody else holds it") };
+        let Some(Hooked { inner: memory, hook: Too(rocks) }) = Arc::into_inner(both) else {
+            panic!("nobody else holds it")
+        };
         drop(rocks);
         let rocks = Rocks::new(Store::open(dir.path()).unwrap());
         same(&memory, &rocks, &blocks);

@@ -1,5 +1,7 @@
 //! What goes out to gossip, what comes in, and what the receivers judge of it.
 
+use std::time::Instant;
+
 use libp2p::gossipsub;
 
 use super::Network;
@@ -39,7 +41,12 @@ impl Network {
             gossipsub::Event::Unsubscribed { peer_id, topic } => {
                 return self.topics.listeners.went(topic.as_str(), &peer_id);
             }
-            _ => return,
+            gossipsub::Event::SlowPeer { peer_id, failed_messages } => {
+                tracing::debug!(peer = %peer_id, ?failed_messages, "gossip for a peer was dropped");
+                self.metrics.gossip_slow();
+                return self.topics.listeners.slow(peer_id, Instant::now());
+            }
+            gossipsub::Event::GossipsubNotSupported { .. } => return,
         };
         let ticket = pubsub::Ticket { id: message_id, verdicts: self.topics.verdicts.clone() };
         let received = pubsub::Received { source: propagation_source, data: message.data, ticket: Some(ticket) };

@@ -5,3 +5,4 @@
 mod gossip;
 mod rpc;
 mod transports;
+mod traps;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Asked, BLIND, BLOCK_TIMEOUT, Effect, Entry, FIRST, Failure, Fetcher, MAX_AGE, MAX_SOURCES, NO_SOURCE, STALL, Slot,
-    Source, Turn, WINDOW,
+    Asked, BLIND, BLOCK_TIMEOUT, CROWD, Effect, Entry, FIRST, Failure, Fetcher, LATE, MAX_AGE, MAX_SOURCES, NO_SOURCE,
+    STALL, Slot, Source, Turn, WINDOW,
 };
 use crate::{
     block::broadcast::wire::Wanted,
@@ -23,6 +23,33 @@ impl Entry {
             true => STALL.0 + FIRST * u32::try_from(pieces).unwrap_or(0),
             false => (self.pace * 3).clamp(STALL.0, STALL.1),
         }
+    }
+
+    /// How long its body may take, once somebody has said that it is there to be had.
+    fn term(&self) -> Option<Duration> {
+        let pieces = u32::try_from(self.slots.as_ref()?.len()).unwrap_or(u32::MAX);
+        self.sources.iter().any(|s| s.announced).then(|| LATE.0 + LATE.1.saturating_mul(pieces))
+    }
+
+    /// How often its body could have come since its header did.
+    fn lateness(&self, now: Instant) -> u32 {
+        let Some(term) = self.term() else { return 0 };
+        let terms = now.saturating_duration_since(self.header_at).as_nanos() / term.as_nanos().max(1);
+        u32::try_from(terms).unwrap_or(u32::MAX)
+    }
+
+    /// When it is late once more, if that makes a difference.
+    fn late_at(&self, now: Instant) -> Option<Instant> {
+        let next = self.lateness(now).saturating_add(1);
+        let matters = usize::try_from(next).is_ok_and(|n| n < CROWD);
+        self.term().filter(|_| matters).map(|term| self.header_at + term.saturating_mul(next))
+    }
+
+    /// Sources to be asked at once.
+    fn crowd(&self, now: Instant) -> usize {
+        let tried = if self.tries >= BOTH { 2 } else { 1 };
+        let late = usize::try_from(self.lateness(now)).unwrap_or(CROWD).saturating_add(1);
+        tried.max(late.min(CROWD))
     }
 
     fn active(&self) -> impl Iterator<Item = &Source> {
@@ -75,6 +102,9 @@ impl Fetcher {
         if let Some(alone) = entry.alone {
             return wake.min(alone + NO_SOURCE);
         }
+        if let Some(late) = entry.late_at(now) {
+            wake = wake.min(late);
+        }
         for source in &entry.sources {
             match source.turn {
                 // Looked at again when it may have stalled, and from then on at times, for others may have come meanwhile.
@@ -113,7 +143,7 @@ impl Fetcher {
         }
         if let Some(peer) = self.choose(now, hash) {
             self.activate(now, hash, &peer);
-            self.ask(now, *hash, peer, Wanted::Block);
+            self.ask(now, *hash, peer, Wanted::Block, false);
         }
     }
 
@@ -126,6 +156,11 @@ impl Fetcher {
             .map(|s| s.peer)
             .collect();
         for peer in stalled {
+            if self.asked_from(hash, &peer).next().is_none() {
+                // Others had it all: it was not asked, and owes nothing.
+                self.rest(hash, &peer, now);
+                continue;
+            }
             // With nobody else to ask it is better to go on waiting than to begin anew.
             if self.entries.get(hash).is_some_and(|e| e.has_idle(now)) || self.ask_blindly(now, hash) {
                 self.fail(now, hash, &peer, Failure::NoAnswer);
@@ -136,8 +171,7 @@ impl Fetcher {
         }
         loop {
             let Some(entry) = self.entries.get(hash) else { return };
-            let at_once = if entry.tries >= BOTH { 2 } else { 1 };
-            if entry.active().count() >= at_once || now < entry.not_before {
+            if entry.active().count() >= entry.crowd(now) || now < entry.not_before {
                 break;
             }
             let nobody = entry.active().next().is_none();
@@ -159,20 +193,52 @@ impl Fetcher {
         let Some(entry) = self.entries.get(hash) else { return };
         let active: Vec<_> = entry.active().map(|s| s.peer).collect();
         let share = WINDOW.min(entry.missing().div_ceil(active.len().max(1)));
+        let late = entry.lateness(now) > 0;
         for peer in active {
-            let of_block = self.asked_of(hash).filter(|(_, a)| a.peer == peer).count();
+            let of_block = self.asked_from(hash, &peer).count();
             for _ in of_block..share {
                 if self.loads.get(&peer).is_some_and(|l| l.in_flight >= WINDOW) {
                     break;
                 }
                 let slots = self.entries.get(hash).and_then(|e| e.slots.as_ref());
-                let Some(index) = slots.and_then(|s| s.iter().position(|s| *s == Slot::Missing)) else { return };
-                self.ask(now, *hash, peer, Wanted::Piece(index));
+                let missing = slots.and_then(|s| s.iter().position(|s| *s == Slot::Missing));
+                let (index, taken_over) = match missing {
+                    Some(index) => (index, false),
+                    None if late => match self.take_over(now, hash, &peer) {
+                        Some(index) => (index, true),
+                        None => break,
+                    },
+                    None => return,
+                };
+                if self.asked_from(hash, &peer).next().is_none() {
+                    // It had nothing to bring until now.
+                    self.activate(now, hash, &peer);
+                }
+                self.ask(now, *hash, peer, Wanted::Piece(index), taken_over);
             }
         }
     }
 
-    fn ask(&mut self, now: Instant, hash: Hash, peer: PeerId, wanted: Wanted) {
+    /// Frees a piece that others were asked for long ago, so that `peer` may be: the last one of whoever has most to bring. Only of
+    /// those who have brought something since: who brings nothing loses its turn, and is the worse for it.
+    fn take_over(&mut self, now: Instant, hash: &Hash, peer: &PeerId) -> Option<usize> {
+        let entry = self.entries.get(hash)?;
+        let drips = |a: &Asked| {
+            let source = entry.sources.iter().find(|s| s.peer == a.peer);
+            source.is_some_and(|s| matches!(s.turn, Turn::Active(progress) if progress > a.at))
+        };
+        let old = |a: &Asked| a.peer != *peer && !a.taken_over && now >= a.at + STALL.0 && drips(a);
+        let (id, wanted, _) = self
+            .asked_of(hash)
+            .filter(|(_, asked)| old(asked))
+            .map(|(id, asked)| (id, asked.wanted, self.asked_from(hash, &asked.peer).count()))
+            .max_by_key(|(id, _, most)| (*most, *id))?;
+        let Wanted::Piece(index) = wanted else { return None };
+        self.drop_ask(id);
+        Some(index)
+    }
+
+    fn ask(&mut self, now: Instant, hash: Hash, peer: PeerId, wanted: Wanted, taken_over: bool) {
         self.next += 1;
         let id = self.next;
         if let (Some(entry), Wanted::Piece(index)) = (self.entries.get_mut(&hash), wanted)
@@ -181,7 +247,7 @@ impl Fetcher {
             *slot = Slot::Asked(id);
         }
         self.loads.entry(peer).or_default().in_flight += 1;
-        self.asked.insert(id, Asked { hash, peer, wanted, at: now });
+        self.asked.insert(id, Asked { hash, peer, wanted, at: now, taken_over });
         if let Some(entry) = self.entries.get_mut(&hash) {
             entry.asks.push(id);
         }
@@ -195,8 +261,8 @@ impl Fetcher {
         }
     }
 
-    /// The next source: the one that failed least, then the one that is asked least, then by chance. The one that sent the header is
-    /// asked first: what it has not got yet, it will have before the others.
+    /// The next source: the one that failed least, then, for a body that is late, one that announced it, then the one that is asked
+    /// least, then by chance. The one that sent the header is asked first: what it has not got yet, it will have before the others.
     fn choose(&mut self, now: Instant, hash: &Hash) -> Option<PeerId> {
         let entry = self.entries.get(hash)?;
         if entry.tries >= entry.budget {
@@ -204,23 +270,26 @@ impl Fetcher {
         }
         let first = entry.slots.is_some() && entry.tries == 0;
         let free = |s: &&Source| self.loads.get(&s.peer).is_none_or(|l| l.in_flight < WINDOW);
-        let mut best: Vec<(u32, usize, PeerId)> = entry
+        let late = entry.lateness(now) > 0;
+        let mut best: Vec<(u32, (bool, usize), PeerId)> = entry
             .sources
             .iter()
             .filter(|s| matches!(s.turn, Turn::Idle(at) if at <= now))
             .filter(free)
             .map(|s| {
                 let load = self.loads.get(&s.peer);
-                (s.failures + load.map_or(0, |l| l.failures), load.map_or(0, |l| l.in_flight), s.peer)
+                // Who does not have all of it may get it as slowly as we do.
+                let order = (late && !s.announced, load.map_or(0, |l| l.in_flight));
+                (s.failures + load.map_or(0, |l| l.failures), order, s.peer)
             })
             .collect();
         let origin = entry.origin;
-        let sound = |(failures, _, peer): &&(u32, usize, PeerId)| *failures < DOUBTFUL && Some(*peer) == origin;
+        let sound = |(failures, _, peer): &&(u32, (bool, usize), PeerId)| *failures < DOUBTFUL && Some(*peer) == origin;
         if first && let Some((.., peer)) = best.iter().find(sound) {
             return Some(*peer);
         }
-        let least = best.iter().map(|(failures, load, _)| (*failures, *load)).min()?;
-        best.retain(|(failures, load, _)| (*failures, *load) == least);
+        let least = best.iter().map(|(failures, order, _)| (*failures, *order)).min()?;
+        best.retain(|(failures, order, _)| (*failures, *order) == least);
         let pick = self.below(best.len());
         best.get(pick).map(|(.., peer)| *peer)
     }

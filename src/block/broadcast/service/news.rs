@@ -294,7 +294,7 @@ impl Service {
         }
         let Some(announcement) = self.announcement(point) else { return };
         let topic = self.hashes.clone();
-        let announce = self.core.announce(point.hash, |peer| topic.reaches(peer));
+        let announce = self.core.announce(now(), point.hash, |peer| topic.reaches(peer));
         for peer in announce.notify {
             self.send_notify(peer, announcement);
         }
@@ -365,7 +365,7 @@ impl Service {
             return;
         }
         if let Some(announcement) = self.announcement(point)
-            && self.core.remind(&peer, point.hash)
+            && self.core.remind(now(), &peer, point.hash)
         {
             self.send_notify(peer, announcement);
         }

@@ -1,5 +1,7 @@
 //! Properties of the machines.
 
+mod late;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -9,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
-        announcer::{Announce, Announcer, MAX_NOTIFIED},
+        announcer::{Announce, Announcer, MAX_NOTIFIED, REACHED},
         assembly::{Assembly, Inserted, PER_HEIGHT, PER_PEER, PER_PRODUCER, Piece, STALE, Served, TOTAL, WAITING},
         core::{Asked, Core, Output},
         fetcher::{
@@ -59,20 +61,38 @@ fn known_lists_keep_the_last_and_go_with_their_peers() {
 
 #[test]
 fn who_has_a_block_is_not_told_and_nobody_is_told_twice() {
-    let (mut announcer, all) = (Announcer::default(), peers(MAX_NOTIFIED + 10));
+    let (mut announcer, all, now) = (Announcer::default(), peers(MAX_NOTIFIED + 10), Instant::now());
     all.iter().for_each(|p| announcer.up(*p));
     announcer.learn(&all[0], hash(1));
     let listens = |p: &PeerId| all[..2].contains(p);
-    let announce = announcer.announce(hash(1), listens);
+    let announce = announcer.announce(now, hash(1), listens);
     assert!(announce.topic && announce.notify.len() == MAX_NOTIFIED && !announce.notify.contains(&all[0]));
-    assert_eq!(announcer.announce(hash(1), listens), Announce::default());
-    assert!(!announcer.remind(&all[1], hash(1)), "it was told on the topic");
+    assert_eq!(announcer.announce(now, hash(1), listens), Announce::default());
+    let soon = now + REACHED - ms(1);
+    assert!(!announcer.remind(soon, &all[1], hash(1)), "it was told on the topic");
     let left = all[2..].iter().find(|p| !announce.notify.contains(p)).unwrap();
-    assert!(announcer.remind(left, hash(1)) && !announcer.remind(left, hash(1)));
-    assert!(!announcer.remind(&PeerId::random(), hash(1)), "not connected");
+    assert!(announcer.remind(now, left, hash(1)) && !announcer.remind(now + REACHED, left, hash(1)));
+    assert!(!announcer.remind(now, &PeerId::random(), hash(1)), "not connected");
     // Everybody on the topic has it: nothing is published.
     all.iter().for_each(|p| announcer.learn(p, hash(2)));
-    assert_eq!(announcer.announce(hash(2), listens), Announce::default());
+    assert_eq!(announcer.announce(now, hash(2), listens), Announce::default());
+}
+
+#[test]
+fn l1_who_was_told_on_the_topic_and_still_lacks_a_block_is_told_alone() {
+    let (mut announcer, all, now) = (Announcer::default(), peers(3), Instant::now());
+    all.iter().for_each(|p| announcer.up(*p));
+    assert!(announcer.announce(now, hash(1), |_| true).topic);
+    // One heard of it: it says so itself.
+    announcer.learn(&all[0], hash(1));
+    let late = now + REACHED;
+    assert!(!announcer.remind(late - ms(1), &all[1], hash(1)), "it may be fetching it");
+    assert!(announcer.remind(late, &all[1], hash(1)) && !announcer.remind(late + REACHED, &all[1], hash(1)));
+    assert!(!announcer.remind(late, &all[0], hash(1)));
+    // On a new connection it is told whenever it seems to lack it.
+    announcer.down(&all[2]);
+    announcer.up(all[2]);
+    assert!(announcer.remind(now, &all[2], hash(1)));
 }
 
 #[test]
@@ -293,27 +313,41 @@ fn an_announced_block_is_given_time_to_come_by_itself() {
 #[test]
 fn sources_take_turns_and_two_are_asked_from_the_third_try_on() {
     let (mut fetcher, mut now, all) = (Fetcher::new(1), Instant::now(), peers(6));
+    let sources = |effects: &[Effect]| {
+        let mut of: Vec<_> = asks(effects).into_iter().map(|(_, peer, _)| peer).collect();
+        of.sort_unstable();
+        of.dedup();
+        of
+    };
     fetcher.header(now, all[0], hash(1), 40);
     let first = asks(&fetcher.take_effects());
     assert!(first.len() == WINDOW && first.iter().all(|(_, peer, _)| *peer == all[0]), "whom the header came from");
-    let mut asked_at_once = Vec::new();
     for announcer in &all[1..] {
         assert!(fetcher.announced(now, *announcer, hash(1)));
     }
     assert_eq!(fetcher.take_effects(), [], "one at a time");
-    for _ in 0..5 {
-        now += Duration::from_secs(4);
-        fetcher.tick(now);
-        let effects = fetcher.take_effects();
-        let mut of: Vec<_> = asks(&effects).into_iter().map(|(_, peer, _)| peer).collect();
-        of.sort_unstable();
-        of.dedup();
-        asked_at_once.push(of.len());
-        // Who announced it and brings nothing is blamed; who only passed on the header is not.
-        assert!(!effects.contains(&Effect::Blame(all[0], Fault::Timeout)), "{effects:?}");
+    // It brings nothing, well before the body is late: the second try.
+    now += ms(2300);
+    fetcher.tick(now);
+    let effects = fetcher.take_effects();
+    let second = sources(&effects);
+    assert!(second.len() == 1 && second[0] != all[0], "one at a time: {effects:?}");
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Blame(..))), "who only passed on the header owes nothing");
+    // Nor does the next one have it, which it had announced. Of the third try are two.
+    let (id, ..) = asks(&effects)[0];
+    fetcher.failed(now, id, Failure::NotFound);
+    now += ms(250);
+    fetcher.tick(now);
+    let effects = fetcher.take_effects();
+    assert!(effects.contains(&Effect::Blame(second[0], Fault::Unserved)), "{effects:?}");
+    let third = sources(&effects);
+    assert!(third.len() == 2 && !third.contains(&all[0]) && !third.contains(&second[0]), "{third:?}");
+    // Both say that they are busy: two others.
+    for peer in &third {
+        let of = asks(&effects).into_iter().find(|(_, p, _)| p == peer).unwrap();
+        fetcher.failed(now, of.0, Failure::Busy);
     }
-    assert_eq!(asked_at_once[0], 1);
-    assert!(asked_at_once[2..].contains(&2) && asked_at_once.iter().all(|n| *n <= 2), "{asked_at_once:?}");
+    assert_eq!(sources(&fetcher.take_effects()).len(), 2);
 }
 
 #[test]

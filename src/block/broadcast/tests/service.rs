@@ -1,5 +1,6 @@
 //! A real service between channels: peers that speak the protocols by hand, right and wrong.
 
+mod peers;
 mod retry;
 
 use std::{sync::Arc, time::Duration};

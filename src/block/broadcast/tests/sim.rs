@@ -284,7 +284,7 @@ impl World {
         let now = self.now;
         self.nodes[node].got.entry(hash).or_insert(now);
         self.nodes[node].core.on_imported(&hash);
-        let announce = self.nodes[node].core.announce(hash, |_| true);
+        let announce = self.nodes[node].core.announce(now, hash, |_| true);
         assert!(announce.notify.is_empty(), "all are on the topic");
         if announce.topic {
             for to in self.nodes[node].neighbours.clone() {

@@ -1,4 +1,6 @@
-//! Real swarms on loopback: near the limits, over them, and in a row.
+//! Real swarms on loopback: near the limits, over them, and in a row. Traps of gossip that a block may fall into are in `traps.rs`.
+
+mod traps;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +23,7 @@ use crate::{
         pubsub::{self, Mesh, Publisher, Received},
         rpc::{Client, Inbound, RequestError, Wire},
     },
-    primitives::{Hash, ManualClock},
+    primitives::{Hash, ManualClock, PeerId, UnixMillis},
     test_util::{Node, node, until},
     wire::{Status, proto::block as pb},
 };
@@ -32,32 +34,42 @@ struct Member {
     node: Node,
     chain: Chain,
     penalties: Penalties,
-    _keep: (broadcast::Handle, watch::Sender<State>, mpsc::Receiver<crate::block::penalty::Verdict>),
+    handle: broadcast::Handle,
+    metrics: Metrics,
+    hashes: Publisher,
+    _keep: (watch::Sender<State>, mpsc::Receiver<crate::block::penalty::Verdict>),
 }
 
 impl Member {
     async fn start() -> Self {
         let (mut node, ends) = node(Node::config(), |p, t| Ends::new(&SETTINGS, p, t)).await;
         let (sync, state, _claims) = sync::Handle::detached(State::Synced);
-        let ((penalties, verdicts), chain) = (Penalties::new(), kit::chain());
+        let ((penalties, verdicts), chain, metrics) = (Penalties::new(), kit::chain(), Metrics::default());
+        let hashes = ends.hashes.0.clone();
         let deps = broadcast::Deps {
             chain: chain.clone(),
             sync,
             net: node.handle.clone(),
             network: kit::network(),
-            clock: Arc::new(ManualClock::new(kit::NOW)),
+            // Soon after the genesis block, so that the first blocks on it are news.
+            clock: Arc::new(ManualClock::new(UnixMillis(kit::genesis().header().time.0 + 5000))),
             penalties: penalties.clone(),
             trace: Trace::default(),
             ends,
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
         };
         let (service, handle) = broadcast::new(SETTINGS, deps);
         node.tasks.spawn("broadcast", |stop| service.run(stop));
-        Self { node, chain, penalties, _keep: (handle, state, verdicts) }
+        Self { node, chain, penalties, handle, metrics, hashes, _keep: (state, verdicts) }
     }
 
     async fn holds(&self, hash: Hash) {
         until("the block is held", || matches!(self.chain.known(&hash), Ok(Known::Held(_)))).await;
+    }
+
+    /// Whether announcements on the topic are believed to reach a peer.
+    fn reaches(&self, peer: &PeerId) -> bool {
+        self.hashes.reaches(peer)
     }
 }
 

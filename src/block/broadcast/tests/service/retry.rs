@@ -2,59 +2,32 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-
 use super::*;
 use crate::{
-    block::chain::{self, ChainStore, Change, DEFAULT_COMMIT_DEPTH, Marks, Memory, Retired},
+    block::{
+        chain::{self, ChainStore, Change, DEFAULT_COMMIT_DEPTH, Memory},
+        kit::{Hooked, OnWrite},
+    },
     primitives::UnixMillis,
     store::StoreError,
 };
 
-/// Fails so many of the next writes.
+/// So many of the next writes fail.
 #[derive(Debug, Default)]
-struct Flaky(Memory, AtomicUsize);
+struct Fails(AtomicUsize);
 
-impl ChainStore for Flaky {
-    fn marks(&self) -> Result<Option<Marks>, StoreError> {
-        self.0.marks()
-    }
-
-    fn header(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.0.header(hash)
-    }
-
-    fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.0.body(hash)
-    }
-
-    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
-        self.0.hash_at(height)
-    }
-
-    fn hashes(&self, from: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
-        self.0.hashes(from, count)
-    }
-
-    fn candidates(&self) -> Result<Vec<Point>, StoreError> {
-        self.0.candidates()
-    }
-
-    fn retired(&self) -> Result<Vec<Retired>, StoreError> {
-        self.0.retired()
-    }
-
-    fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
-        match self.1.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+impl OnWrite<Memory> for Fails {
+    fn on_write(&self, inner: &Memory, change: &Change, synced: bool) -> Result<(), StoreError> {
+        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
             Ok(_) => Err(StoreError::Failed("on purpose".into())),
-            Err(_) => self.0.write(change, synced),
+            Err(_) => inner.write(change, synced),
         }
     }
 }
 
 struct Broken {
     rig: Rig,
-    store: Arc<Flaky>,
+    store: Arc<Hooked<Memory, Fails>>,
     clock: Arc<ManualClock>,
     now: u64,
     _owner: JoinSet<()>,
@@ -62,7 +35,10 @@ struct Broken {
 
 impl Broken {
     fn start() -> Self {
-        let (store, clock) = (Arc::new(Flaky::default()), Arc::new(ManualClock::new(kit::NOW)));
+        let (store, clock) = (
+            Arc::new(Hooked { inner: Memory::default(), hook: Fails::default() }),
+            Arc::new(ManualClock::new(kit::NOW)),
+        );
         let deps = chain::Deps { store: store.clone(), clock: clock.clone(), metrics: chain::Metrics::default() };
         let (service, chain) = chain::open(kit::rules(DEFAULT_COMMIT_DEPTH), deps).unwrap();
         let mut owner = JoinSet::new();
@@ -73,7 +49,7 @@ impl Broken {
 
     /// The write of the next block fails.
     fn fail_next(&self) {
-        self.store.1.store(1, Ordering::SeqCst);
+        self.store.hook.0.store(1, Ordering::SeqCst);
     }
 
     /// The chain looks at its store again, and finds it good.
