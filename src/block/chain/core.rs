@@ -6,6 +6,7 @@
 //! trusted any more: blocks are refused until [`Core::recover`] has read everything from the store again.
 
 mod rival;
+mod told;
 
 use std::sync::Arc;
 
@@ -97,6 +98,8 @@ pub struct Core {
     /// Of the change that is not written yet.
     events: Vec<Event>,
     released: Vec<(Block, Origin)>,
+    /// The committed block and the best chain above it, as the events so far tell them.
+    told: Vec<Point>,
     written: Written,
 }
 
@@ -121,10 +124,12 @@ impl Core {
             change: loaded.repairs,
             events: Vec::new(),
             released: Vec::new(),
+            told: Vec::new(),
             written: Written::default(),
         };
         core.follow_best(now);
         core.flush().map_err(OpenError::Store)?;
+        core.told = core.place();
         Ok(core)
     }
 
@@ -405,6 +410,7 @@ impl Core {
             self.released.clear();
             return Err(error);
         }
+        self.told = self.place();
         self.written.writes += 1;
         self.written.synced += u64::from(change.is_final());
         let mut events = std::mem::take(&mut self.events);
@@ -436,24 +442,28 @@ impl Core {
         matches!(self.halted, Some(Halt::Store(_)))
     }
 
-    /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds.
-    pub fn recover(&mut self, now: UnixMillis) {
+    /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds; the
+    /// events tell where it differs from what was told before, but not of each block that came in with the failed write.
+    pub fn recover(&mut self, now: UnixMillis) -> Vec<Event> {
         let opened = Self::open(self.rules.clone(), self.store.clone(), now);
         // Reading works on a full disk, too.
         let writes = |core: Self| {
             let change = Change { marks: core.marks(), ..Change::default() };
             core.store.write(&change, true).map(|()| core).map_err(OpenError::Store)
         };
-        match opened.and_then(writes) {
-            Ok(core) => {
+        let told = |core: Self| core.since(&self.told).map(|events| (core, events)).map_err(OpenError::Store);
+        match opened.and_then(writes).and_then(told) {
+            Ok((core, events)) => {
                 tracing::info!("the store works again: blocks are taken");
                 let (orphans, invalid) = (std::mem::take(&mut self.orphans), std::mem::take(&mut self.invalid));
                 let (conflicts, written) = (std::mem::take(&mut self.conflicts), self.written);
                 *self = Self { orphans, invalid, conflicts, written, ..core };
+                return events;
             }
             Err(OpenError::Store(error)) => self.halted = Some(Halt::Store(error)),
             Err(error) => self.halted = Some(Halt::Damaged(error.to_string())),
         }
+        Vec::new()
     }
 
     /// What time brings: waiting blocks grow old or come due, and rival branches are forgotten.

@@ -257,15 +257,28 @@ impl Chain {
     /// # Errors
     /// The store's.
     pub fn range(&self, start: u64, count: usize, max_bytes: usize) -> Result<Vec<Stored>, ChainError> {
-        let (mut blocks, mut bytes) = (Vec::new(), 0);
-        for hash in self.shared.hashes(start, count.min(MAX_RANGE))? {
+        let hashes = self.shared.hashes(start, count.min(MAX_RANGE))?;
+        let (mut blocks, mut with_body, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (hash, header) in hashes.iter().zip(self.shared.store.headers(&hashes)?) {
             // One that a reorg has just taken away ends the row.
-            let Some(block) = self.block(&hash)? else { break };
-            bytes += block.header.len() + block.body.len();
+            let Some(header) = header else { break };
+            let Ok(decoded) = Header::decode(&header) else { break };
+            bytes += header.len() + decoded.body_bytes as usize; // at most 4 MiB
             if bytes > max_bytes && !blocks.is_empty() {
                 break;
             }
-            blocks.push(block);
+            if decoded.body_bytes > 0 {
+                with_body.push((blocks.len(), *hash));
+            }
+            blocks.push(Stored { hash: *hash, header, body: Bytes::new() });
+        }
+        let hashes: Vec<_> = with_body.iter().map(|(_, hash)| *hash).collect();
+        for ((at, _), body) in with_body.into_iter().zip(self.shared.store.bodies(&hashes)?) {
+            let Some(body) = body else {
+                blocks.truncate(at);
+                break;
+            };
+            blocks[at].body = body;
         }
         Ok(blocks)
     }

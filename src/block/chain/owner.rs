@@ -242,11 +242,11 @@ impl Service {
                 return;
             }
             self.retry = now.plus(Duration::from_millis(RETRY_MS));
-            self.core.recover(now);
+            let events = self.core.recover(now);
             if self.core.status().halted.is_some() {
                 return self.shared.publish_halt(self.core.status().halted);
             }
-            return self.publish(Vec::new(), now);
+            return self.publish(events, now);
         }
         let before = (self.core.waiting(), self.core.status().halted);
         match self.core.tick(now) {

@@ -9,6 +9,9 @@
 //! invalid hashes, which are remembered for ten minutes only.
 //!
 //! A block that is committed in the write that adds it costs two rows and its body. The genesis block is written like any other.
+//!
+//! Many bodies at once, as when a node catches up, do not go through the log: they are flushed to their file before the rows that
+//! name them are written, so a process that ends in between leaves bodies that nobody names, and the next one writes them again.
 
 use std::{
     collections::HashSet,
@@ -31,6 +34,9 @@ use crate::{
 const MARKS: &[u8] = b"m";
 /// First byte of the marks. Another one means a newer program, which the store's own version refuses first.
 const FORM: u8 = 1;
+/// From so many bytes on, the bodies of one write go past the log: writing them twice takes longer than a flush, which ends with a
+/// sync of three small files.
+const UNLOGGED_BYTES: usize = 2 * 1024 * 1024;
 
 /// Keeps blocks in the node's store.
 #[derive(Clone, Debug)]
@@ -97,15 +103,19 @@ fn read_marks(value: &[u8]) -> Option<Marks> {
     (form == FORM && rest.is_empty()).then_some(Marks { genesis: Hash(*genesis), head, committed })
 }
 
-/// All rows of a change.
-fn batch(change: &Change) -> Batch {
+fn body_bytes(change: &Change) -> usize {
+    change.added.iter().map(|b| b.body().bytes().len()).sum()
+}
+
+/// All rows of a change; those of the bodies only with `bodies`.
+fn batch(change: &Change, bodies: bool) -> Batch {
     let mut batch = Batch::new();
     let at_once: HashSet<&Hash> = change.committed.iter().map(|p| &p.hash).collect();
     let added: HashSet<Hash> = change.added.iter().map(crate::block::Block::hash).collect();
     for block in &change.added {
         let (hash, header) = (block.hash(), block.header());
         batch.put(Family::Block, by_hash(&hash), header.encode());
-        if !block.body().is_empty() {
+        if bodies && !block.body().is_empty() {
             batch.put(Family::BlockBody, *hash.as_bytes(), block.body().bytes().to_vec());
         }
         if !at_once.contains(&hash) {
@@ -149,6 +159,16 @@ fn delete_block(batch: &mut Batch, hash: &Hash) {
     batch.delete(Family::Block, by_hash(hash)).delete(Family::BlockBody, *hash.as_bytes());
 }
 
+impl Rocks {
+    /// Makes the new bodies durable past the log.
+    fn put_bodies(&self, change: &Change) -> Result<(), StoreError> {
+        for block in change.added.iter().filter(|b| !b.body().is_empty()) {
+            self.store.put_unlogged(Family::BlockBody, block.hash().as_bytes(), block.body().bytes())?;
+        }
+        self.store.flush(Family::BlockBody)
+    }
+}
+
 impl ChainStore for Rocks {
     fn marks(&self) -> Result<Option<Marks>, StoreError> {
         let Some(value) = self.store.get(Family::Block, MARKS)? else { return Ok(None) };
@@ -161,6 +181,18 @@ impl ChainStore for Rocks {
 
     fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
         Ok(self.store.get(Family::BlockBody, hash.as_bytes())?.map(Bytes::from))
+    }
+
+    fn headers(&self, hashes: &[Hash]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let keys: Vec<_> = hashes.iter().map(by_hash).collect();
+        let values = self.store.get_many(Family::Block, &keys)?;
+        Ok(values.into_iter().map(|value| value.map(Bytes::from)).collect())
+    }
+
+    fn bodies(&self, hashes: &[Hash]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        let keys: Vec<_> = hashes.iter().map(Hash::as_bytes).collect();
+        let values = self.store.get_many(Family::BlockBody, &keys)?;
+        Ok(values.into_iter().map(|value| value.map(Bytes::from)).collect())
     }
 
     fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
@@ -211,12 +243,114 @@ impl ChainStore for Rocks {
     }
 
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
-        let batch = batch(change);
+        let unlogged = body_bytes(change) >= UNLOGGED_BYTES;
+        if unlogged {
+            self.put_bodies(change)?;
+        }
+        let batch = batch(change, !unlogged);
         self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed); // usize fits in u64
         match synced {
             // The chain has a thread of its own: it may wait for the disk, and shares the sync with whoever else waits.
             true => futures::executor::block_on(self.store.commit(batch)),
             false => self.store.write_unsynced(batch),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::block::{
+        Block, Origin,
+        chain::Core,
+        kit::{self, Maker},
+    };
+
+    /// Blocks of one write: their bodies go past the log.
+    const PART: usize = 25;
+    const DEPTH: u64 = 4;
+    /// Set in the process that is to end: where its store is.
+    const DIR: &str = "VOS_TEST_ENDS_IN";
+    /// How many parts it writes, and whether it ends in the middle of the next one.
+    const AFTER: &str = "VOS_TEST_ENDS_AFTER";
+
+    fn row() -> Vec<Block> {
+        let row = Maker::new(1).row(&kit::genesis(), 4 * PART, 100_000);
+        let bytes: usize = row[..PART].iter().map(|b| b.body().bytes().len()).sum();
+        assert!(bytes >= UNLOGGED_BYTES);
+        row
+    }
+
+    fn open(dir: &std::path::Path) -> Rocks {
+        Rocks::new(Store::open(dir).unwrap())
+    }
+
+    /// Ends as a killed process does: nothing is closed.
+    fn end_after(dir: &std::path::Path, parts: usize, midway: bool) {
+        let (rocks, row) = (open(dir), row());
+        let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+        let mut all = row.chunks(PART);
+        for part in all.by_ref().take(parts) {
+            core.import_segment(part.to_vec(), Origin::File, kit::NOW).unwrap();
+        }
+        if midway {
+            let added = all.next().unwrap().to_vec();
+            rocks.put_bodies(&Change { added, ..Change::default() }).unwrap();
+        }
+        std::process::abort();
+    }
+
+    #[test]
+    fn large_writes_survive_the_end_of_the_process_with_every_body() {
+        if let Some(dir) = std::env::var_os(DIR) {
+            let after = std::env::var(AFTER).unwrap();
+            let (parts, midway) = after.split_once(' ').unwrap();
+            return end_after(dir.as_ref(), parts.parse().unwrap(), midway == "midway");
+        }
+        let (row, me) = (row(), std::env::current_exe().unwrap());
+        for (parts, midway) in [(1, false), (3, false), (0, true), (2, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let name = "block::chain::rocks::tests::large_writes_survive_the_end_of_the_process_with_every_body";
+            let after = format!("{parts} {}", if midway { "midway" } else { "" });
+            let mut process = Command::new(&me);
+            process.args(["--exact", name]).env(DIR, dir.path()).env(AFTER, after);
+            let ended = process.output().unwrap().status;
+            assert!(!ended.success() && ended.code().is_none(), "it was ended by a signal: {ended}");
+            let rocks = open(dir.path());
+            let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+            let height = parts * PART;
+            assert_eq!(core.head().height, height as u64);
+            assert_eq!(core.committed().height, (height as u64).saturating_sub(DEPTH));
+            for block in &row[..height] {
+                assert_eq!(rocks.body(&block.hash()).unwrap().as_ref(), Some(block.body().bytes()));
+            }
+            // And goes on from there.
+            let rest = core.import_segment(row[height..].to_vec(), Origin::File, kit::NOW).unwrap().0;
+            assert_eq!((rest.held, core.head().height), (row.len() - height, row.len() as u64));
+        }
+    }
+
+    #[test]
+    fn many_are_read_as_one_by_one_would_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let rocks = open(dir.path());
+        let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+        // In files and in memory, with bodies in files of their own, next to their keys, and none.
+        let large = Maker::new(1).row(&kit::genesis(), PART, 100_000);
+        let small = Maker::new(1).row(&large[PART - 1], 10, 100);
+        let empty = Maker::new(1).row(&small[9], 10, 0);
+        for part in [large, small, empty] {
+            core.import_segment(part, Origin::File, kit::NOW).unwrap();
+        }
+        let mut hashes = rocks.hashes(0, 100).unwrap();
+        assert_eq!(hashes.len(), PART + 21);
+        hashes.insert(7, Hash::of(b"no such block"));
+        hashes.push(hashes[3]);
+        hashes.reverse();
+        let one_by_one = |read: &dyn Fn(&Hash) -> Option<Bytes>| hashes.iter().map(read).collect::<Vec<_>>();
+        assert_eq!(rocks.headers(&hashes).unwrap(), one_by_one(&|h| rocks.header(h).unwrap()));
+        assert_eq!(rocks.bodies(&hashes).unwrap(), one_by_one(&|h| rocks.body(h).unwrap()));
     }
 }

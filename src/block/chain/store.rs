@@ -100,6 +100,22 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError`].
     fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError>;
 
+    /// The headers of several kept blocks, in the order of their hashes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn headers(&self, hashes: &[Hash]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        hashes.iter().map(|hash| self.header(hash)).collect()
+    }
+
+    /// The bodies of several kept blocks, in the order of their hashes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn bodies(&self, hashes: &[Hash]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        hashes.iter().map(|hash| self.body(hash)).collect()
+    }
+
     /// The best block at a height.
     ///
     /// # Errors

@@ -62,6 +62,8 @@ pub(super) struct Claim {
     contradicts: bool,
     /// No run or search begins because of it before.
     passed_until: Option<Instant>,
+    /// Its last pull failed.
+    silent: bool,
 }
 
 impl Claim {
@@ -100,6 +102,16 @@ impl Claim {
 
     pub(super) fn is_busy(&self, now: Instant) -> bool {
         self.busy_until.is_some_and(|until| now < until)
+    }
+
+    /// When it was, or will be, passed over no more.
+    pub(super) fn passed_until(&self) -> Option<Instant> {
+        self.passed_until
+    }
+
+    /// Its last pull failed: nobody waits for it to vouch for what others sent.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
     }
 
     /// When its last cut ended or ends; who was never cut comes first.
@@ -154,6 +166,7 @@ impl Claims {
                 lies: false,
                 contradicts: cut.is_some_and(|(_, contradicts)| contradicts),
                 passed_until: None,
+                silent: false,
             }
         });
         (claim.head, claim.committed, claim.earliest) = (greeting.head, greeting.committed, greeting.earliest);
@@ -210,6 +223,13 @@ impl Claims {
         }
     }
 
+    /// How its last pull ended.
+    pub(super) fn silent(&mut self, peer: &PeerId, silent: bool) {
+        if let Some(claim) = self.peers.get_mut(peer) {
+            claim.silent = silent;
+        }
+    }
+
     /// Whether most peers have another final block within these blocks. Of all peers, because the honest ones are silent when
     /// their final blocks are higher: a few liars next to our head would be the only ones that are heard.
     pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block]) -> bool {
@@ -226,6 +246,7 @@ impl Claims {
     pub(super) fn prove(&mut self, peer: &PeerId, height: u64) {
         if let Some(claim) = self.peers.get_mut(peer) {
             (claim.proven, claim.failures, claim.busies) = (claim.proven.max(height), 0, 0);
+            claim.passed_until = None;
         }
     }
 

@@ -22,8 +22,8 @@ use crate::{
     wire::Status,
 };
 
-/// Answers checked at once: as many as small machines have cores, while the next ones are on their way.
-const CHECKS: usize = 2;
+/// Answers checked at once: one on each core, but no more than this, so that others find one free on large machines.
+const CHECKS: usize = 8;
 /// A peer that only says that it is busy is left alone for this long.
 const BUSY: Duration = Duration::from_secs(1);
 /// Between two tries to hand blocks to a chain that has too much to do.
@@ -68,7 +68,9 @@ impl Exchange {
         purpose: Purpose,
         max_body: usize,
     ) -> Self {
-        Self { chain, trace, shakehand, pull, headers, purpose, max_body, checks: Arc::new(Semaphore::new(CHECKS)) }
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let checks = Arc::new(Semaphore::new(cores.clamp(2, CHECKS)));
+        Self { chain, trace, shakehand, pull, headers, purpose, max_body, checks }
     }
 
     pub(super) async fn greet(self, peer: PeerId, ours: Greeting) -> Greeted {

@@ -10,18 +10,19 @@
 //! ```
 //!
 //! * `claims.rs`: what each peer says, and how far to believe it. `clock.rs`: how far our clock is from theirs.
-//! * `planner.rs`: what to do next, a pure machine, in the words of `plan.rs`; `run.rs`: one stretch of batches; `search.rs`: where two chains part.
+//! * `planner.rs`: what to do next, a pure machine, in the words of `plan.rs`; `planner/pull.rs`: whom to ask; `run.rs`: one stretch of batches; `search.rs`: where two chains part.
 //! * `greet.rs`: whom to greet when. `check.rs`: what one answer is worth by itself.
 //!
 //! # Catching up
 //! Missing heights are cut into batches of 128 blocks or some 2 MiB; each is pulled from one of the peers whose head is high
-//! enough, two at once from a peer that has proven something. What comes is checked by itself (heights, links, roots, signatures) on two
-//! threads, and whoever sent nonsense is named. Batches that fit on each other go to the chain together. What goes there becomes final
-//! soon, so a batch waits until the next one, by another sender, fits on it, and until it does not contradict what most
-//! peers hold for final. Neighbours that contradict each other are pulled again, and whose content changed is asked no
-//! more. One that does not fit on what is there shows that its sender's chain leaves ours or that it lies: headers at evenly spaced heights tell where. Above our
-//! committed block the branch is pulled and the fork choice decides; below it, the peer has to prove its branch with signed
-//! headers, and the chain follows its policy for conflicts.
+//! enough, two at once from a peer that has proven something. What comes is checked by itself (heights, links, roots,
+//! signatures), one answer on each core, and whoever sent nonsense is named. Batches that fit on each other go to the chain
+//! together. What goes there becomes final soon, so a batch waits until the next one, by another sender, fits on it, and until it
+//! does not contradict what most peers hold for final. Neighbours that contradict each other are pulled again, and whose content
+//! changed is asked no more. When the batch that all others wait for takes clearly longer than pulls do, somebody else is asked
+//! for it as well, and what comes first counts. One that does not fit on what is there shows that its sender's chain leaves ours
+//! or that it lies: headers at evenly spaced heights tell where. Above our committed block the branch is pulled and the fork
+//! choice decides; below it, the peer has to prove its branch with signed headers, and the chain follows its policy for conflicts.
 //!
 //! # In step
 //! A peer's head that is held here on whichever branch is no reason for anything. One that is not is broadcast's to bring, for 10 s (2 s
@@ -38,7 +39,8 @@
 //! longer chain of one peer does not become final at a new node that has three others: it waits up to a second for the
 //! first of them to tell where they are, and for ten before it shows the chain what contradicts final blocks, since of few peers one liar
 //! is many. Peers on another branch are not punished: they may be the smaller part of a network that was cut in two. Who never
-//! answers costs a timeout a try. Peers with another genesis block are refused and not asked.
+//! answers costs two seconds a try, and is not waited for to vouch for others. Who is busy for ever holds a run for 20 s, and
+//! comes last then. Peers with another genesis block are refused and not asked.
 
 mod answer;
 mod check;

@@ -11,8 +11,10 @@
 //! ```
 //!
 //! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15). Who
-//! was not in step comes into it only when the heads of at least half of the peers are here: that all of them are cut says nothing
-//! but that nobody gave us blocks. Peers that proved that they are on another branch are not counted there.
+//! was not in step comes into it only when the heads of at least half of the peers are here, and not before a few peers have told
+//! them or a second has passed: that all of them are cut says nothing but that nobody gave us blocks. Peers that proved that they are on another branch are not counted there.
+
+mod pull;
 
 use std::{
     cmp::Reverse,
@@ -20,10 +22,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use self::pull::Pace;
 use super::{
-    claims::{CUT, Claims},
+    claims::{CUT, Claim, Claims},
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
-    run::{Handover, Mismatch, Run, Size, Wanted},
+    run::{Handover, Mismatch, Run, Size},
     search::{Search, Step},
     wire::{Greeting, Ladder, Span},
 };
@@ -32,10 +35,6 @@ use crate::{
     primitives::PeerId,
 };
 
-/// Pulls under way with one peer that has proven something; one that has not gets one.
-const PER_PEER: usize = 2;
-/// Pulls under way in all.
-const IN_FLIGHT: usize = 16;
 /// Without a block for this long we are stalled.
 const STALL: Duration = Duration::from_secs(30);
 /// Between tries when stalled, and before a run begins with a peer whose blocks most others contradicted.
@@ -44,18 +43,23 @@ const PROBE: Duration = Duration::from_secs(10);
 const MAX_PROOF: u32 = 1024;
 /// How long peers are given to tell their heads before any of them proves that we are wrong: of few, a liar is many.
 const HEARD: Duration = Duration::from_secs(10);
-/// How long a first run waits for more than a few peers to tell where they are: what a lone one sends becomes final.
+/// How long a first run, and being in step, waits for more than a few peers to tell where they are: what a lone one sends becomes
+/// final.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Peers without which it waits.
 const FEW: usize = 3;
 /// After a run that came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A run to which nobody sends anything ends after this, which is twice what a pull may take: there is one run at a time, and what
+/// others have may not wait for somebody who is busy for ever.
+const IDLE: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 struct Flight {
     peer: PeerId,
     span: Span,
     run: u64,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -75,6 +79,10 @@ pub(super) struct Planner {
     state: State,
     run: Option<Run>,
     runs: u64,
+    /// When anything came for the run.
+    moved: Instant,
+    /// Because of whom it began.
+    cause: Option<PeerId>,
     search: Option<(u64, Search)>,
     /// A peer whose chain is to be compared with ours, and a height where they differ.
     suspect: Option<(PeerId, u64)>,
@@ -83,6 +91,7 @@ pub(super) struct Planner {
     flights: HashMap<u64, Flight>,
     last_id: u64,
     size: Size,
+    pace: Pace,
     /// No run begins before.
     pause_until: Option<Instant>,
     progress: Instant,
@@ -102,6 +111,8 @@ impl Planner {
             state: State::NoPeers,
             run: None,
             runs: 0,
+            moved: now,
+            cause: None,
             search: None,
             suspect: None,
             proving: None,
@@ -109,6 +120,7 @@ impl Planner {
             flights: HashMap::new(),
             last_id: 0,
             size: Size::default(),
+            pace: Pace::default(),
             pause_until: None,
             progress: now,
             twice: 0,
@@ -150,18 +162,21 @@ impl Planner {
 
     /// A pull ended.
     pub(super) fn on_pulled(&mut self, id: u64, result: Result<Pulled, Failure>, now: Instant) {
-        let Some(Flight { peer, span, run }) = self.flights.remove(&id) else { return };
+        let Some(Flight { peer, span, run, since }) = self.flights.remove(&id) else { return };
         let current = run == self.runs;
         match result {
             Ok(Pulled { blocks, bytes }) => {
                 self.size.saw(blocks.len(), bytes);
+                self.pace.saw(now.saturating_duration_since(since));
+                self.claims.silent(&peer, false);
                 let outvoted = self.claims.outvote(&peer, &blocks);
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
+                self.moved = now;
                 if outvoted {
                     // Neither punished nor cut: it may be on the smaller side of a network that was cut in two, or may be right.
                     run.excluded.insert(peer);
                     self.claims.pass(&peer, now + PROBE);
-                    if !run.on_nothing(span, true) {
+                    if !run.on_nothing(span, peer, true) {
                         self.give_up(now);
                     }
                 } else if let Some(wrong) = run.on_blocks(span, peer, blocks, bytes) {
@@ -171,11 +186,14 @@ impl Planner {
             }
             Err(failure) => {
                 let fault = self.on_failure(peer, failure, now);
+                if fault {
+                    self.claims.silent(&peer, true);
+                }
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
                 if matches!(failure, Failure::Wrong | Failure::Invalid) {
                     run.excluded.insert(peer);
                 }
-                if !run.on_nothing(span, fault) {
+                if !run.on_nothing(span, peer, fault) {
                     self.give_up(now);
                 }
             }
@@ -256,7 +274,7 @@ impl Planner {
             self.claims.cut(&peer, now + CUT);
             self.give_up(now);
         } else if height >= committed.height {
-            self.begin(Run::new(fork, Some(peer)));
+            self.begin(Run::new(fork, Some(peer)), peer, now);
         } else if let Some(soon) = self.first_heard.map(|t| t + HEARD).filter(|t| now < *t) {
             self.claims.cut(&peer, soon);
             self.give_up(now);
@@ -279,7 +297,7 @@ impl Planner {
         }
         if view.place().committed.height <= fork.height {
             // The chain opened itself for the branch.
-            return self.begin(Run::new(fork, Some(peer)));
+            return self.begin(Run::new(fork, Some(peer)), peer, now);
         }
         // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends. The next one may prove the
         // same soon, also when we are stalled: it takes many.
@@ -294,9 +312,22 @@ impl Planner {
         self.out.push(Output::Headers { id, peer, ladder });
     }
 
-    fn begin(&mut self, run: Run) {
+    fn begin(&mut self, run: Run, cause: PeerId, now: Instant) {
         self.runs += 1;
-        self.run = Some(run);
+        (self.run, self.moved, self.cause) = (Some(run), now, Some(cause));
+    }
+
+    /// Ends a run to which nothing comes. Somebody else's head is the reason for the next one.
+    fn end_idle(&mut self, now: Instant) {
+        let idle = self.importing.is_none() && now.saturating_duration_since(self.moved) >= IDLE;
+        if self.run.is_none() || !idle {
+            return;
+        }
+        if let Some(peer) = self.cause {
+            tracing::debug!(%peer, "nobody sends what a peer says there is");
+            self.claims.pass(&peer, now + PROBE);
+        }
+        self.give_up(now);
     }
 
     fn id(&mut self) -> u64 {
@@ -327,6 +358,7 @@ impl Planner {
         let current = importing.run == self.runs;
         if let Some(last) = held.checked_sub(1).and_then(|i| importing.points.get(i)) {
             self.progress = now;
+            self.moved = now;
             if let Some(run) = self.run.as_mut().filter(|_| current) {
                 run.advance(*last);
             }
@@ -357,6 +389,7 @@ impl Planner {
             self.report(peer, Offence::WrongData);
         }
         self.decide(&place, now);
+        self.end_idle(now);
         if !place.halted && self.importing.is_none() {
             self.import(now);
         }
@@ -372,17 +405,14 @@ impl Planner {
         let proven = self.run.as_ref().is_some_and(|r| r.progressed);
         let credible = proven || target.is_some_and(|t| t.backed);
         let near = gap <= self.depth + 2;
-        let in_step = self.state == State::Synced || self.claims.mostly_held();
+        let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held());
         let next = match self.state {
             _ if place.halted => State::Stalled,
             _ if self.claims.is_empty() => State::NoPeers,
-            _ if target.is_none() => {
-                if in_step {
-                    State::Synced
-                } else {
-                    State::Stalled
-                }
-            }
+            _ if target.is_none() && in_step => State::Synced,
+            // Others may tell of more in a moment.
+            _ if target.is_none() && !self.is_settled(now) => self.state,
+            _ if target.is_none() => State::Stalled,
             State::Synced if !near && credible => State::Syncing,
             // Some blocks behind: broadcast is on its way, unless it had its time or we are pulling already.
             State::Synced if gap >= 3 && credible && self.run.is_some() => State::CatchingUp,
@@ -406,6 +436,11 @@ impl Planner {
         if target.is_none() || place.halted {
             self.run = None;
         }
+    }
+
+    /// Whether enough peers told where they are, or had the time to.
+    fn is_settled(&self, now: Instant) -> bool {
+        self.claims.len() >= FEW || self.first_heard.is_none_or(|t| t + SETTLE <= now)
     }
 
     /// Hands finished batches to the chain.
@@ -446,92 +481,30 @@ impl Planner {
             return self.ask(search, ladder);
         }
         let idle = self.run.is_none() && self.search.is_none() && self.proving.is_none() && self.importing.is_none();
-        let settled = self.claims.len() >= FEW || self.first_heard.is_none_or(|t| t + SETTLE <= now);
-        if !idle || !settled || self.pause_until.is_some_and(|t| now < t) {
+        if !idle || !self.is_settled(now) || self.pause_until.is_some_and(|t| now < t) {
             return;
         }
         let base = place.head.height;
         let urgent = self.state != State::Synced;
         let wanted = self.claims.iter().filter(|(_, c)| !c.is_passed(now));
         let wanted = wanted.filter(|(_, c)| if urgent { c.is_wanted(now) } else { c.is_overdue(now) });
-        // The highest first, and of equals whoever was left alone for longest: all of them get their turn to prove a conflict.
-        let Some((peer, claim)) = wanted.max_by_key(|(peer, c)| (c.height(base, now), Reverse(c.cut_until()), **peer))
-        else {
-            return;
+        // Whoever was passed over comes after all others. Of those the highest first, and of equals whoever was left alone for
+        // longest: all of them get their turn to prove a conflict.
+        let order = |(peer, c): &(&PeerId, &Claim)| {
+            (Reverse(c.passed_until()), c.height(base, now), Reverse(c.cut_until()), **peer)
         };
+        let Some((peer, claim)) = wanted.filter(|(_, c)| !c.is_busy(now)).max_by_key(order) else { return };
         let (peer, height) = (*peer, claim.height(base, now));
         if self.state == State::Stalled {
             self.pause_until = Some(now + PROBE);
         }
         if height > base && !place.halted {
-            self.begin(Run::new(place.head, None));
+            self.begin(Run::new(place.head, None), peer, now);
         } else {
             // A head that is not higher than ours and not here: another branch.
             let search = Search::new(peer, place.committed.height, claim.head.height.min(base + 1));
             let ladder = search.first();
             self.ask(search, ladder);
-        }
-    }
-
-    /// Asks peers for what is missing.
-    fn pull(&mut self, place: &Place, now: Instant, random: &mut impl FnMut() -> f64) {
-        let base = place.head.height;
-        let Some(run) = &mut self.run else { return };
-        let lead = run.branch.and_then(|lead| self.claims.get(&lead)).map(|c| c.head.hash);
-        // On the branch that is our best chain now, everybody can help.
-        if run.progressed && run.anchor == place.head {
-            run.branch = None;
-        }
-        let asked: Vec<_> = self
-            .claims
-            .iter()
-            .filter(|(peer, c)| {
-                let on_branch = run.branch.is_none_or(|lead_peer| **peer == lead_peer || Some(c.head.hash) == lead);
-                on_branch && !run.excluded.contains(*peer)
-            })
-            .map(|(peer, c)| (*peer, c.height(base.max(run.anchor.height), now), c))
-            .collect();
-        let mut heights: Vec<_> = asked.iter().map(|(_, height, _)| *height).collect();
-        heights.sort_unstable();
-        let top = heights.pop().unwrap_or(0);
-        self.twice = heights.pop().unwrap_or(0);
-        run.cut(top, self.size.count());
-        let next = run.anchor.height + 1;
-        let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
-        if self.importing.is_none() && !run.is_flying() && nobody {
-            return self.give_up(now);
-        }
-        let mut started = Vec::new();
-        for Wanted { span, before, beside } in run.missing() {
-            if self.flights.len() + started.len() >= IN_FLIGHT {
-                break;
-            }
-            let busy = |peer: &PeerId| {
-                self.flights.values().filter(|f| f.peer == *peer).count()
-                    + started.iter().filter(|(_, p): &&(Span, PeerId)| p == peer).count()
-            };
-            let free = asked.iter().filter(|(peer, height, c)| {
-                let limit = if c.proven > 0 { PER_PEER } else { 1 };
-                *height >= span.start && c.earliest <= span.start && !c.is_busy(now) && busy(peer) < limit
-            });
-            // Somebody else for each try, and than for the neighbours, so that batches vouch for each other; then whoever failed least
-            // and has least to do.
-            let best = free.min_by_key(|(peer, _, c)| {
-                let tried = before.iter().filter(|p| *p == peer).count();
-                (tried, beside.contains(peer), c.failures(), c.proven == 0, busy(peer), (random() * 1024.0) as u32) // below 1024
-            });
-            if let Some((peer, height, _)) = best {
-                let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count);
-                started.push((Span { start: span.start, count }, *peer));
-            }
-        }
-        for (span, peer) in started {
-            if let Some(run) = &mut self.run {
-                run.fly(span, peer);
-            }
-            let id = self.id();
-            self.flights.insert(id, Flight { peer, span, run: self.runs });
-            self.out.push(Output::Pull { id, peer, span });
         }
     }
 }

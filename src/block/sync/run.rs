@@ -27,8 +27,13 @@ const IMPORT_BLOCKS: usize = 1024;
 #[derive(Debug)]
 enum Stage {
     Missing,
-    Flying(PeerId),
-    Here { peer: PeerId, blocks: Vec<Block>, bytes: usize },
+    /// Asked for; of more than one peer when the first ones took long.
+    Flying(Vec<PeerId>),
+    Here {
+        peer: PeerId,
+        blocks: Vec<Block>,
+        bytes: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -138,27 +143,39 @@ impl Run {
         let lowest = missing().next().map(|(start, _)| *start);
         // The first one is always pulled: nothing is freed before it is here.
         let all = missing().filter(|(s, _)| Some(**s) == lowest || finished < FINISHED);
-        let wanted = |(start, b): (&u64, &Batch)| {
-            let span = Span { start: *start, count: b.count };
-            let left = self.batches.range(..start).next_back().filter(|(s, b)| **s + u64::from(b.count) == *start);
-            let beside = [left.map(|(_, b)| b), self.batches.get(&span.end())].into_iter().flatten();
-            let beside = beside.filter_map(|b| match &b.stage {
-                Stage::Flying(peer) | Stage::Here { peer, .. } => Some(*peer),
-                Stage::Missing => None,
-            });
-            Wanted { span, before: b.asked.clone(), beside: beside.collect() }
-        };
-        all.take(room.max(1)).map(wanted).collect()
+        all.take(room.max(1)).map(|(start, batch)| self.wanted(*start, batch)).collect()
+    }
+
+    fn wanted(&self, start: u64, batch: &Batch) -> Wanted {
+        let span = Span { start, count: batch.count };
+        let left = self.batches.range(..start).next_back().filter(|(s, b)| **s + u64::from(b.count) == start);
+        let beside = [left.map(|(_, b)| b), self.batches.get(&span.end())].into_iter().flatten();
+        let beside = beside.flat_map(|b| match &b.stage {
+            Stage::Flying(peers) => peers.as_slice(),
+            Stage::Here { peer, .. } => std::slice::from_ref(peer),
+            Stage::Missing => &[],
+        });
+        Wanted { span, before: batch.asked.clone(), beside: beside.copied().collect() }
     }
 
     fn flying(&self) -> usize {
-        self.batches.values().filter(|b| matches!(b.stage, Stage::Flying(_))).count()
+        self.batches.values().map(|b| if let Stage::Flying(peers) = &b.stage { peers.len() } else { 0 }).sum()
+    }
+
+    /// The lowest batch that is not here, when it is on its way: everything else waits for it.
+    pub(super) fn awaited(&self) -> Option<Wanted> {
+        let first = self.batches.iter().find(|(_, b)| !matches!(b.stage, Stage::Here { .. }));
+        let (start, batch) = first.filter(|(_, b)| matches!(b.stage, Stage::Flying(_)))?;
+        Some(self.wanted(*start, batch))
     }
 
     /// `peer` was asked for these; what it does not have stays missing.
     pub(super) fn fly(&mut self, span: Span, peer: PeerId) {
         let Some(batch) = self.batches.get_mut(&span.start) else { return };
-        batch.stage = Stage::Flying(peer);
+        match &mut batch.stage {
+            Stage::Flying(peers) => peers.push(peer),
+            stage => *stage = Stage::Flying(vec![peer]),
+        }
         batch.asked.push(peer);
         self.shorten(span);
     }
@@ -177,7 +194,9 @@ impl Run {
     /// neighbour had contradicted it.
     pub(super) fn on_blocks(&mut self, span: Span, peer: PeerId, blocks: Vec<Block>, bytes: usize) -> Option<PeerId> {
         let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX).min(span.count);
-        let waits = self.batches.get(&span.start).is_some_and(|b| matches!(b.stage, Stage::Flying(_)));
+        // What came from somebody else first, or was cut anew meanwhile, is not looked at.
+        let asked = |b: &Batch| matches!(&b.stage, Stage::Flying(peers) if peers.contains(&peer)) && count <= b.count;
+        let waits = self.batches.get(&span.start).is_some_and(asked);
         let last = blocks.last().map(point).filter(|_| waits)?;
         self.shorten(Span { start: span.start, count });
         if let Some(batch) = self.batches.get_mut(&span.start) {
@@ -187,18 +206,22 @@ impl Run {
         doubted.filter(|(_, before)| before.height == last.height && *before != last).map(|(sender, _)| sender)
     }
 
-    /// Nothing came. False when the batch was tried often enough; a try that was not the peer's fault does not count.
-    pub(super) fn on_nothing(&mut self, span: Span, fault: bool) -> bool {
-        let Some(batch) = self.batches.get_mut(&span.start).filter(|b| matches!(b.stage, Stage::Flying(_))) else {
-            return true;
-        };
-        batch.stage = Stage::Missing;
-        batch.tries += u8::from(fault);
-        if !fault {
-            // Whoever was busy may be asked again.
-            batch.asked.pop();
+    /// Nothing came from `peer`. False when the batch was tried often enough; a try that was not the peer's fault does not count.
+    pub(super) fn on_nothing(&mut self, span: Span, peer: PeerId, fault: bool) -> bool {
+        let Some(Batch { stage, tries, asked, .. }) = self.batches.get_mut(&span.start) else { return true };
+        let Stage::Flying(peers) = stage else { return true };
+        let Some(at) = peers.iter().position(|p| *p == peer) else { return true };
+        peers.remove(at);
+        let others = !peers.is_empty();
+        if !others {
+            *stage = Stage::Missing;
         }
-        batch.tries < TRIES
+        match fault {
+            true => *tries = tries.saturating_add(1),
+            // Whoever was busy may be asked again.
+            false => drop(asked.iter().rposition(|p| *p == peer).map(|at| asked.remove(at))),
+        }
+        others || *tries < TRIES
     }
 
     /// The next blocks for the chain, as many finished batches as fit on each other. Below `twice`, where more than one peer has

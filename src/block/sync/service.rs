@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{broadcast, mpsc, watch},
+    sync::{broadcast, broadcast::error::TryRecvError, mpsc, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -216,7 +216,11 @@ impl Service {
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.on_done(done),
                 Some(asked) = queues.shakehand.recv() => self.on_shakehand(asked),
                 Some((peer, head)) = self.claims.recv() => self.planner.on_claim(&peer, head),
-                event = events.recv() => self.on_event(&event),
+                event = events.recv() => {
+                    self.on_event(&event);
+                    // A batch that came in is told block by block, and is one reason to look at everything.
+                    while !matches!(events.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+                }
                 _ = tick.tick() => self.on_tick(),
             }
             self.advance();

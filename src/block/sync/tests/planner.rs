@@ -24,7 +24,7 @@ use crate::{
 const DEPTH: u64 = 12;
 
 /// Our chain: what was imported, one branch, all but the last [`DEPTH`] blocks final.
-struct Ours(RefCell<Vec<Block>>);
+pub(super) struct Ours(RefCell<Vec<Block>>);
 
 impl Ours {
     fn new(blocks: &[Block]) -> Self {
@@ -33,11 +33,11 @@ impl Ours {
         Self(RefCell::new(all))
     }
 
-    fn head(&self) -> u64 {
+    pub(super) fn head(&self) -> u64 {
         self.place().head.height
     }
 
-    fn import(&self, blocks: Vec<Block>) -> Imported {
+    pub(super) fn import(&self, blocks: Vec<Block>) -> Imported {
         let mut all = self.0.borrow_mut();
         let count = blocks.len();
         for block in blocks {
@@ -78,32 +78,40 @@ fn greeting(peer: PeerId, head: Point) -> Greeting {
     }
 }
 
-fn head_of(chain: &[Block]) -> Point {
+pub(super) fn head_of(chain: &[Block]) -> Point {
     chain.last().map(|b| Point { height: b.header().height, hash: b.hash() }).unwrap_or_default()
 }
 
 /// A planner, its chain and a clock.
-struct World {
-    planner: Planner,
-    ours: Ours,
-    now: Instant,
-    reports: Vec<PeerId>,
+pub(super) struct World {
+    pub(super) planner: Planner,
+    pub(super) ours: Ours,
+    pub(super) now: Instant,
+    pub(super) reports: Vec<PeerId>,
     /// Unanswered pulls, and when they time out.
-    waiting: Vec<(Instant, u64)>,
+    pub(super) waiting: Vec<(Instant, u64)>,
+    /// The chain, from height 1, from which questions for headers are answered; none are without it.
+    pub(super) headers: Vec<Block>,
 }
 
 impl World {
-    fn new(ours: &[Block]) -> Self {
+    pub(super) fn new(ours: &[Block]) -> Self {
         let now = Instant::now();
-        Self { planner: Planner::new(DEPTH, now), ours: Ours::new(ours), now, reports: Vec::new(), waiting: Vec::new() }
+        let planner = Planner::new(DEPTH, now);
+        let (ours, reports, waiting, headers) = (Ours::new(ours), Vec::new(), Vec::new(), Vec::new());
+        Self { planner, ours, now, reports, waiting, headers }
     }
 
-    fn greet(&mut self, peer: PeerId, head: Point) {
+    pub(super) fn greet(&mut self, peer: PeerId, head: Point) {
         self.planner.on_greeting(peer, &greeting(peer, head), self.now);
     }
 
     /// Lets `length` pass, a tenth of a second at a time; `answer` plays all peers.
-    fn run(&mut self, length: Duration, mut answer: impl FnMut(PeerId, Span) -> Option<Result<Vec<Block>, Failure>>) {
+    pub(super) fn run(
+        &mut self,
+        length: Duration,
+        mut answer: impl FnMut(PeerId, Span) -> Option<Result<Vec<Block>, Failure>>,
+    ) {
         let end = self.now + length;
         while self.now < end {
             let mut number = 0.3;
@@ -125,8 +133,12 @@ impl World {
                         self.planner.on_imported(id, result, self.now);
                     }
                     Output::Report { peer, .. } => self.reports.push(peer),
-                    Output::Headers { id, .. } => {
-                        self.planner.on_headers(id, Err(Failure::Lost), &self.ours, self.now);
+                    Output::Headers { id, ladder, .. } => {
+                        let heights = (0..u64::from(ladder.count)).map(|i| ladder.start + i * ladder.stride);
+                        let headers = heights.filter_map(|h| self.headers.get((h as usize).checked_sub(1)?));
+                        let headers: Vec<_> = headers.map(|b| b.header().clone()).collect();
+                        let result = if self.headers.is_empty() { Err(Failure::Lost) } else { Ok(headers) };
+                        self.planner.on_headers(id, result, &self.ours, self.now);
                     }
                     Output::Prove { .. } => panic!("there is no conflict"),
                 }
@@ -141,7 +153,7 @@ impl World {
 }
 
 /// What an honest peer with `chain` (from height 1) answers.
-fn honest(chain: &[Block], span: Span) -> Option<Result<Vec<Block>, Failure>> {
+pub(super) fn honest(chain: &[Block], span: Span) -> Option<Result<Vec<Block>, Failure>> {
     let (start, end) = ((span.start - 1) as usize, (span.end() - 1) as usize);
     Some(match chain.get(start..end.min(chain.len())) {
         Some(blocks) if !blocks.is_empty() => Ok(blocks.to_vec()),
@@ -173,7 +185,7 @@ fn who_was_in_step_and_falls_behind_pulls_again() {
     let mut world = World::new(&chain[..100]);
     let peers = [PeerId::random(), PeerId::random()];
     peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..100])));
-    world.run(Duration::from_secs(1), |_, _| panic!("nothing is missing"));
+    world.run(Duration::from_secs(2), |_, _| panic!("nothing is missing"));
     assert_eq!(world.planner.state(), State::Synced);
     peers.iter().for_each(|p| world.greet(*p, head_of(&chain)));
     let mut syncing = false;
@@ -207,7 +219,7 @@ fn a_claim_of_two_to_the_sixty_second_changes_nothing_for_who_is_in_step() {
     let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
     let mut world = World::new(&chain);
     world.greet(PeerId::random(), head_of(&chain));
-    world.run(Duration::from_secs(1), |_, _| None);
+    world.run(Duration::from_secs(2), |_, _| None);
     let liar = PeerId::random();
     world.greet(liar, Point { height: 1 << 62, hash: Hash::of(b"no such block") });
     for _ in 0..120 {
@@ -340,8 +352,8 @@ fn liars_with_a_final_block_next_to_our_head_do_not_silence_honest_peers() {
         let said = Greeting { committed: head_of(&chain[..588]), ..greeting(peer, head_of(&chain)) };
         world.planner.on_greeting(peer, &said, world.now);
     }
-    // Time for both of them to be asked first, and to say nothing.
-    world.run(Duration::from_secs(25), |peer, span| if liars.contains(&peer) { None } else { honest(&chain, span) });
+    // Time for both of them to be asked first, one after the other, and to say nothing.
+    world.run(Duration::from_secs(8), |peer, span| if liars.contains(&peer) { None } else { honest(&chain, span) });
     assert_eq!((world.ours.head(), world.planner.state()), (600, State::Synced));
 }
 

@@ -1,0 +1,188 @@
+//! Whom to ask for what is missing, and whom else when the answer that everything waits for is late.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::{
+    super::{
+        claims::Claim,
+        plan::{Output, Place},
+        run::Wanted,
+        wire::Span,
+    },
+    Flight, Planner,
+};
+use crate::primitives::PeerId;
+
+/// Pulls under way with one peer that has proven something; one that has not gets one.
+const PER_PEER: usize = 2;
+/// Pulls under way in all.
+const IN_FLIGHT: usize = 16;
+/// A pull is late after this, and after [`SLOWER`] times what pulls take: on a slow line all of them take long, and to ask
+/// twice would make it slower.
+const LATE: Duration = Duration::from_secs(2);
+const SLOWER: u32 = 3;
+/// Peers that are asked for one batch at once, one more each time that it is late.
+const AT_ONCE: usize = 3;
+/// Pulls from which is known how long they take.
+const LAST: usize = 15;
+
+/// How long pulls took of late.
+#[derive(Debug, Default)]
+pub(super) struct Pace(VecDeque<Duration>);
+
+impl Pace {
+    /// A pull brought blocks after so long.
+    pub(super) fn saw(&mut self, took: Duration) {
+        if self.0.len() == LAST {
+            self.0.pop_front();
+        }
+        self.0.push_back(took);
+    }
+
+    /// When a pull is late. By the median: one slow peer of several does not make the others wait.
+    fn late(&self) -> Duration {
+        let mut all: Vec<_> = self.0.iter().copied().collect();
+        all.sort_unstable();
+        all.get(all.len() / 2).map_or(LATE, |usual| (*usual * SLOWER).max(LATE))
+    }
+}
+
+/// A peer that may be asked in this run, the height up to which, and what it says.
+type Asked<'a> = (PeerId, u64, &'a Claim);
+
+impl Planner {
+    /// Asks peers for what is missing.
+    pub(super) fn pull(&mut self, place: &Place, now: Instant, random: &mut impl FnMut() -> f64) {
+        let base = place.head.height;
+        let Some(run) = &mut self.run else { return };
+        let lead = run.branch.and_then(|lead| self.claims.get(&lead)).map(|c| c.head.hash);
+        // On the branch that is our best chain now, everybody can help.
+        if run.progressed && run.anchor == place.head {
+            run.branch = None;
+        }
+        let asked: Vec<Asked<'_>> = self
+            .claims
+            .iter()
+            .filter(|(peer, c)| {
+                let on_branch = run.branch.is_none_or(|lead_peer| **peer == lead_peer || Some(c.head.hash) == lead);
+                on_branch && !run.excluded.contains(*peer)
+            })
+            .map(|(peer, c)| (*peer, c.height(base.max(run.anchor.height), now), c))
+            .collect();
+        let top = asked.iter().map(|(_, height, _)| *height).max().unwrap_or(0);
+        // Who did not send what it was asked for last vouches for nothing.
+        let mut heights: Vec<_> = asked.iter().filter(|(.., c)| !c.is_silent()).map(|(_, height, _)| *height).collect();
+        heights.sort_unstable();
+        self.twice = heights.iter().rev().nth(1).copied().unwrap_or(0);
+        run.cut(top, self.size.count());
+        let next = run.anchor.height + 1;
+        let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
+        if self.importing.is_none() && !run.is_flying() && nobody {
+            return self.give_up(now);
+        }
+        let (late, missing) = (run.awaited(), run.missing());
+        let mut started = Vec::new();
+        if let Some(late) = late.filter(|w| self.is_late(w.span, now))
+            && let Some(peer) = self.another(&late, &asked, now, random)
+        {
+            started.push((late.span, peer));
+        }
+        for wanted in missing {
+            if let Some((span, peer)) = self.best(&wanted, &asked, &started, now, random) {
+                started.push((span, peer));
+            }
+        }
+        for (span, peer) in started {
+            if let Some(run) = &mut self.run {
+                run.fly(span, peer);
+            }
+            let id = self.id();
+            self.flights.insert(id, Flight { peer, span, run: self.runs, since: now });
+            self.out.push(Output::Pull { id, peer, span });
+        }
+    }
+
+    fn asked_for(&self, span: Span) -> impl Iterator<Item = &Flight> {
+        self.flights.values().filter(move |f| f.run == self.runs && f.span.start == span.start)
+    }
+
+    /// Whether the last one that was asked for these takes longer than others do.
+    fn is_late(&self, span: Span, now: Instant) -> bool {
+        let last = self.asked_for(span).map(|f| f.since).max();
+        let late = last.is_some_and(|since| now.saturating_duration_since(since) >= self.pace.late());
+        late && self.asked_for(span).count() < AT_ONCE && self.flights.len() < IN_FLIGHT
+    }
+
+    /// Somebody else to be asked for all of these: whoever has proven most.
+    fn another(
+        &self,
+        Wanted { span, before, .. }: &Wanted,
+        asked: &[Asked<'_>],
+        now: Instant,
+        random: &mut impl FnMut() -> f64,
+    ) -> Option<PeerId> {
+        let free = asked.iter().filter(|asked| {
+            self.is_free(asked, &[], span.start, now)
+                && asked.1 + 1 >= span.end()
+                && self.asked_for(*span).all(|f| f.peer != asked.0)
+        });
+        let best = free.min_by_key(|(peer, _, c)| {
+            (before.contains(peer), c.failures(), c.is_silent(), c.proven == 0, (random() * 1024.0) as u32) // below 1024
+        });
+        best.map(|(peer, ..)| *peer)
+    }
+
+    /// Whom to ask for what is missing, and for how much of it.
+    fn best(
+        &self,
+        Wanted { span, before, beside }: &Wanted,
+        asked: &[Asked<'_>],
+        started: &[(Span, PeerId)],
+        now: Instant,
+        random: &mut impl FnMut() -> f64,
+    ) -> Option<(Span, PeerId)> {
+        if self.flights.len() + started.len() >= IN_FLIGHT {
+            return None;
+        }
+        let free = asked.iter().filter(|asked| self.is_free(asked, started, span.start, now));
+        // Somebody else for each try, and than for the neighbours, so that batches vouch for each other; then whoever failed least
+        // and has least to do.
+        let (peer, height, _) = free.min_by_key(|(peer, _, c)| {
+            let tried = before.iter().filter(|p| *p == peer).count();
+            let busy = self.under_way(peer, started);
+            (tried, beside.contains(peer), c.failures(), c.proven == 0, busy, (random() * 1024.0) as u32) // below 1024
+        })?;
+        let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count);
+        Some((Span { start: span.start, count }, *peer))
+    }
+
+    fn under_way(&self, peer: &PeerId, started: &[(Span, PeerId)]) -> usize {
+        self.flights.values().filter(|f| f.peer == *peer).count() + started.iter().filter(|(_, p)| p == peer).count()
+    }
+
+    /// Whether a peer has the block at `start`, and time for one more pull.
+    fn is_free(&self, (peer, height, c): &Asked<'_>, started: &[(Span, PeerId)], start: u64, now: Instant) -> bool {
+        let limit = if c.proven > 0 { PER_PEER } else { 1 };
+        *height >= start && c.earliest <= start && !c.is_busy(now) && self.under_way(peer, started) < limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_late_follows_what_most_pulls_take() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.late(), LATE);
+        (0..10).for_each(|_| pace.saw(Duration::from_millis(50)));
+        assert_eq!(pace.late(), LATE);
+        (0..7).for_each(|_| pace.saw(Duration::from_secs(9)));
+        assert_eq!(pace.late(), LATE, "seven of fifteen");
+        pace.saw(Duration::from_secs(4));
+        assert_eq!(pace.late(), Duration::from_secs(12), "all are slow");
+    }
+}
