@@ -7,7 +7,8 @@
 //! (map records of others, Kademlia records). A write that has returned comes
 //! before every later one, also after a crash; one that still waits for its sync may be overtaken by an unsynced write.
 //!
-//! Large bodies have files of their own ([`Store::write_body`]): they are durable after [`Store::sync_body`]. See `body.rs`.
+//! Large bodies have files of their own ([`Store::write_body`]): they are durable after [`Store::sync_body`]. See `body.rs`. Many
+//! smaller ones at once go past the log ([`Store::put_unlogged`]): they are durable after [`Store::flush`].
 //!
 //! # Blocking
 //! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.
@@ -287,6 +288,26 @@ impl Store {
         self.inner.db.write_opt(to_rocks(&self.inner.db, batches), &WriteOptions::default())?;
         self.inner.writer.remove_after_sync(removed);
         Ok(())
+    }
+
+    /// Sets `key` past the log: a crash may lose it until [`Store::flush`] of its family returned. For many bodies at once, which
+    /// would otherwise be written twice.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn put_unlogged(&self, family: Family, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.inner.space.check(key.len() + value.len())?;
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        Ok(self.inner.db.put_cf_opt(&handle(&self.inner.db, family), key, value, &options)?)
+    }
+
+    /// Makes everything written to a family durable. Blocks until its memory is on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn flush(&self, family: Family) -> Result<(), StoreError> {
+        Ok(self.inner.db.flush_cf(&handle(&self.inner.db, family))?)
     }
 
     /// Opens a large body for writing, part by part; the first to do so makes its file. Blocks.

@@ -79,6 +79,26 @@ async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
     assert_eq!(seen, 2, "it ends when told");
 }
 
+#[tokio::test]
+async fn what_went_past_the_log_is_durable_after_a_flush() {
+    let (dir, store) = open();
+    store.put_unlogged(Family::BlockBody, b"body", &[7; 100_000]).unwrap();
+    assert!(store.contains(Family::BlockBody, b"body").unwrap());
+    store.flush(Family::BlockBody).unwrap();
+    store.commit(one(Family::Block, b"header", b"h")).await.unwrap();
+    // A copy of the files now is what a crash would leave.
+    let left = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, left.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let after = Store::open(left.path()).unwrap();
+    assert_eq!(after.get(Family::BlockBody, b"body").unwrap().map(|v| v.len()), Some(100_000));
+    assert!(after.contains(Family::Block, b"header").unwrap());
+}
+
 fn gone(store: &Store, shelf: Shelf, number: u64) -> bool {
     (0..1000).any(|_| {
         let gone = !store.body_numbers(shelf).unwrap().contains(&number);
