@@ -65,8 +65,8 @@ pub(super) fn open(path: &Path) -> Result<(Db, bool), OpenError> {
         names.extend(unknown);
     }
     let descriptors = names.iter().map(|name| {
-        let bodies = Family::ALL.iter().any(|f| f.name() == name && f.holds_bodies());
-        ColumnFamilyDescriptor::new(name, family_options(&cache, bodies))
+        let family = Family::ALL.into_iter().find(|f| f.name() == name);
+        ColumnFamilyDescriptor::new(name, family_options(&cache, family))
     });
     let db = Db::open_cf_descriptors(&options, path, descriptors).map_err(|e| {
         let text = e.to_string();
@@ -144,7 +144,7 @@ fn takes_direct_writes(_: &Path) -> bool {
     false
 }
 
-fn family_options(cache: &Cache, bodies: bool) -> Options {
+fn family_options(cache: &Cache, family: Option<Family>) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
@@ -154,10 +154,11 @@ fn family_options(cache: &Cache, bodies: bool) -> Options {
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_compression_type(DBCompressionType::Lz4);
-    if bodies {
+    if family.is_some_and(Family::holds_bodies) {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES);
-        options.set_enable_blob_gc(true);
+        // Messages go, and what is left beside them is copied together. Blocks stay: while many come in, that would only copy them.
+        options.set_enable_blob_gc(family != Some(Family::BlockBody));
         // Bodies fill them faster than one is flushed; all together stay within [`WRITE_BUFFERS_BYTES`].
         options.set_max_write_buffer_number(4);
     }

@@ -147,7 +147,10 @@ async fn parts_of_a_body_come_back_from_their_file_until_a_batch_removes_it() {
     let mut batch = Batch::new();
     batch.remove_body(Shelf::Outbox, 7).remove_body(Shelf::Outbox, 99);
     store.write_unsynced(batch).unwrap();
+    assert!(gone(&store, Shelf::Outbox, 7), "after a sync");
     assert_eq!(store.body_numbers(Shelf::Outbox), Ok(vec![8]));
+    store.clear_bodies(Shelf::Outbox, &[8, 99]).unwrap();
+    assert_eq!(store.body_numbers(Shelf::Outbox), Ok(Vec::new()));
 }
 
 #[test]

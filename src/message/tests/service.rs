@@ -11,6 +11,7 @@ use super::{
         store::LARGE_PARTS,
         wire::{self, Code},
     },
+    early::no_body,
     net::{Net, Node, START, soon},
 };
 use crate::{
@@ -180,12 +181,7 @@ async fn a_recipient_that_lost_its_keys_gets_the_message_sealed_again_under_the_
     assert!(got == [b"small".to_vec(), body, in_a_file], "all, once");
     assert_eq!(a.metrics.resealed.get(), 3);
     assert!(a.handle.outbox(10).await.unwrap().iter().all(|m| [small, large, larger].contains(&m.id)));
-    let gone = async {
-        while !a.store.body_numbers(Shelf::Outbox).unwrap().is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    soon("its file is removed", gone).await;
+    no_body(&a.store, Shelf::Outbox).await;
     assert!(a.store.scan(Family::OutboxBody, b"", None, 10).unwrap().is_empty(), "and what was sealed again");
 }
 

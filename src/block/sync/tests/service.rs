@@ -184,7 +184,8 @@ async fn a_new_node_syncs_follows_and_shows_its_progress() {
     let progress = new.handle.progress().borrow().clone();
     assert!(progress.blocks >= 690 && progress.bytes > 690 * 250, "{progress:?}");
     until("the progress is shown", || new.handle.progress().borrow().height == 690).await;
-    assert_eq!(new.handle.progress().borrow().clock_offset_ms, Some(0));
+    // One clock for all; what a request takes is not even on both ways.
+    assert!(new.handle.progress().borrow().clock_offset_ms.is_some_and(|ms| ms.abs() < 1000));
     // Three are ahead now, by less than the commit depth: broadcast does not bring it, so sync does.
     for node in &old {
         node.chain.import_segment(row[690..].to_vec(), Origin::File).await.unwrap();
