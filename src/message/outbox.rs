@@ -10,6 +10,7 @@
 //! Each recipient has a queue in order of acceptance and up to [`WINDOW`] requests in flight; what gathers while they are under way
 //! makes the next batch. Trouble with a *peer* pauses that peer; trouble with a *message* pauses that message, others go on.
 
+mod damaged;
 mod deposits;
 mod early;
 mod header;
@@ -253,13 +254,7 @@ impl Outbox {
 
     /// The answer to [`Output::Send`].
     pub(super) fn answered(&mut self, now: Now, flight: u64, answer: Answer) {
-        let Some(Flight { peer, silent_at, items }) = self.flights.remove(&flight) else { return };
-        if let Some(at) = silent_at {
-            self.due.remove(&(at, Due::Silent(flight)));
-        }
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.flights -= 1;
-        }
+        let Some((peer, items)) = self.landed(flight) else { return };
         match answer {
             Ok((codes, receipted)) if codes.len() == items.len() => {
                 self.away.remove(&peer);
@@ -282,24 +277,16 @@ impl Outbox {
         self.pump(now, peer);
     }
 
-    /// A request was not sent, since some of its parts cannot be read: their messages wait, and the others go on.
-    pub(super) fn unreadable(&mut self, now: Now, flight: u64, damaged: &[Item]) {
-        let Some(Flight { peer, silent_at, items }) = self.flights.remove(&flight) else { return };
+    /// A request has ended: who was asked, and what for.
+    fn landed(&mut self, flight: u64) -> Option<(PeerId, Vec<(Item, u32)>)> {
+        let Flight { peer, silent_at, items } = self.flights.remove(&flight)?;
         if let Some(at) = silent_at {
             self.due.remove(&(at, Due::Silent(flight)));
         }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.flights -= 1;
         }
-        for (item, _) in items {
-            let durable = self.entries.get(&item.0).is_some_and(|entry| entry.durable);
-            if durable && damaged.contains(&item) {
-                self.hold(now, item, "a part of its body is missing or damaged on our disk");
-            } else {
-                self.put_back(item);
-            }
-        }
-        self.pump(now, peer);
+        Some((peer, items))
     }
 
     /// Whether a promised receipt was missing.

@@ -157,8 +157,7 @@ fn family_options(cache: &Cache, family: Option<Family>) -> Options {
     if family.is_some_and(Family::holds_bodies) {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES);
-        // Messages go, and what is left beside them is copied together. Blocks stay: while many come in, that would only copy them.
-        options.set_enable_blob_gc(family != Some(Family::BlockBody));
+        options.set_enable_blob_gc(true);
         // Bodies fill them faster than one is flushed; all together stay within [`WRITE_BUFFERS_BYTES`].
         options.set_max_write_buffer_number(4);
     }

@@ -62,7 +62,7 @@ pub(super) struct Claim {
     contradicts: bool,
     /// No run or search begins because of it before.
     passed_until: Option<Instant>,
-    /// Its last pull failed.
+    /// It let its last pull run out of time.
     silent: bool,
 }
 
@@ -109,7 +109,7 @@ impl Claim {
         self.passed_until
     }
 
-    /// Its last pull failed: nobody waits for it to vouch for what others sent.
+    /// It let its last pull run out of time: nobody waits for it to vouch for what others sent.
     pub(super) fn is_silent(&self) -> bool {
         self.silent
     }
@@ -223,7 +223,7 @@ impl Claims {
         }
     }
 
-    /// How its last pull ended.
+    /// Whether it let its last pull run out of time.
     pub(super) fn silent(&mut self, peer: &PeerId, silent: bool) {
         if let Some(claim) = self.peers.get_mut(peer) {
             claim.silent = silent;

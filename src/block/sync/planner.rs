@@ -186,7 +186,7 @@ impl Planner {
             }
             Err(failure) => {
                 let fault = self.on_failure(peer, failure, now);
-                if fault {
+                if failure == Failure::Timeout {
                     self.claims.silent(&peer, true);
                 }
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };

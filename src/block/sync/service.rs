@@ -219,7 +219,13 @@ impl Service {
                 event = events.recv() => {
                     self.on_event(&event);
                     // A batch that came in is told block by block, and is one reason to look at everything.
-                    while !matches!(events.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
+                    loop {
+                        match events.try_recv() {
+                            Ok(event) => self.on_event(&Ok(event)),
+                            Err(TryRecvError::Lagged(_)) => {}
+                            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                        }
+                    }
                 }
                 _ = tick.tick() => self.on_tick(),
             }

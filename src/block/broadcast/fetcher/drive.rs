@@ -21,7 +21,11 @@ impl Entry {
         let pieces = self.slots.as_ref().map_or(0, Vec::len);
         match self.pace.is_zero() {
             true => STALL.0 + FIRST * u32::try_from(pieces).unwrap_or(0),
-            false => (self.pace * 3).clamp(STALL.0, STALL.1),
+            // Sources that are asked at once share our line.
+            false => {
+                let sources = u32::try_from(self.active().count()).unwrap_or(u32::MAX).max(1);
+                self.pace.saturating_mul(3 * sources).clamp(STALL.0, STALL.1 * sources)
+            }
         }
     }
 

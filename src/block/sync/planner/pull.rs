@@ -73,7 +73,7 @@ impl Planner {
             .map(|(peer, c)| (*peer, c.height(base.max(run.anchor.height), now), c))
             .collect();
         let top = asked.iter().map(|(_, height, _)| *height).max().unwrap_or(0);
-        // Who did not send what it was asked for last vouches for nothing.
+        // Who let the last pull run out of time vouches for nothing.
         let mut heights: Vec<_> = asked.iter().filter(|(.., c)| !c.is_silent()).map(|(_, height, _)| *height).collect();
         heights.sort_unstable();
         self.twice = heights.iter().rev().nth(1).copied().unwrap_or(0);
@@ -113,7 +113,8 @@ impl Planner {
     fn is_late(&self, span: Span, now: Instant) -> bool {
         let last = self.asked_for(span).map(|f| f.since).max();
         let late = last.is_some_and(|since| now.saturating_duration_since(since) >= self.pace.late());
-        late && self.asked_for(span).count() < AT_ONCE && self.flights.len() < IN_FLIGHT
+        // Beyond the others, or slow peers that have all places would keep everybody waiting.
+        late && self.asked_for(span).count() < AT_ONCE && self.flights.len() < IN_FLIGHT + AT_ONCE
     }
 
     /// Somebody else to be asked for all of these: whoever has proven most.

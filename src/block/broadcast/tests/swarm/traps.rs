@@ -126,10 +126,7 @@ async fn l9_everybody_who_announces_a_block_is_asked_until_one_has_it() {
     for _ in 0..4 {
         announcing.push(Announcing::at(&member).await);
     }
-    for one in &announcing {
-        one.announce(&block).await;
-    }
-    until("each copy is one", || member.metrics.announcements.get() == 4).await;
+    futures::future::join_all(announcing.iter().map(|one| one.announce(&block))).await;
     // All but the last one refuse, whoever that is.
     let mut refused = Vec::new();
     for _ in 0..3 {
@@ -142,6 +139,7 @@ async fn l9_everybody_who_announces_a_block_is_asked_until_one_has_it() {
     assert!(!refused.contains(&last));
     serve(asked, &block);
     member.holds(block.hash()).await;
+    until("each copy was one", || member.metrics.announcements.get() == 4).await;
 }
 
 /// Whoever is asked next.
