@@ -31,8 +31,10 @@ type Outcome = Result<String, String>;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_FOR_EACH_NODE: Duration = Duration::from_millis(4);
 
-/// How long the daemon of the idle step is watched.
-const IDLE_WATCH: Duration = Duration::from_secs(3);
+/// After the step before, until the daemon of the idle step has nothing to do any more: connections come back, maps are compared.
+const IDLE_SETTLE: Duration = Duration::from_secs(5);
+/// How long it is watched: a tick of the kernel's clock is a tenth of a percent then.
+const IDLE_WATCH: Duration = Duration::from_secs(10);
 
 /// Runs every step, telling each one's outcome as soon as it is known.
 pub(super) async fn run(network: &mut Network, screen: &Screen, report: &mut Report) {
@@ -186,6 +188,7 @@ async fn idle(network: &mut Network, deadline: Deadline) -> Outcome {
     if !std::path::Path::new("/proc/self/stat").exists() {
         return Ok("not measured: no /proc here".into());
     }
+    tokio::time::sleep_until((Instant::now() + IDLE_SETTLE).min(deadline.at).into()).await;
     let before = Usage::of(pid)?;
     let started = Instant::now();
     tokio::time::sleep_until((started + IDLE_WATCH).min(deadline.at).into()).await;
