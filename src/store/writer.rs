@@ -214,6 +214,8 @@ fn run(
                 continue;
             }
         }
+        // What only asks for a sync is no commit.
+        let commits = jobs.iter().filter(|j| !j.batch.is_empty()).count();
         let mut gone: Vec<_> = jobs.iter_mut().flat_map(|j| std::mem::take(&mut j.batch.bodies)).collect();
         // Taken before the write: their rows were removed before, and this sync covers that.
         gone.append(&mut unsynced.lock().expect("no panic while held"));
@@ -222,7 +224,7 @@ fn run(
         let result = if batch.is_empty() { db.flush_wal(true) } else { db.write_opt(batch, &synced) };
         let result = result.map_err(StoreError::from);
         if result.is_ok() {
-            counters.commits.fetch_add(waiting.len() as u64, Ordering::Relaxed); // usize fits in u64
+            counters.commits.fetch_add(commits as u64, Ordering::Relaxed); // usize fits in u64
             counters.syncs.fetch_add(1, Ordering::Relaxed);
             counters.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }

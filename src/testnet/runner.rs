@@ -329,7 +329,9 @@ impl Network {
             }
         }
         // Many daemons share this machine's memory: glibc would keep some for each of a daemon's threads.
-        command.env("GLIBC_TUNABLES", "glibc.malloc.arena_max=2");
+        if std::env::var_os("GLIBC_TUNABLES").is_none() {
+            command.env("GLIBC_TUNABLES", "glibc.malloc.arena_max=2");
+        }
         // What is held here is thrown away in the end: a small disk is enough.
         command.args(["--set", "friend.reserve_bytes=0"]);
         // Blocks come faster than in earnest, or the steps about many of them would take minutes.

@@ -89,13 +89,15 @@ impl Announcer {
         }
         let unaware: Vec<_> = self.known.peers().filter(|p| !self.known.has(p, &hash)).copied().collect();
         let (on_topic, mut notify): (Vec<_>, Vec<_>) = unaware.into_iter().partition(|p| listens(p));
-        notify.sort_unstable();
+        // Others for each block, and nobody can choose an id that is always among them.
+        notify.sort_by_cached_key(|p| Hash::of(&[&hash.0[..], &p.to_bytes()].concat()).0);
+        // Also when not all of them can be told alone: some may listen, and be slow just now.
+        let topic = !on_topic.is_empty() || notify.len() > MAX_NOTIFIED;
         notify.truncate(MAX_NOTIFIED);
         for peer in &notify {
             self.known.learn(peer, hash);
         }
-        let topic = !on_topic.is_empty();
-        if topic {
+        if !on_topic.is_empty() {
             if self.told.len() >= TOLD {
                 self.told.pop_front();
             }

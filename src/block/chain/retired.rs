@@ -52,6 +52,11 @@ impl RetiredBlocks {
         self.order.push_back(retired);
     }
 
+    /// Those that lost above `fork`.
+    pub(super) fn above(&self, fork: u64) -> impl Iterator<Item = &Retired> {
+        self.order.iter().filter(move |r| r.at > fork)
+    }
+
     /// Takes out those that lost above `fork`: they are candidates again.
     pub(super) fn revive(&mut self, fork: u64) -> Vec<Retired> {
         let (revived, kept): (Vec<_>, Vec<_>) = self.order.drain(..).partition(|r| r.at > fork);

@@ -3,7 +3,7 @@
 mod late;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -68,6 +68,16 @@ fn who_has_a_block_is_not_told_and_nobody_is_told_twice() {
     let announce = announcer.announce(now, hash(1), listens);
     assert!(announce.topic && announce.notify.len() == MAX_NOTIFIED && !announce.notify.contains(&all[0]));
     assert_eq!(announcer.announce(now, hash(1), listens), Announce::default());
+    let mut told: HashSet<PeerId> = announce.notify.iter().copied().collect();
+    for other in 100..120 {
+        let announce = announcer.announce(now, hash(other), |_| false);
+        assert!(
+            announce.topic && announce.notify.len() == MAX_NOTIFIED,
+            "who listens but is slow may get it all the same"
+        );
+        told.extend(announce.notify);
+    }
+    assert_eq!(told.len(), all.len(), "each has its turn");
     let soon = now + REACHED - ms(1);
     assert!(!announcer.remind(soon, &all[1], hash(1)), "it was told on the topic");
     let left = all[2..].iter().find(|p| !announce.notify.contains(p)).unwrap();

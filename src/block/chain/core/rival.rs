@@ -114,6 +114,7 @@ impl Core {
 
     /// Takes back what is final above `fork`: it becomes the tree's best branch, and the rule decides when the other one is here.
     fn reopen(&mut self, fork: Point, hold: Hold, now: UnixMillis) -> Result<Vec<Event>, ChainError> {
+        let told = self.told.clone();
         let mut events = self.flush()?;
         let count = usize::try_from(self.tree.root().height - fork.height).unwrap_or(usize::MAX);
         let restored = self.store.hashes(fork.height + 1, count)?;
@@ -127,15 +128,19 @@ impl Core {
             path.push(Point { height: header.height, hash });
             tree.insert(hash, header, self.rules.choice.as_ref());
         }
-        self.change.restored.clone_from(&path);
         let mut candidates: Vec<_> = self.tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
         candidates.retain(|(_, header)| header.height > self.tree.root().height);
         // What lost above the fork did not lose for good.
-        let revived = self.retired.revive(fork.height);
-        for retired in &revived {
+        for retired in self.retired.above(fork.height) {
             candidates.push((retired.point.hash, Arc::new(read(&retired.point.hash)?)));
         }
-        self.change.revived = revived;
+        // Everything is read: from here on nothing fails before the write.
+        self.change.revived = self.retired.revive(fork.height);
+        self.change.restored.clone_from(&path);
+        // When the write fails, what is told then begins at the fork, and with what the write before would have told.
+        let first = told.first().map_or(0, |p| p.height);
+        let below = std::iter::once(fork).chain(path.iter().copied()).filter(|p| p.height < first);
+        self.told = below.chain(told).collect();
         candidates.sort_by_key(|(hash, header)| (header.height, *hash));
         for (hash, header) in candidates {
             match tree.header(&header.parent) {

@@ -57,9 +57,10 @@ mod tests {
 
     use super::*;
     use crate::block::{
-        Block, Origin,
-        chain::{ChainError, Memory},
-        kit,
+        Block, Origin, VerifiedHeader,
+        chain::{ChainError, ChainStore, Longest, Memory},
+        kit::{self, Maker},
+        purpose,
         tests::{Faulty, Random, forest},
     };
 
@@ -69,6 +70,8 @@ mod tests {
         chain: Vec<Point>,
         committed: u64,
         heads: usize,
+        /// What is final may be taken back, so that heights become final again.
+        deep: bool,
     }
 
     impl Listener {
@@ -84,7 +87,7 @@ mod tests {
                         self.heads += 1;
                     }
                     Event::Committed { from, to } => {
-                        assert_eq!(from, self.committed + 1, "each is told once");
+                        assert!(from == self.committed + 1 || self.deep && from <= self.committed, "each is told once");
                         assert_eq!(self.chain[usize::try_from(to.height).unwrap() - 1], to);
                         self.committed = to.height;
                     }
@@ -134,5 +137,49 @@ mod tests {
             }
         }
         assert!(told_late > 20, "{told_late}");
+    }
+
+    #[test]
+    fn they_are_there_as_well_when_a_write_failed_that_took_back_what_was_final() {
+        let ours = Maker::new(1).row(&kit::genesis(), 20, 10);
+        let theirs = Maker::new(2).row(&ours[9], 20, 10);
+        let network = purpose(&kit::network());
+        let headers: Vec<_> =
+            theirs.iter().map(|b| VerifiedHeader::new(b.header().clone(), &network).unwrap()).collect();
+        let peers: Vec<_> = (0..4).map(|n| Maker::new(n).address()).collect();
+        let mut reopened = 0;
+        for (k, after) in (1..12).flat_map(|k| [(k, false), (k, true)]) {
+            let store = Arc::new(Faulty::new(Memory::default(), k, after));
+            let mut rules = kit::rules_with(4, Arc::new(Longest));
+            rules.deep_reorg_max = 100;
+            let mut core = Core::open(rules, store.clone(), kit::NOW).unwrap();
+            let mut listener = Listener { deep: true, ..Listener::default() };
+            let steps = 2 + peers.len();
+            for step in 0..steps {
+                let play = |core: &mut Core| match step {
+                    0 => take(core, &ours),
+                    _ if step + 1 == steps => take(core, &theirs),
+                    _ => core.conflict(peers[step - 1], &headers, peers.iter().copied().collect(), kit::NOW),
+                };
+                match play(&mut core) {
+                    Ok(events) => listener.hear(events),
+                    Err(ChainError::Store(_)) => {
+                        store.repair();
+                        listener.hear(core.recover(kit::NOW));
+                        // What it was about may be otherwise by now.
+                        listener.hear(play(&mut core).unwrap_or_default());
+                    }
+                    // Nothing of it is final any more, or what peers prove halts the chain until enough of them prove it again.
+                    Err(ChainError::NoConflict(_) | ChainError::Halted(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                reopened += usize::from(core.committed().height < listener.committed);
+                let told = &listener.chain[..usize::try_from(core.committed().height).unwrap()];
+                let hashes = store.hashes(1, told.len()).unwrap();
+                assert!(told.iter().map(|p| p.hash).eq(hashes), "write {k}, after {after}, step {step}");
+                assert_eq!(&listener.chain[told.len()..], &core.place()[1..], "write {k}, after {after}, step {step}");
+            }
+        }
+        assert!(reopened > 10, "{reopened}");
     }
 }
