@@ -6,10 +6,8 @@
 //!           ‖ extra length 1 ‖ extra ‖ signature 64
 //! ```
 
-use std::collections::HashMap;
-
 use crate::{
-    identity::{Identity, KnownKey, Purpose, verify_key},
+    identity::{Identity, Purpose, SignatureBatch, verify_batchable},
     primitives::{Hash, NetworkId, PeerId, UnixMillis},
 };
 
@@ -134,26 +132,26 @@ impl Header {
         Ok(Self { height, parent, time, producer, body_root, body_bytes, transactions, extra, signature })
     }
 
-    /// Checks the producer's signature: some 35 us.
+    /// Bytes of the header that these begin with, as it says itself; `None` when there are fewer.
+    pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+        let length = FIXED + usize::from(*bytes.get(FIXED - 1)?) + SIGNATURE;
+        (length <= bytes.len()).then_some(length)
+    }
+
+    /// Checks the producer's signature, as [`crate::identity::SignatureBatch`] does with many: some 35 us.
     ///
     /// # Errors
     /// [`HeaderError::Signature`].
     pub fn verify(&self, purpose: &Purpose) -> Result<(), HeaderError> {
-        match verify_key(&self.producer, purpose, &self.unsigned_bytes(), &self.signature) {
+        match verify_batchable(&self.producer, purpose, &self.unsigned_bytes(), &self.signature) {
             true => Ok(()),
             false => Err(HeaderError::Signature),
         }
     }
 
-    /// The same with the producers that are known already, for many headers of few producers.
-    ///
-    /// # Errors
-    /// [`HeaderError::Signature`].
-    pub fn verify_with(&self, producers: &mut Producers) -> Result<(), HeaderError> {
-        match producers.check(self) {
-            true => Ok(()),
-            false => Err(HeaderError::Signature),
-        }
+    /// Adds the signature to those that are checked together.
+    pub(super) fn add_to(&self, signatures: &mut SignatureBatch) {
+        signatures.add(&self.producer, &self.unsigned_bytes(), &self.signature);
     }
 
     /// The block's hash: BLAKE3 of all bytes of the header.
@@ -162,40 +160,10 @@ impl Header {
         Hash::of(&self.encode())
     }
 
-    /// The producer's address; `None` when its key is none, as in the genesis block.
+    /// The producer's address; `None` for the genesis block, which nobody signed, and when the key is none.
     #[must_use]
     pub fn producer_address(&self) -> Option<PeerId> {
-        crate::identity::address_of(&self.producer)
-    }
-}
-
-/// Producers whose keys are decoded and whose multiples are computed: each further signature costs two thirds of the first.
-#[derive(Debug)]
-pub struct Producers {
-    purpose: Purpose,
-    known: HashMap<[u8; 32], KnownKey>,
-}
-
-/// Producers kept: 20 KiB each.
-const KNOWN: usize = 64;
-
-impl Producers {
-    /// None yet; signatures are for this purpose.
-    #[must_use]
-    pub fn new(purpose: Purpose) -> Self {
-        Self { purpose, known: HashMap::new() }
-    }
-
-    fn check(&mut self, header: &Header) -> bool {
-        if !self.known.contains_key(&header.producer) {
-            if self.known.len() == KNOWN {
-                self.known.clear();
-            }
-            let Some(key) = KnownKey::new(&header.producer) else { return false };
-            self.known.insert(header.producer, key);
-        }
-        let key = self.known.get(&header.producer);
-        key.is_some_and(|k| k.verify(&self.purpose, &header.unsigned_bytes(), &header.signature))
+        crate::identity::address_of(&self.producer).filter(|_| self.height > 0)
     }
 }
 

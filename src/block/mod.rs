@@ -40,8 +40,8 @@ pub mod trace;
 mod tests;
 
 pub use body::{Body, BodyError, DEFAULT_MAX_BODY_BYTES, MAX_BODY_BYTES, MAX_TRANSACTIONS, PIECE_BYTES, Pieces};
-pub use checked::{Block, BlockError, Origin, Point, VerifiedHeader};
+pub use checked::{Block, BlockError, Origin, Point, Unverified, VerifiedHeader};
 pub use config::{ChainConfig, Config, ForkRule};
 pub use genesis::{Genesis, GenesisError};
 pub use handle::{BlockId, Handle, Held};
-pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, Producers, purpose};
+pub use header::{Header, HeaderError, MAX_EXTRA_BYTES, MAX_HEADER_BYTES, purpose};

@@ -12,10 +12,11 @@
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use futures::FutureExt;
 
 use super::{
-    Block, BlockError, Header, MAX_BODY_BYTES, MAX_HEADER_BYTES, Origin,
+    Block, BodyError, Header, HeaderError, MAX_BODY_BYTES, MAX_HEADER_BYTES, Origin, Unverified,
     chain::{Chain, ChainError, Outcome, SegmentOutcome},
 };
 use crate::{identity::Purpose, primitives::Hash};
@@ -178,12 +179,12 @@ pub fn import(
 ) -> Result<Progress, SegmentError> {
     let mut input = Hashing::new(input);
     let mut done = read_start(chain, &mut input)?;
-    let mut into = Into { chain, batch: Batch::default(), writing: None };
-    let read = read_blocks(&mut input, &mut into, &mut done, (max_body_bytes, purpose), &mut progress);
+    let mut into = Into { chain, purpose, batch: Batch::new(purpose), writing: None };
+    let read = read_blocks(&mut input, &mut into, &mut done, max_body_bytes, &mut progress);
     // Good blocks before a bad place are taken, and nothing is under way any more when this returns.
-    let written = into.end();
+    // What is wrong in a batch is below what was read last.
+    into.end()?;
     read?;
-    written?;
     progress(done);
     let sum = *input.hasher_after_end()?.as_bytes();
     let mut found = [0; 32];
@@ -195,7 +196,7 @@ fn read_blocks<R: Read>(
     input: &mut Hashing<R>,
     into: &mut Into<'_>,
     done: &mut Progress,
-    (max_body_bytes, purpose): (usize, &Purpose),
+    max_body_bytes: usize,
     progress: &mut impl FnMut(Progress),
 ) -> Result<(), SegmentError> {
     while done.next <= done.last {
@@ -205,8 +206,8 @@ fn read_blocks<R: Read>(
         if held {
             done.skipped += 1;
         } else {
-            let bad = |e: BlockError| SegmentError::Block { height, why: e.to_string() };
-            into.batch.push(Block::check(header, body.into(), max_body_bytes, purpose).map_err(bad)?, height);
+            let added = into.batch.add(header, body.into(), max_body_bytes);
+            added.map_err(|e| SegmentError::Block { height, why: e.to_string() })?;
         }
         done.next += 1;
         done.blocks += 1;
@@ -221,27 +222,36 @@ fn read_blocks<R: Read>(
 /// Where checked blocks go: while one batch is written the next one is read, and its signatures are checked.
 struct Into<'a> {
     chain: &'a Chain,
+    purpose: &'a Purpose,
     batch: Batch,
     writing: Option<Writing>,
 }
 
 impl Into<'_> {
-    /// Waits for the batch that is written and hands over the next.
+    /// Checks the batch's signatures, waits for the one that is written, and hands it over.
     fn turn(&mut self) -> Result<(), SegmentError> {
+        let Batch { blocks, first, .. } = std::mem::replace(&mut self.batch, Batch::new(self.purpose));
+        let (blocks, wrong) = match blocks.verify() {
+            Ok(blocks) => (blocks, None),
+            Err(before) => {
+                let height = first + before.len() as u64; // usize fits in u64
+                (before, Some(SegmentError::Block { height, why: HeaderError::Signature.to_string() }))
+            }
+        };
         finish(self.writing.take())?;
-        self.writing = self.batch.start(self.chain);
-        Ok(())
+        self.writing = start(self.chain, blocks, first);
+        wrong.map_or(Ok(()), Err)
     }
 
     fn end(mut self) -> Result<(), SegmentError> {
-        self.turn()?;
-        finish(self.writing.take())
+        let checked = self.turn();
+        finish(self.writing.take())?;
+        checked
     }
 }
 
-#[derive(Default)]
 struct Batch {
-    blocks: Vec<Block>,
+    blocks: Unverified,
     bytes: usize,
     first: u64,
 }
@@ -249,31 +259,34 @@ struct Batch {
 type Writing = (u64, futures::future::BoxFuture<'static, Result<SegmentOutcome, ChainError>>);
 
 impl Batch {
-    fn push(&mut self, block: Block, height: u64) {
+    fn new(purpose: &Purpose) -> Self {
+        Self { blocks: Unverified::new(purpose.clone()), bytes: 0, first: 0 }
+    }
+
+    fn add(&mut self, header: Header, body: Bytes, max_body_bytes: usize) -> Result<(), BodyError> {
         if self.blocks.is_empty() {
-            self.first = height;
+            self.first = header.height;
         }
-        self.bytes += block.body().bytes().len();
-        self.blocks.push(block);
+        self.bytes += body.len();
+        self.blocks.add(header, body, max_body_bytes).map(drop)
     }
 
     fn is_full(&self) -> bool {
         self.blocks.len() >= BATCH_BLOCKS || self.bytes >= BATCH_BYTES
     }
+}
 
-    /// Hands the blocks to the chain without waiting for it.
-    fn start(&mut self, chain: &Chain) -> Option<Writing> {
-        if self.blocks.is_empty() {
-            return None;
-        }
-        let (blocks, first, chain) = (std::mem::take(&mut self.blocks), self.first, chain.clone());
-        self.bytes = 0;
-        let mut future = async move { chain.import_segment(blocks, Origin::File).await }.boxed();
-        // One poll puts it into the queue.
-        match (&mut future).now_or_never() {
-            Some(done) => Some((first, std::future::ready(done).boxed())),
-            None => Some((first, future)),
-        }
+/// Hands blocks to the chain without waiting for it.
+fn start(chain: &Chain, blocks: Vec<Block>, first: u64) -> Option<Writing> {
+    if blocks.is_empty() {
+        return None;
+    }
+    let chain = chain.clone();
+    let mut future = async move { chain.import_segment(blocks, Origin::File).await }.boxed();
+    // One poll puts it into the queue.
+    match (&mut future).now_or_never() {
+        Some(done) => Some((first, std::future::ready(done).boxed())),
+        None => Some((first, future)),
     }
 }
 

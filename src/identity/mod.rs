@@ -7,26 +7,27 @@
 //! # Signatures
 //! Everything signed travels in a libp2p signed envelope (libp2p RFC 0002) with a [`Purpose`]: the domain
 //! string carries purpose and network, so a signature for one purpose or network is worthless for another.
+//! Signatures of blocks are checked many at a time, by the rule of `batch.rs`; all others as libp2p does it.
 //!
 //! # Security
 //! The identity key's file has mode 0600 and is refused when others can read it. Encryption keys are *not*
 //! derived from the identity key: they rotate and are wiped, which is the forward secrecy of stored mail.
 
+mod batch;
 mod encryption;
 mod envelope;
 mod keystore;
-mod known_key;
 mod pair;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{SignatureBatch, verify_batchable};
 pub use encryption::{
     EncryptionKey, KEY_LIFETIME, KEY_RETENTION, KeyId, Keyring, KeyringError, MessageKey, NOTE, OpenError, Opened,
     Opener, SEALED_NOTE, SEALED_OVERHEAD, SealError, SealSession,
 };
 pub use envelope::{EnvelopeError, Purpose, open_canonical_envelope, open_envelope, seal_envelope, verify_envelope};
 pub use keystore::{KeystoreError, load, load_or_create};
-pub use known_key::KnownKey;
 
 use libp2p::identity::{Keypair, PublicKey};
 
