@@ -51,7 +51,7 @@ struct Opened {
 fn open() -> Opened {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let store = Store::open(dir.path()).expect("a fresh store opens");
-    let (rocks, metrics, stop) = (Rocks::new(store.clone()), Metrics::default(), Stop::new());
+    let (rocks, metrics, stop) = (Rocks::open(store.clone()).expect("a fresh store"), Metrics::default(), Stop::new());
     let rules = ChainConfig::default().rules(&kit::network(), Arc::new(Anything)).expect("the defaults are good");
     let deps = chain::Deps { store: Arc::new(rocks.clone()), clock: Arc::new(SystemClock), metrics: metrics.clone() };
     let (service, chain) = chain::open(rules, deps).expect("a fresh chain opens");

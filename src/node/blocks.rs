@@ -88,8 +88,12 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
 
     let validator = config.chain.validator().map_err(Error::Producer)?;
     let rules = config.chain.rules(network, validator)?;
-    let deps = chain::Deps { store: Arc::new(Rocks::new(store.clone())), clock: clock.clone(), metrics: chain_metrics };
-    let opened = tokio::task::spawn_blocking(move || chain::open(rules, deps)).await;
+    let (blocks, now) = (store.clone(), clock.clone());
+    let open = move || {
+        let store = Arc::new(Rocks::open(blocks)?);
+        chain::open(rules, chain::Deps { store, clock: now, metrics: chain_metrics })
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
     let (chain_service, chain) = opened.expect("opening does not panic")?;
 
     let (penalties, verdicts) = Penalties::new();

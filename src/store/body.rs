@@ -15,6 +15,9 @@
 //!
 //! A place that was never written, or not wholly, has no part: its checksum does not fit.
 //!
+//! [`Shelf::Block`] is otherwise: each of its files is a *pack*, many bodies one after another, written in one go and never again. The
+//! row that names a body has its [`Spot`] in the pack and its checksum. Bodies that lie next to each other are read in one call.
+//!
 //! # Durability
 //! Parts are durable when [`Store::sync_body`](super::Store::sync_body) has returned. A row of the database that names the file is
 //! committed after that, or before the file is made; [`Batch::remove_body`](super::Batch::remove_body) removes the file when the
@@ -24,7 +27,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read as _, Seek as _},
     os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -54,18 +57,65 @@ pub enum Shelf {
     Outbox,
     /// Of received messages, by slot: parts of the body.
     Inbox,
+    /// Packs of bodies of blocks.
+    Block,
 }
 
 impl Shelf {
     /// All shelves.
-    pub const ALL: [Self; 2] = [Self::Outbox, Self::Inbox];
+    pub const ALL: [Self; 3] = [Self::Outbox, Self::Inbox, Self::Block];
 
     /// The name of its folder: it never changes once released.
     fn name(self) -> &'static str {
         match self {
             Self::Outbox => "outbox",
             Self::Inbox => "inbox",
+            Self::Block => "block",
         }
+    }
+}
+
+/// Where a body lies in a pack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spot {
+    /// The pack's number.
+    pub pack: u64,
+    /// Its first byte.
+    pub offset: u32,
+    /// Its bytes.
+    pub length: u32,
+    /// CRC-32 (IEEE) of them.
+    pub sum: u32,
+}
+
+impl Spot {
+    /// Bytes of an encoded one.
+    pub const BYTES: usize = 8 + 4 + 4 + 4;
+
+    /// For a row: big-endian, in the order of the fields.
+    #[must_use]
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.pack.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.offset.to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.length.to_be_bytes());
+        bytes[16..].copy_from_slice(&self.sum.to_be_bytes());
+        bytes
+    }
+
+    /// `None` when it has another length.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (pack, rest) = bytes.split_first_chunk()?;
+        let (offset, rest) = rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let sum = u32::from_be_bytes(rest.try_into().ok()?);
+        let (offset, length) = (u32::from_be_bytes(*offset), u32::from_be_bytes(*length));
+        Some(Self { pack: u64::from_be_bytes(*pack), offset, length, sum })
+    }
+
+    fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.length)
     }
 }
 
@@ -108,6 +158,10 @@ impl Bodies {
 
     /// Opens a body for writing and makes it when it is new.
     pub(super) fn write(&self, shelf: Shelf, number: u64) -> io::Result<Writer> {
+        Ok(Writer { file: self.open_to_write(shelf, number)?, memory: Vec::new() })
+    }
+
+    fn open_to_write(&self, shelf: Shelf, number: u64) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
         #[cfg(target_os = "linux")]
@@ -115,7 +169,41 @@ impl Bodies {
             use std::os::unix::fs::OpenOptionsExt as _;
             options.custom_flags(nix::fcntl::OFlag::O_DIRECT.bits());
         }
-        Ok(Writer { file: options.open(self.path(shelf, number))?, memory: Vec::new() })
+        options.open(self.path(shelf, number))
+    }
+
+    /// Writes a pack, durably. One that could not be written wholly is removed.
+    pub(super) fn write_pack(&self, number: u64, bodies: &[&[u8]]) -> io::Result<Vec<Spot>> {
+        let write = || {
+            let mut pack = Pack::new(self.open_to_write(Shelf::Block, number)?, number);
+            let spots = bodies.iter().map(|body| pack.put(body)).collect::<io::Result<_>>()?;
+            pack.write()?;
+            pack.file.sync_data()?;
+            // The name of the file, as in `sync`.
+            File::open(self.shelf(Shelf::Block))?.sync_all()?;
+            Ok(spots)
+        };
+        write().inspect_err(|_| self.remove(Shelf::Block, number))
+    }
+
+    /// The bodies at these places, in their order; `None` for one that is not there or damaged.
+    pub(super) fn packed(&self, spots: &[Spot]) -> io::Result<Vec<Option<Bytes>>> {
+        let mut bodies = Vec::with_capacity(spots.len());
+        let beside = |a: &Spot, b: &Spot| a.pack == b.pack && a.end() == u64::from(b.offset);
+        for row in spots.chunk_by(beside) {
+            let (Some(first), Some(last)) = (row.first(), row.last()) else { continue };
+            let (from, length) = (u64::from(first.offset), last.end() - u64::from(first.offset));
+            let bytes = match File::open(self.path(Shelf::Block, first.pack)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Bytes::new(),
+                file => read(&file?, from, usize::try_from(length).unwrap_or(usize::MAX))?.into(),
+            };
+            bodies.extend(row.iter().map(|spot| {
+                let (start, end) = (usize::try_from(u64::from(spot.offset) - from), usize::try_from(spot.end() - from));
+                let body = bytes.get(start.ok()?..end.ok()?)?;
+                (crc32fast::hash(body) == spot.sum).then(|| bytes.slice_ref(body))
+            }));
+        }
+        Ok(bodies)
     }
 
     /// Makes all that was written to a body durable.
@@ -131,17 +219,7 @@ impl Bodies {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        let (mut block, at) = (vec![0; STRIDE], u64::from(index) * STRIDE as u64); // usize fits in u64
-        let mut filled = 0;
-        while filled < STRIDE {
-            match file.read_at(&mut block[filled..], at + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        block.truncate(filled);
+        let block = read(&file, u64::from(index) * STRIDE as u64, STRIDE)?; // usize fits in u64
         Ok(whole(block))
     }
 
@@ -185,6 +263,62 @@ fn whole(block: Vec<u8>) -> Option<Bytes> {
     let length = u32::from_le_bytes(*block.get(4..)?.first_chunk()?);
     let end = HEADER.checked_add(usize::try_from(length).ok()?)?;
     (crc32fast::hash(block.get(4..end)?) == sum && length > 0).then(|| Bytes::from(block).slice(HEADER..end))
+}
+
+/// Up to `length` bytes of a file: fewer when it ends before.
+fn read(file: &File, from: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut file = file;
+    file.seek(io::SeekFrom::Start(from))?;
+    let mut bytes = Vec::with_capacity(length);
+    file.take(length as u64).read_to_end(&mut bytes)?; // usize fits in u64
+    Ok(bytes)
+}
+
+/// Bytes of a pack written at once.
+const CHUNK: usize = 1024 * 1024;
+
+/// A pack that is being written, one chunk after another.
+struct Pack {
+    file: File,
+    number: u64,
+    memory: Vec<u8>,
+    filled: usize,
+    written: u64,
+}
+
+impl Pack {
+    fn new(file: File, number: u64) -> Self {
+        Self { file, number, memory: vec![0; CHUNK + BLOCK], filled: 0, written: 0 }
+    }
+
+    fn put(&mut self, body: &[u8]) -> io::Result<Spot> {
+        let place = |_| io::Error::new(io::ErrorKind::InvalidInput, "a pack of bodies is at most 4 GiB");
+        let offset = u32::try_from(self.written + self.filled as u64).map_err(place)?; // usize fits in u64
+        let length = u32::try_from(body.len()).map_err(place)?;
+        let mut rest = body;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(CHUNK - self.filled));
+            let start = self.memory.as_ptr().align_offset(BLOCK) + self.filled;
+            self.memory[start..start + now.len()].copy_from_slice(now);
+            self.filled += now.len();
+            if self.filled == CHUNK {
+                self.write()?;
+            }
+            rest = later;
+        }
+        Ok(Spot { pack: self.number, offset, length, sum: crc32fast::hash(body) })
+    }
+
+    /// Writes what there is, and zeros up to the next multiple of [`BLOCK`].
+    fn write(&mut self) -> io::Result<()> {
+        let start = self.memory.as_ptr().align_offset(BLOCK);
+        let length = self.filled.next_multiple_of(BLOCK);
+        self.memory[start + self.filled..start + length].fill(0);
+        self.file.write_all_at(&self.memory[start..start + length], self.written)?;
+        self.written += length as u64; // usize fits in u64
+        self.filled = 0;
+        Ok(())
+    }
 }
 
 /// Writes parts of one body. Several may write to one body at once.

@@ -8,7 +8,7 @@
 //! before every later one, also after a crash; one that still waits for its sync may be overtaken by an unsynced write.
 //!
 //! Large bodies have files of their own ([`Store::write_body`]): they are durable after [`Store::sync_body`]. See `body.rs`. Many
-//! smaller ones at once go past the log ([`Store::put_unlogged`]): they are durable after [`Store::flush`].
+//! smaller ones at once share a file ([`Store::write_pack`]), so that they are written once, and not to the log as well.
 //!
 //! # Blocking
 //! Point reads of hot data take microseconds and may be made inline. Scans are for `spawn_blocking`, except small ones.
@@ -31,7 +31,7 @@ use std::{
 };
 
 use body::Bodies;
-pub use body::{MAX_BODY_PART, Shelf};
+pub use body::{MAX_BODY_PART, Shelf, Spot};
 use bytes::Bytes;
 use rocksdb::{Direction, IteratorMode, WriteBatch, WriteOptions};
 
@@ -43,8 +43,8 @@ pub use writer::{Committing, WriterStats};
 
 type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;
 
-/// The layout version this program writes.
-pub const LAYOUT_VERSION: u32 = 1;
+/// The layout version this program writes. In 1 no body of a block was in a pack.
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Why the store could not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -290,24 +290,23 @@ impl Store {
         Ok(())
     }
 
-    /// Sets `key` past the log: a crash may lose it until [`Store::flush`] of its family returned. For many bodies at once, which
-    /// would otherwise be written twice.
+    /// Writes bodies of [`Shelf::Block`] into one new file, durably, and returns where each lies. `number` must be new. For many bodies at
+    /// once: a few tens of MiB at most. Blocks.
     ///
     /// # Errors
-    /// [`StoreError`] when the disk is full or fails.
-    pub fn put_unlogged(&self, family: Family, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.inner.space.check(key.len() + value.len())?;
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        Ok(self.inner.db.put_cf_opt(&handle(&self.inner.db, family), key, value, &options)?)
+    /// [`StoreError`] when the disk is full or fails; nothing is left behind then.
+    pub fn write_pack(&self, number: u64, bodies: &[&[u8]]) -> Result<Vec<Spot>, StoreError> {
+        self.inner.space.check(bodies.iter().map(|b| b.len()).sum())?;
+        Ok(self.inner.bodies.write_pack(number, bodies)?)
     }
 
-    /// Makes everything written to a family durable. Blocks until its memory is on the disk.
+    /// The bodies at these places, in their order; `None` for one that is not there, or is damaged. Those that lie next to each other
+    /// are read at once and share their memory, so the caller bounds what it asks for. Blocks.
     ///
     /// # Errors
-    /// [`StoreError`] when the disk is full or fails.
-    pub fn flush(&self, family: Family) -> Result<(), StoreError> {
-        Ok(self.inner.db.flush_cf(&handle(&self.inner.db, family))?)
+    /// [`StoreError`] when the disk fails.
+    pub fn packed(&self, spots: &[Spot]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        Ok(self.inner.bodies.packed(spots)?)
     }
 
     /// Opens a large body for writing, part by part; the first to do so makes its file. Blocks.

@@ -92,7 +92,7 @@ fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {
     match found {
         Some(LAYOUT_VERSION) => Ok(()),
         Some(newer) if newer > LAYOUT_VERSION => Err(OpenError::Newer { path: path.to_owned(), found: newer }),
-        // Version 1 is the first: there is nothing older to migrate from but an empty store.
+        // An empty store, or version 1: everything in it is read as it is.
         _ => {
             let mut sync = rocksdb::WriteOptions::default();
             sync.set_sync(true);

@@ -79,24 +79,39 @@ async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
     assert_eq!(seen, 2, "it ends when told");
 }
 
-#[tokio::test]
-async fn what_went_past_the_log_is_durable_after_a_flush() {
+#[test]
+fn packed_bodies_come_back_from_their_places_alone_and_together() {
     let (dir, store) = open();
-    store.put_unlogged(Family::BlockBody, b"body", &[7; 100_000]).unwrap();
-    assert!(store.contains(Family::BlockBody, b"body").unwrap());
-    store.flush(Family::BlockBody).unwrap();
-    store.commit(one(Family::Block, b"header", b"h")).await.unwrap();
-    // A copy of the files now is what a crash would leave.
-    let left = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(dir.path()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            std::fs::copy(&path, left.path().join(path.file_name().unwrap())).unwrap();
-        }
+    // Of no bytes, across the chunks in which they are written, and longer than one.
+    let bodies: Vec<Vec<u8>> =
+        [0, 1, 4096, 700_000, 700_001, 2_500_000, 17].map(|n| (0..n).map(|i: u32| (i % 251) as u8).collect()).into();
+    let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    let spots = store.write_pack(7, &slices).unwrap();
+    let more = store.write_pack(8, &slices[2..4]).unwrap();
+    assert!(spots.iter().all(|s| Spot::decode(&s.encode()) == Some(*s)) && Spot::decode(&[0; 19]).is_none());
+    let of = |got: Vec<Option<Bytes>>| got.into_iter().map(|b| b.map(|b| b.to_vec())).collect::<Vec<_>>();
+    let all: Vec<_> = bodies.iter().cloned().map(Some).collect();
+    assert_eq!(of(store.packed(&spots).unwrap()), all);
+    // In any order, more than once, from several packs, and from one that is not there.
+    let nowhere = Spot { pack: 9, ..spots[1] };
+    let beyond = Spot { offset: u32::MAX, ..spots[1] };
+    let mixed = [spots[6], more[0], more[1], spots[3], spots[4], nowhere, spots[3], beyond];
+    let expected = [Some(6), Some(2), Some(3), Some(3), Some(4), None, Some(3), None];
+    assert_eq!(of(store.packed(&mixed).unwrap()), expected.map(|i| i.map(|i| bodies[i].clone())));
+    store.close();
+    drop(store);
+    let path = dir.path().join("bodies/block/0000000000000007");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[usize::try_from(spots[4].offset).unwrap() + 5] ^= 1;
+    std::fs::write(&path, &bytes[..usize::try_from(spots[6].offset).unwrap() + 3]).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let got = of(store.packed(&spots).unwrap());
+    for (i, body) in got.into_iter().enumerate() {
+        assert_eq!(body, all[i].clone().filter(|_| i != 4 && i != 6), "{i}: damaged and cut off ones are not there");
     }
-    let after = Store::open(left.path()).unwrap();
-    assert_eq!(after.get(Family::BlockBody, b"body").unwrap().map(|v| v.len()), Some(100_000));
-    assert!(after.contains(Family::Block, b"header").unwrap());
+    store.pretend_full(true);
+    assert!(matches!(store.write_pack(10, &slices), Err(StoreError::DiskFull(_))));
+    assert_eq!(store.body_numbers(Shelf::Block).unwrap().len(), 2);
 }
 
 fn gone(store: &Store, shelf: Shelf, number: u64) -> bool {

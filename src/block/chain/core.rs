@@ -323,9 +323,11 @@ impl Core {
         let bytes = header.encoded_bytes() + block.body().bytes().len();
         self.released.extend(self.orphans.release(&hash));
         self.tree.insert(hash, header, self.rules.choice.as_ref());
-        // One that was evicted comes again before that was written.
-        self.change.evicted.retain(|p| p.hash != hash);
-        self.change.added.push(block);
+        match self.change.evicted.iter().position(|p| p.hash == hash) {
+            // It comes again before that was written: it is in the store still, or in this change already.
+            Some(evicted) => drop(self.change.evicted.remove(evicted)),
+            None => self.change.added.push(block),
+        }
         let before = self.head();
         self.follow_best(now);
         while self.tree.overflows(point.height) {

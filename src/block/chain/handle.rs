@@ -258,29 +258,9 @@ impl Chain {
     /// The store's.
     pub fn range(&self, start: u64, count: usize, max_bytes: usize) -> Result<Vec<Stored>, ChainError> {
         let hashes = self.shared.hashes(start, count.min(MAX_RANGE))?;
-        let (mut blocks, mut with_body, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for (hash, header) in hashes.iter().zip(self.shared.store.headers(&hashes)?) {
-            // One that a reorg has just taken away ends the row.
-            let Some(header) = header else { break };
-            let Ok(decoded) = Header::decode(&header) else { break };
-            bytes += header.len() + decoded.body_bytes as usize; // at most 4 MiB
-            if bytes > max_bytes && !blocks.is_empty() {
-                break;
-            }
-            if decoded.body_bytes > 0 {
-                with_body.push((blocks.len(), *hash));
-            }
-            blocks.push(Stored { hash: *hash, header, body: Bytes::new() });
-        }
-        let hashes: Vec<_> = with_body.iter().map(|(_, hash)| *hash).collect();
-        for ((at, _), body) in with_body.into_iter().zip(self.shared.store.bodies(&hashes)?) {
-            let Some(body) = body else {
-                blocks.truncate(at);
-                break;
-            };
-            blocks[at].body = body;
-        }
-        Ok(blocks)
+        // One that a reorg has just taken away ends the row.
+        let blocks = self.shared.store.blocks(&hashes, max_bytes)?;
+        Ok(hashes.into_iter().zip(blocks).map(|(hash, (header, body))| Stored { hash, header, body }).collect())
     }
 
     /// Headers of the best chain at `start`, `start + stride`, ..., encoded, up to `count` and [`MAX_RANGE`]. A stride of 0 counts as 1.

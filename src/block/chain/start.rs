@@ -110,7 +110,7 @@ fn resume(rules: &Rules, store: &dyn ChainStore, committed: Point) -> Result<(),
         let hash = store.hash_at(height).ok().flatten().filter(|_| height <= committed.height)?;
         let header = read_header(store, &hash).ok().flatten()?;
         let body = Body::decode(store.body(&hash).ok()?.unwrap_or_default()).ok()?;
-        Some(Block::trusted(header, body))
+        (body.root() == header.body_root).then(|| Block::trusted(header, body))
     };
     let resumed = rules.validator.resume(committed, &block_at);
     resumed.map_err(|why| OpenError::Rules { height: committed.height, why })
@@ -148,7 +148,8 @@ fn check_final(store: &dyn ChainStore, marks: &Marks) -> Result<Header, OpenErro
         if below.is_some_and(|b| header.parent != b) {
             return damaged(height, "the block does not build on the one below");
         }
-        if header.body_bytes > 0 && height == top && store.body(&hash)?.is_none() {
+        if header.body_bytes > 0 && height == top && matches!(store.body(&hash), Ok(None) | Err(StoreError::Failed(_)))
+        {
             return damaged(height, "the body is missing");
         }
         (below, committed) = (Some(hash), Some(header));
@@ -169,7 +170,11 @@ fn candidate(
         Err(error) => return Err(error.into()),
     };
     let Some(parent) = tree.header(&header.parent) else { return Ok(None) };
-    let bytes = store.body(&point.hash)?.unwrap_or_default();
+    let bytes = match store.body(&point.hash) {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(StoreError::Failed(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let Ok(body) = Body::decode(bytes) else { return Ok(None) };
     if body.root() != header.body_root || super::judge::links(&header, parent).is_some() {
         return Ok(None);

@@ -108,12 +108,26 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
         hashes.iter().map(|hash| self.header(hash)).collect()
     }
 
-    /// The bodies of several kept blocks, in the order of their hashes.
+    /// Headers and bodies of kept blocks in the order of their hashes, up to the first that is missing, and ending before `max_bytes` of
+    /// both are passed, but for the first one.
     ///
     /// # Errors
     /// [`StoreError`].
-    fn bodies(&self, hashes: &[Hash]) -> Result<Vec<Option<Bytes>>, StoreError> {
-        hashes.iter().map(|hash| self.body(hash)).collect()
+    fn blocks(&self, hashes: &[Hash], max_bytes: usize) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let (mut blocks, mut room) = (Vec::new(), Room::new(max_bytes));
+        for hash in hashes {
+            let Some(header) = self.header(hash)? else { break };
+            let body = match room.take(&header) {
+                None => break,
+                Some(0) => Bytes::new(),
+                Some(_) => match self.body(hash)? {
+                    Some(body) => body,
+                    None => break,
+                },
+            };
+            blocks.push((header, body));
+        }
+        Ok(blocks)
     }
 
     /// The best block at a height.
@@ -145,6 +159,29 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`]: then nothing of the change may be relied on, and the chain is read from the store again.
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError>;
+}
+
+/// How many more blocks may be read.
+pub(super) struct Room {
+    left: usize,
+    first: bool,
+}
+
+impl Room {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self { left: max_bytes, first: true }
+    }
+
+    /// Takes the place of the block with this header: bytes of its body, or `None` when it does not fit or is no header.
+    pub(super) fn take(&mut self, header: &[u8]) -> Option<usize> {
+        let body = Header::decode(header).ok()?.body_bytes as usize; // at most 4 MiB
+        let left = self.left.checked_sub(header.len() + body);
+        if left.is_none() && !self.first {
+            return None;
+        }
+        (self.left, self.first) = (left.unwrap_or(0), false);
+        Some(body)
+    }
 }
 
 /// A kept block's header.

@@ -179,11 +179,11 @@ fn n10_a_restart_goes_on_from_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let row = Maker::new(1).row(&kit::genesis(), 30, 100);
     {
-        let store = Arc::new(Rocks::new(Store::open(dir.path()).unwrap()));
+        let store = Arc::new(Rocks::open(Store::open(dir.path()).unwrap()).unwrap());
         let mut core = Core::open(kit::rules(12), store, kit::NOW).unwrap();
         feed(&mut core, &row[..29]);
     }
-    let store = Arc::new(Rocks::new(Store::open(dir.path()).unwrap()));
+    let store = Arc::new(Rocks::open(Store::open(dir.path()).unwrap()).unwrap());
     let mut core = Core::open(kit::rules(12), store.clone(), kit::NOW).unwrap();
     assert_eq!((core.head().height, core.committed().height), (29, 17));
     assert_eq!(core.written().writes, 0, "a good store needs no repair");
@@ -239,7 +239,7 @@ async fn n14_a_partition_longer_than_the_depth_is_noticed() {
 #[test]
 fn n18_heights_are_in_order_and_never_taken_for_hashes() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(Rocks::new(Store::open(dir.path()).unwrap()));
+    let store = Arc::new(Rocks::open(Store::open(dir.path()).unwrap()).unwrap());
     let mut core = Core::open(kit::rules(4), store.clone(), kit::NOW).unwrap();
     let row = Maker::new(1).row(&kit::genesis(), 300, 0);
     core.import_segment(row.clone(), Origin::File, kit::NOW).unwrap();

@@ -45,18 +45,20 @@ fn same(one: &dyn ChainStore, other: &dyn ChainStore, blocks: &[Block]) {
 
 #[test]
 fn both_stores_agree_after_every_write_and_after_opening_again() {
-    for seed in 0..3 {
+    for (seed, packed_bytes) in [(0, usize::MAX), (1, 1), (2, 20)] {
         let mut random = Random(seed);
         // Long enough for retired blocks to be deleted.
         let mut blocks = forest(&mut random, 130, 3);
         blocks.sort_by_key(|b| (b.header().height + u64::try_from(random.below(3)).unwrap(), random.next()));
         let dir = tempfile::tempdir().unwrap();
-        let both =
-            Arc::new(Hooked { inner: Memory::default(), hook: Too(Rocks::new(Store::open(dir.path()).unwrap())) });
+        let open = || Rocks::open(Store::open(dir.path()).unwrap()).unwrap().packing_from(packed_bytes);
+        let both = Arc::new(Hooked { inner: Memory::default(), hook: Too(open()) });
         let mut core = Core::open(kit::rules(4), both.clone(), kit::NOW).unwrap();
         for part in blocks.chunks(20) {
             feed(&mut core, part);
             same(&both.inner, &both.hook.0, &blocks);
+            let packs = both.hook.0.counted();
+            assert_eq!(packs.is_empty(), packed_bytes == usize::MAX);
         }
         let kept = both.retired().unwrap();
         assert!(kept.iter().all(|r| r.at + 100 > core.committed().height));
@@ -67,7 +69,9 @@ fn both_stores_agree_after_every_write_and_after_opening_again() {
             panic!("nobody else holds it")
         };
         drop(rocks);
-        let rocks = Rocks::new(Store::open(dir.path()).unwrap());
+        let rocks = open();
         same(&memory, &rocks, &blocks);
+        let packs = rocks.counted().len();
+        assert_eq!(packs, std::fs::read_dir(dir.path().join("bodies/block")).unwrap().count());
     }
 }
