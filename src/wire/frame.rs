@@ -24,6 +24,8 @@ pub enum FrameError {
 
 /// How much is reserved on the strength of a length alone; the rest is reserved as bytes arrive.
 const TRUSTED: usize = 64 * 1024;
+/// How many times what has arrived is reserved then: little is copied again, and who sends little cannot make us reserve much.
+const GROWTH: usize = 8;
 
 /// Reads one frame of at most `limit` bytes; `None` when the stream ended cleanly before a frame began. Not cancel-safe.
 ///
@@ -56,7 +58,7 @@ pub async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, length: usize) -> R
     let mut filled = 0;
     while filled < length {
         if filled == body.len() {
-            body.resize(length.min(body.len() * 2), 0);
+            body.resize(length.min(body.len() * GROWTH), 0);
         }
         match stream.read(&mut body[filled..]).await? {
             0 => return Err(FrameError::Truncated),

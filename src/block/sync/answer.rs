@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -69,13 +70,14 @@ impl Answers {
                 let push = blocks(&chain, span, max_bytes)?;
                 Ok::<_, ChainError>((wire::push_response(&push, span.count), push))
             });
-            let Ok(Ok((bytes, push))) = read.await else { return asked.refuse(Status::Failed) };
+            let Ok(Ok((pieces, push))) = read.await else { return asked.refuse(Status::Failed) };
+            let bytes: usize = pieces.iter().map(Bytes::len).sum();
             let count = if let Push::Blocks(blocks) = &push { blocks.len() } else { 0 };
             this.metrics.served.inc_by(count as u64); // usize fits in u64
-            this.metrics.served_bytes.inc_by(bytes.len() as u64);
+            this.metrics.served_bytes.inc_by(bytes as u64);
             this.trace.sent(peer, Code::PushBlock, || json!({ "height": span.start, "blocks": count }));
-            place.gave(count, bytes.len(), Instant::now());
-            asked.respond_encoded(bytes);
+            place.gave(count, bytes, Instant::now());
+            asked.respond_encoded(pieces);
         });
     }
 

@@ -202,8 +202,8 @@ pub struct RawBlock {
     pub body: Bytes,
 }
 
-/// The encoded answer to a pull of `count` blocks: each block's bytes are copied once, to where they leave from.
-pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<u8> {
+/// The encoded answer to a pull of `count` blocks, in pieces: bodies are not copied.
+pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<Bytes> {
     use pb::push_block::Status;
     let mut head = pb::PushBlock::default();
     let blocks: &[Stored] = match push {
@@ -229,7 +229,9 @@ pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<u8> {
         }
     };
     let bytes: usize = blocks.iter().map(|b| LENGTHS + b.header.len() + b.body.len()).sum();
-    let mut out = Vec::with_capacity(head.encoded_len() + bytes + 16); // a key and a length
+    // Everything but the bodies, and where each of them comes in.
+    let headers: usize = blocks.iter().map(|b| LENGTHS + b.header.len()).sum();
+    let (mut out, mut ends) = (Vec::with_capacity(head.encoded_len() + 16 + headers), Vec::with_capacity(blocks.len()));
     head.encode(&mut out).expect("a vector grows");
     if bytes > 0 {
         prost::encoding::encode_key(5, prost::encoding::WireType::LengthDelimited, &mut out);
@@ -239,10 +241,17 @@ pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<u8> {
             out.extend_from_slice(&header.expect("headers are short").to_be_bytes());
             out.extend_from_slice(&block.header);
             out.extend_from_slice(&body.expect("bodies are at most 4 MiB").to_be_bytes());
-            out.extend_from_slice(&block.body);
+            ends.push(out.len());
         }
     }
-    out
+    let (out, mut start) = (Bytes::from(out), 0);
+    let mut pieces = Vec::with_capacity(2 * blocks.len() + 1);
+    for (end, block) in ends.into_iter().zip(blocks) {
+        pieces.extend([out.slice(start..end), block.body.clone()]);
+        start = end;
+    }
+    pieces.push(out.slice(start..));
+    pieces
 }
 
 /// Reads the answer to a pull of `span`; `None` for what no honest peer answers. The blocks share the bytes of `raw`.

@@ -77,7 +77,7 @@ impl<W: Wire> Loopback<W> {
         match tokio::time::timeout(W::TIMEOUT, answer).await {
             Err(_) => Err(RequestError::Timeout),
             Ok(Err(_)) => Err(RequestError::Status(Status::Busy)),
-            Ok(Ok((Status::Ok, bytes))) => W::Response::decode(&*bytes).map_err(|_| RequestError::Malformed),
+            Ok(Ok((Status::Ok, pieces))) => W::Response::decode(&*pieces.concat()).map_err(|_| RequestError::Malformed),
             Ok(Ok((status, _))) => Err(RequestError::Status(status)),
         }
     }

@@ -32,6 +32,7 @@ mod server;
 
 use std::{collections::HashMap, marker::PhantomData, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 pub(super) use behaviour::Behaviour;
@@ -68,8 +69,8 @@ pub trait Wire: Send + Sync + 'static {
     type Response: prost::Message + Default;
 }
 
-/// What the feature answered: a status, and the encoded response when it is `Ok`.
-type Reply = (Status, Vec<u8>);
+/// What the feature answered: a status, and the encoded response, in pieces, when it is `Ok`.
+type Reply = (Status, Vec<Bytes>);
 
 /// A request from a peer, to be answered by [`Inbound::respond`] or [`Inbound::refuse`]; dropping it answers `Busy`.
 #[derive(Debug)]
@@ -86,17 +87,18 @@ impl<W: Wire> Inbound<W> {
     #[allow(clippy::needless_pass_by_value, reason = "callers build the response for this call")]
     pub fn respond(self, response: W::Response) {
         use prost::Message;
-        self.respond_encoded(response.encode_to_vec());
+        self.respond_encoded(vec![response.encode_to_vec().into()]);
     }
 
-    /// The same with an answer that is encoded already, so that a large one needs no copy.
-    pub fn respond_encoded(self, bytes: Vec<u8>) {
-        if bytes.len() > W::MAX_RESPONSE {
-            tracing::error!(protocol = W::NAME, bytes = bytes.len(), "response over the protocol's limit");
+    /// The same with an answer that is encoded already, in pieces that follow each other, so that large ones need no copy.
+    pub fn respond_encoded(self, pieces: Vec<Bytes>) {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        if bytes > W::MAX_RESPONSE {
+            tracing::error!(protocol = W::NAME, bytes, "response over the protocol's limit");
             return self.refuse(Status::Failed);
         }
         // The peer may have gone away meanwhile; there is nobody left to tell.
-        let _ = self.reply.send((Status::Ok, bytes));
+        let _ = self.reply.send((Status::Ok, pieces));
     }
 
     /// A request of this node to itself: what came from `peer` another way takes the same path as if it had asked. The future is
@@ -109,7 +111,7 @@ impl<W: Wire> Inbound<W> {
         let (reply, answer) = oneshot::channel::<Reply>();
         let answer = async move {
             match answer.await {
-                Ok((Status::Ok, bytes)) => W::Response::decode(&*bytes).map_err(|_| RequestError::Malformed),
+                Ok((Status::Ok, pieces)) => W::Response::decode(&*pieces.concat()).map_err(|_| RequestError::Malformed),
                 Ok((status, _)) => Err(RequestError::Status(status)),
                 Err(_) => Err(RequestError::Status(Status::Busy)),
             }

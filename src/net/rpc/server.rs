@@ -277,7 +277,7 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
             },
         };
         let head = [status.to_byte()];
-        let pieces: [&[u8]; 2] = [&head, &response];
+        let pieces: Vec<&[u8]> = std::iter::once(&head[..]).chain(response.iter().map(|p| &p[..])).collect();
         let write = wire::write_frame(&mut stream, &pieces, limits.max_response + 1);
         let Ok(Ok(())) = tokio::time::timeout(TRANSFER, write).await else { return };
     }

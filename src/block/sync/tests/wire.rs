@@ -10,6 +10,7 @@ use super::stored;
 use crate::{
     block::{
         Point,
+        chain::Stored,
         kit::{self, Maker},
         sync::wire::{self, *},
     },
@@ -65,6 +66,10 @@ fn pulls_are_within_limits() {
     assert_eq!((read(0, 3, u64::MAX), read(u64::MAX, 2, 1)), (None, None));
 }
 
+fn encode(push: &Push<Stored>, count: u32) -> Vec<u8> {
+    wire::push_response(push, count).concat()
+}
+
 fn decode(bytes: Vec<u8>, span: Span) -> Option<Push<RawBlock>> {
     wire::read_push_response(pb::PushBlock::decode(Bytes::from(bytes)).ok()?, span)
 }
@@ -74,7 +79,9 @@ fn blocks_come_back_in_one_piece_and_share_its_bytes() {
     let row = Maker::new(1).row(&kit::genesis(), 5, 3000);
     let push = Push::Blocks(row.iter().map(stored).collect());
     let span = Span { start: 1, count: 5 };
-    let bytes: Bytes = wire::push_response(&push, 5).into();
+    let pieces = wire::push_response(&push, 5);
+    assert!(row.iter().all(|b| pieces.iter().any(|p| p.as_ptr() == b.body().bytes().as_ptr())), "no copy");
+    let bytes: Bytes = encode(&push, 5).into();
     let raw = pb::PushBlock::decode(bytes.clone()).unwrap();
     assert_eq!(raw.status(), pb::push_block::Status::Ok);
     assert_eq!(Bytes::from(raw.encode_to_vec()), bytes, "as prost itself would write it");
@@ -83,7 +90,7 @@ fn blocks_come_back_in_one_piece_and_share_its_bytes() {
         assert_eq!((&read.header[..], &read.body), (&block.header().encode()[..], block.body().bytes()));
         assert!(bytes.as_ptr_range().contains(&read.body.as_ptr()), "no copy");
     }
-    let partial = wire::push_response(&push, 9);
+    let partial = encode(&push, 9);
     assert!(matches!(decode(partial.clone(), Span { start: 1, count: 9 }), Some(Push::Blocks(b)) if b.len() == 5));
     assert_eq!(decode(partial, span), None, "all of them are not a part");
     assert_eq!(decode(bytes.to_vec(), Span { start: 1, count: 4 }), None, "more than was asked for");
@@ -93,7 +100,7 @@ fn blocks_come_back_in_one_piece_and_share_its_bytes() {
 #[test]
 fn the_other_answers_come_back_and_nonsense_does_not() {
     let span = Span { start: 100, count: 5 };
-    let there = |push: Push<_>| decode(wire::push_response(&push, 5), span);
+    let there = |push: Push<_>| decode(encode(&push, 5), span);
     assert_eq!(there(Push::NotFound(99)), Some(Push::NotFound(99)));
     assert_eq!(there(Push::NotFound(100)), None, "it says that it has it");
     assert_eq!(there(Push::Pruned(101)), Some(Push::Pruned(101)));
@@ -154,7 +161,7 @@ proptest! {
     #[test]
     fn a_cut_answer_is_refused(cut in any::<prop::sample::Index>()) {
         let row = Maker::new(1).row(&kit::genesis(), 3, 200);
-        let bytes = wire::push_response(&Push::Blocks(row.iter().map(stored).collect()), 3);
+        let bytes = encode(&Push::Blocks(row.iter().map(stored).collect()), 3);
         let cut = cut.index(bytes.len());
         prop_assert_eq!(decode(bytes[..cut].to_vec(), Span { start: 1, count: 3 }), None);
         let headers: Vec<_> = row.iter().map(|b| Bytes::from(b.header().encode())).collect();
