@@ -2,6 +2,8 @@
 //!
 //! Costs a check of one number when nobody listens; a listener that is too slow loses the oldest.
 
+use std::sync::{Arc, OnceLock};
+
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -74,15 +76,9 @@ impl Exchange {
     }
 }
 
-/// Where exchanges are told. Cheap to clone; clones share the listeners.
-#[derive(Clone, Debug)]
-pub struct Trace(broadcast::Sender<Exchange>);
-
-impl Default for Trace {
-    fn default() -> Self {
-        Self(broadcast::Sender::new(KEPT))
-    }
-}
+/// Where exchanges are told. Cheap to clone; clones share the listeners. The queue is made for the first of them.
+#[derive(Clone, Default, Debug)]
+pub struct Trace(Arc<OnceLock<broadcast::Sender<Exchange>>>);
 
 impl Trace {
     /// A message went out. `data` is only called when somebody listens.
@@ -103,19 +99,19 @@ impl Trace {
     /// Exchanges from now on.
     #[must_use]
     pub fn listen(&self) -> broadcast::Receiver<Exchange> {
-        self.0.subscribe()
+        self.0.get_or_init(|| broadcast::Sender::new(KEPT)).subscribe()
     }
 
     /// Whether anybody listens.
     #[must_use]
     pub fn is_heard(&self) -> bool {
-        self.0.receiver_count() > 0
+        self.0.get().is_some_and(|listeners| listeners.receiver_count() > 0)
     }
 
     fn tell(&self, sent: bool, peer: Option<PeerId>, code: Code, data: impl FnOnce() -> Value) {
-        if self.is_heard() {
+        if let Some(listeners) = self.0.get().filter(|listeners| listeners.receiver_count() > 0) {
             // The last listener may just have left.
-            let _ = self.0.send(Exchange { at: SystemClock.now(), sent, peer, code, data: data() });
+            let _ = listeners.send(Exchange { at: SystemClock.now(), sent, peer, code, data: data() });
         }
     }
 }

@@ -7,7 +7,7 @@ use libp2p::{
     autonat::v2 as autonat,
     connection_limits::{self, ConnectionLimits},
     dcutr, gossipsub, identify, kad, mdns, memory_connection_limits, ping, relay,
-    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::{NetworkBehaviour, THandler, behaviour::toggle::Toggle},
     upnp,
 };
 
@@ -24,7 +24,10 @@ use crate::{
 };
 
 mod book;
+mod lean;
 mod per_ip;
+
+use lean::{Boxed, Trimmed, With};
 
 /// Handshakes under way from outside. One that says nothing costs a socket and some KiB for ten seconds; with few places,
 /// somebody who opens connections and says nothing would lock everybody else out.
@@ -48,7 +51,7 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) kad: kad::Behaviour<RecordStore>,
-    pub(super) gossip: gossipsub::Behaviour,
+    pub(super) gossip: With<Trimmed, gossipsub::Behaviour>,
     pub(super) relay_client: relay::client::Behaviour,
     pub(super) relay: Toggle<relay::Behaviour>,
     pub(super) dcutr: Toggle<dcutr::Behaviour>,
@@ -57,6 +60,9 @@ pub(super) struct Behaviour {
     pub(super) upnp: Toggle<upnp::tokio::Behaviour>,
     pub(super) mdns: Toggle<mdns::tokio::Behaviour>,
 }
+
+/// The behaviour that the swarm has.
+pub(super) type Lean = With<Boxed<THandler<Behaviour>>, Behaviour>;
 
 /// What the behaviours are made from, besides the relay client that the transport brings.
 pub(super) struct Parts<'a> {
@@ -71,7 +77,7 @@ pub(super) struct Parts<'a> {
     pub(super) rpc: rpc::Behaviour,
 }
 
-pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) -> Result<Behaviour, StartError> {
+pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) -> Result<Lean, StartError> {
     let Parts { identity, network, config, book, banned, records, gossip, rpc } = parts;
     let local = identity.address();
     let mut bans = allow_block_list::Behaviour::default();
@@ -99,7 +105,7 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
         ),
         false => None,
     };
-    Ok(Behaviour {
+    Ok(With::new(Behaviour {
         bans,
         limits: connection_limits::Behaviour::new(limits),
         per_ip: per_ip::Behaviour::new(config.max_connections_per_ip),
@@ -109,7 +115,7 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new()),
         kad: kademlia(network, local, records),
-        gossip,
+        gossip: With::new(gossip),
         relay_client,
         relay: config.relay_server.then(|| relay::Behaviour::new(local, relay_config(config))).into(),
         dcutr: config.relay_client.then(|| dcutr::Behaviour::new(local)).into(),
@@ -118,7 +124,7 @@ pub(super) fn build(parts: Parts<'_>, relay_client: relay::client::Behaviour) ->
         autonat_server: config.relay_server.then(autonat::server::Behaviour::default).into(),
         upnp: config.upnp.then(upnp::tokio::Behaviour::default).into(),
         mdns: mdns.into(),
-    })
+    }))
 }
 
 fn kademlia(network: &NetworkId, local: PeerId, records: RecordStore) -> kad::Behaviour<RecordStore> {

@@ -93,8 +93,8 @@ pub(super) enum Command {
 
 /// Commands waiting for the swarm task.
 pub(super) const COMMANDS: usize = 256;
-/// Peer events kept for a slow subscriber.
-pub(super) const EVENTS: usize = 1024;
+/// Peer events kept for a slow subscriber: a hundred bytes each, laid out at once. Who is further behind looks at all peers.
+pub(super) const EVENTS: usize = 256;
 /// For a dial over all addrs of a peer.
 const CONNECT: Duration = Duration::from_secs(12);
 

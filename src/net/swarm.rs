@@ -24,7 +24,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::{
     AddrBook, CommandError, Config, Handle, PeerEvent, Reachability, StartError,
     bans::Bans,
-    behaviour::{self, Behaviour, BehaviourEvent},
+    behaviour::{self, BehaviourEvent, Lean},
     dht,
     handle::{Answer, COMMANDS, Command, EVENTS, PeerTable},
     metrics::Metrics,
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Deps {
 
 /// A built network that does not run yet.
 pub struct Network {
-    swarm: Swarm<Behaviour>,
+    swarm: Swarm<Lean>,
     server: Option<rpc::Server>,
     config: Config,
     book: Arc<dyn AddrBook>,

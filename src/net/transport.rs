@@ -17,9 +17,10 @@ use crate::primitives::PeerId;
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 
-/// QUIC streams of one connection at once, each direction; further ones wait for a free slot. 192 requests, gossip and Kademlia
-/// need no more, and quinn lays out two tables of this size (rounded up to 256 here) for every connection: 512 took 42 KiB.
-const QUIC_STREAMS: u32 = 224;
+/// QUIC streams of one connection at once, each direction; further ones wait for a free slot. All our protocols together ask one peer
+/// 80 requests at once, and gossip, ping, identify and some of Kademlia come to that. quinn lays out two tables for so many streams
+/// of either side, 40 bytes a place: with 96 they are 5 KiB a connection at first, with 224 they became 21 with the first stream.
+const QUIC_STREAMS: u32 = 96;
 /// A killed process sends no goodbye over UDP: three lost keep-alives tell.
 const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(2500);
 /// Silence after which a QUIC connection is dead, in milliseconds.

@@ -15,7 +15,7 @@ use std::{
 use libp2p::{Swarm, core::transport::ListenerId, kad, multiaddr::Protocol};
 use tokio::sync::watch;
 
-use super::{Behaviour, Reachability, Table, external::External};
+use super::{Lean, Reachability, Table, external::External};
 use crate::{
     net::{Config, DhtMode, Nat as Snapshot, ReachabilityMode, addrs::is_inner, is_relayed},
     primitives::{Multiaddr, PeerId},
@@ -81,7 +81,7 @@ impl Nat {
     }
 
     /// Gives up confirmed addrs that do not hold any more, and takes back those that do again.
-    pub(super) fn review(&mut self, swarm: &mut Swarm<Behaviour>, listen: &[Multiaddr]) {
+    pub(super) fn review(&mut self, swarm: &mut Swarm<Lean>, listen: &[Multiaddr]) {
         let (new, gone) = self.own_changes(listen);
         new.into_iter().for_each(|addr| swarm.add_external_address(addr));
         gone.iter().for_each(|addr| swarm.remove_external_address(addr));
@@ -132,7 +132,7 @@ impl Nat {
     }
 
     /// The addrs are to be published anew after it.
-    pub(super) fn on_tested(&mut self, swarm: &mut Swarm<Behaviour>, server: PeerId, addr: &Multiaddr, reached: bool) {
+    pub(super) fn on_tested(&mut self, swarm: &mut Swarm<Lean>, server: PeerId, addr: &Multiaddr, reached: bool) {
         tracing::debug!(%server, %addr, reached, "reachability tested");
         if reached {
             self.failed.clear();
@@ -147,7 +147,7 @@ impl Nat {
     }
 
     /// Kademlia serves unless we are known to be unreachable: a client in the routing tables of others slows everybody.
-    pub(super) fn refresh_mode(&self, swarm: &mut Swarm<Behaviour>) {
+    pub(super) fn refresh_mode(&self, swarm: &mut Swarm<Lean>) {
         let server = match self.mode {
             DhtMode::Server => true,
             DhtMode::Client => false,
@@ -197,7 +197,7 @@ impl Nat {
     }
 
     /// Keeps reservations at relays while nobody can dial us.
-    pub(super) fn reserve(&mut self, swarm: &mut Swarm<Behaviour>, table: &Table, enabled: bool) {
+    pub(super) fn reserve(&mut self, swarm: &mut Swarm<Lean>, table: &Table, enabled: bool) {
         if !enabled || self.reachability() != Reachability::Private || self.reserved.len() >= RESERVATIONS {
             return;
         }
