@@ -27,7 +27,7 @@ pub enum Family {
     MailboxBody,
     /// The chain: headers by hash, the best chain by height, candidates and where it stands.
     Block,
-    /// Bodies of blocks.
+    /// Bodies of blocks that are in no pack.
     BlockBody,
 }
 

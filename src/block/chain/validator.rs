@@ -70,8 +70,9 @@ pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
         Vec::new()
     }
 
-    /// Brings the state to that of `committed`, with the final blocks that `block_at` reads. Called before anything
-    /// else at the start, and when the chain is read again after a write has failed; the state that was saved last may be older than `committed`, or there may be none.
+    /// Brings the state to that of `committed`, with the final blocks that `block_at` reads. Called at the start, before anything else,
+    /// and when the chain is read again after a write has failed; the state that was saved last may be older than `committed`, or
+    /// there may be none.
     ///
     /// # Errors
     /// Why that is impossible: the chain is not opened then.

@@ -1,0 +1,214 @@
+//! The chain on disk: what survives, what is read together, and what becomes of packs.
+
+use std::process::Command;
+
+use super::*;
+use crate::block::{
+    Block, Origin,
+    chain::Core,
+    kit::{self, Maker},
+};
+
+/// Blocks of one write: their bodies go into a pack.
+const PART: usize = 25;
+const DEPTH: u64 = 4;
+/// Set in the process that is to end: where its store is.
+const DIR: &str = "VOS_TEST_ENDS_IN";
+/// How many parts it writes, and whether it ends in the middle of the next one.
+const AFTER: &str = "VOS_TEST_ENDS_AFTER";
+
+fn row() -> Vec<Block> {
+    let row = Maker::new(1).row(&kit::genesis(), 4 * PART, 100_000);
+    let bytes: usize = row[..PART].iter().map(|b| b.body().bytes().len()).sum();
+    assert!(bytes >= PACKED_BYTES);
+    row
+}
+
+fn open(dir: &std::path::Path) -> Rocks {
+    Rocks::open(Store::open(dir).unwrap()).unwrap()
+}
+
+/// Ends as a killed process does: nothing is closed.
+fn end_after(dir: &std::path::Path, parts: usize, midway: bool) {
+    let (rocks, row) = (open(dir), row());
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+    let mut all = row.chunks(PART);
+    for part in all.by_ref().take(parts) {
+        core.import_segment(part.to_vec(), Origin::File, kit::NOW).unwrap();
+    }
+    if midway {
+        rocks.pack(&all.next().unwrap().iter().collect::<Vec<_>>()).unwrap();
+    }
+    std::process::abort();
+}
+
+#[test]
+fn large_writes_survive_the_end_of_the_process_with_every_body() {
+    if let Some(dir) = std::env::var_os(DIR) {
+        let after = std::env::var(AFTER).unwrap();
+        let (parts, midway) = after.split_once(' ').unwrap();
+        return end_after(dir.as_ref(), parts.parse().unwrap(), midway == "midway");
+    }
+    let (row, me) = (row(), std::env::current_exe().unwrap());
+    for (parts, midway) in [(1, false), (3, false), (0, true), (2, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "block::chain::rocks::tests::large_writes_survive_the_end_of_the_process_with_every_body";
+        let after = format!("{parts} {}", if midway { "midway" } else { "" });
+        let mut process = Command::new(&me);
+        process.args(["--exact", name]).env(DIR, dir.path()).env(AFTER, after);
+        let ended = process.output().unwrap().status;
+        assert!(!ended.success() && ended.code().is_none(), "it was ended by a signal: {ended}");
+        let there = || std::fs::read_dir(dir.path().join("bodies/block")).unwrap().count();
+        assert_eq!(there(), parts + usize::from(midway));
+        let rocks = open(dir.path());
+        assert_eq!(there(), parts, "one that nobody names is removed");
+        let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+        let height = parts * PART;
+        assert_eq!(core.head().height, height as u64);
+        assert_eq!(core.committed().height, (height as u64).saturating_sub(DEPTH));
+        for block in &row[..height] {
+            assert_eq!(rocks.body(&block.hash()).unwrap().as_ref(), Some(block.body().bytes()));
+        }
+        // And goes on from there.
+        let rest = core.import_segment(row[height..].to_vec(), Origin::File, kit::NOW).unwrap().0;
+        assert_eq!((rest.held, core.head().height), (row.len() - height, row.len() as u64));
+    }
+}
+
+#[test]
+fn many_are_read_as_one_by_one_would_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path());
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+    // In files and in memory, with bodies in files of their own, next to their keys, and none.
+    let large = Maker::new(1).row(&kit::genesis(), PART, 100_000);
+    let small = Maker::new(1).row(&large[PART - 1], 10, 100);
+    let empty = Maker::new(1).row(&small[9], 10, 0);
+    for part in [large, small, empty] {
+        core.import_segment(part, Origin::File, kit::NOW).unwrap();
+    }
+    let mut hashes = rocks.hashes(0, 100).unwrap();
+    assert_eq!(hashes.len(), PART + 21);
+    hashes.insert(7, Hash::of(b"no such block"));
+    hashes.push(hashes[3]);
+    hashes.reverse();
+    let one_by_one: Vec<_> = hashes.iter().map(|h| rocks.header(h).unwrap()).collect();
+    assert_eq!(rocks.headers(&hashes).unwrap(), one_by_one);
+    // Rows of every length from every place end where one is missing or there is no more room.
+    for from in 0..hashes.len() {
+        for max_bytes in [0, 1000, 150_000, 350_000, usize::MAX] {
+            let (mut expected, mut bytes) = (Vec::new(), 0_usize);
+            for hash in &hashes[from..] {
+                let Some(header) = rocks.header(hash).unwrap() else { break };
+                let body = rocks.body(hash).unwrap().unwrap_or_default();
+                bytes += header.len() + body.len();
+                if bytes > max_bytes && !expected.is_empty() {
+                    break;
+                }
+                expected.push((header, body));
+            }
+            assert_eq!(rocks.blocks(&hashes[from..], max_bytes).unwrap(), expected);
+        }
+    }
+}
+
+fn packs(rocks: &Rocks) -> Vec<u64> {
+    rocks.store.body_numbers(Shelf::Block).unwrap()
+}
+
+fn points(all: &[Block]) -> Vec<Point> {
+    all.iter().map(|b| Point { height: b.header().height, hash: b.hash() }).collect()
+}
+
+fn add(all: &[Block]) -> Change {
+    Change { added: all.to_vec(), attached: points(all), ..Change::default() }
+}
+
+fn evict(all: &[Block]) -> Change {
+    Change { evicted: points(all), ..Change::default() }
+}
+
+#[test]
+fn a_pack_goes_with_the_last_of_its_bodies() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path()).packing_from(1);
+    let row = Maker::new(1).row(&kit::genesis(), 6, 1000);
+    let loser = Maker::new(2).row(&kit::genesis(), 1, 1000);
+    rocks.write(&Change { added: [&row[..4], &loser].concat(), ..add(&row[..4]) }, true).unwrap();
+    assert!(
+        rocks.store.contains(Family::BlockBody, loser[0].hash().as_bytes()).unwrap(),
+        "not for as long as the pack"
+    );
+    // One is evicted by the write that adds it, and one that was written before.
+    let change = Change { evicted: points(&[row[4].clone(), row[0].clone()]), ..add(&row[4..]) };
+    rocks.write(&change, true).unwrap();
+    assert_eq!(packs(&rocks).len(), 2);
+    for (i, block) in row.iter().enumerate() {
+        let body = rocks.body(&block.hash()).unwrap();
+        assert_eq!(body.as_ref(), Some(block.body().bytes()).filter(|_| ![0, 4].contains(&i)), "{i}");
+    }
+    drop(rocks);
+    let rocks = open(dir.path()).packing_from(1);
+    rocks.write(&evict(&row[1..4]), true).unwrap();
+    rocks.store.close();
+    assert_eq!(packs(&rocks), [1]);
+    drop(rocks);
+    let rocks = open(dir.path()).packing_from(1);
+    rocks.write(&evict(&row[5..]), true).unwrap();
+    // All that it adds goes at once.
+    rocks.write(&Change { evicted: points(&row[..1]), ..add(&row[..1]) }, true).unwrap();
+    rocks.store.close();
+    assert!(packs(&rocks).is_empty());
+}
+
+#[test]
+fn packs_whose_rows_are_not_written_are_removed_with_the_next_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path());
+    let row = row();
+    rocks.write(&add(&row[..PART]), true).unwrap();
+    // On a full disk nothing is begun.
+    rocks.store.pretend_full(true);
+    assert!(matches!(rocks.write(&add(&row[PART..2 * PART]), true), Err(StoreError::DiskFull(_))));
+    rocks.store.pretend_full(false);
+    assert_eq!(packs(&rocks), [0]);
+    // As if two writes of rows had failed: one's were written all the same, and one's were not.
+    rocks.pack(&row[PART..2 * PART].iter().collect::<Vec<_>>()).unwrap();
+    let other = packs(&rocks).into_iter().max().unwrap();
+    rocks.packs.lock().unwrap().doubtful = vec![0, other];
+    rocks.write(&Change::default(), true).unwrap();
+    assert!(rocks.packs.lock().unwrap().doubtful.is_empty());
+    // A write that does fail after the pack, since nobody commits any more; what was to be removed is.
+    rocks.store.close();
+    assert_eq!(packs(&rocks), [0]);
+    assert_eq!(rocks.write(&add(&row[PART..2 * PART]), true), Err(StoreError::Stopped));
+    assert_eq!((packs(&rocks).len(), rocks.packs.lock().unwrap().doubtful.len()), (2, 1));
+    drop(rocks);
+    let rocks = open(dir.path());
+    assert_eq!(packs(&rocks), [0]);
+    assert_eq!(rocks.body(&row[3].hash()).unwrap().as_ref(), Some(row[3].body().bytes()));
+}
+
+#[test]
+fn a_body_that_is_damaged_or_missing_in_its_pack_is_an_error_and_not_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = row();
+    let rocks = open(dir.path());
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+    core.import_segment(row[..PART].to_vec(), Origin::File, kit::NOW).unwrap();
+    let hashes = rocks.hashes(1, PART).unwrap();
+    let path = dir.path().join("bodies/block/0000000000000000");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[3 * 100_000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let bad = rocks.blocks(&hashes, usize::MAX).unwrap().len();
+    assert!((1..4).contains(&bad), "those before it are served");
+    assert!(matches!(rocks.blocks(&hashes[bad..], usize::MAX), Err(StoreError::Failed(_))));
+    assert!(matches!(rocks.body(&hashes[bad]), Err(StoreError::Failed(_))));
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(rocks.blocks(&hashes, usize::MAX), Err(StoreError::Failed(_))));
+    drop((core, rocks));
+    let rocks = open(dir.path());
+    let opened = Core::open(kit::rules(DEPTH), Arc::new(rocks), kit::NOW);
+    assert!(opened.unwrap_err().to_string().contains("body is missing"));
+}
