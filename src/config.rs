@@ -11,6 +11,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::is_bootstrap;
 pub use load::{ConfigError, Sources};
 pub use text::{default_text, effective_text};
 

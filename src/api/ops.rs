@@ -42,7 +42,7 @@ pub(super) fn router(ops: Ops) -> Router {
 }
 
 async fn readyz(State(ops): State<Ops>) -> (StatusCode, &'static str) {
-    if *ops.ready.borrow() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting\n") }
+    if *ops.ready.borrow() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {

@@ -35,7 +35,7 @@ crate::config_section! {
         pub genesis: String = String::new(),
         /// Which branch is better: `norn` (at each fork more transactions, then earlier, then smaller hash) or `longest`.
         pub fork_choice: ForkRule = ForkRule::Norn,
-        /// Blocks on top of a block before it is final here. 1 to 256.
+        /// Blocks on top of a block before it is final here. 1 to 256; with `deep_reorg_max`, times `max_bytes`, at most 128 MiB.
         pub commit_depth: u64 = DEFAULT_COMMIT_DEPTH,
         /// Final blocks that may be taken back when two thirds of the peers prove a better branch. 0: never, the chain halts and
         /// reports when half of the peers, of four or more, are on another branch. At most 256.
@@ -54,6 +54,9 @@ crate::config_section! {
         pub degree: usize = 0,
         /// Whether it produces blocks from submitted transactions, for networks without a consensus of their own.
         pub produce: bool = false,
+        /// Whether it also produces while it is connected to nobody. For the first node of a new network; on others a pulled cable
+        /// would end in a chain of their own, which is final after `chain.commit_depth` blocks.
+        pub produce_alone: bool = false,
         /// Milliseconds between two blocks that are produced, empty ones too. 100 to 3600000.
         pub interval_ms: u64 = 2000,
         /// Transactions that wait to be produced, at most. 1 to 10000000.

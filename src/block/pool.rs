@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::primitives::{Hash, PeerId, UnixMillis};
 
-/// Bytes of a transaction: what the topic carries in one message.
-pub const MAX_TRANSACTION_BYTES: usize = crate::net::pubsub::MAX_PAYLOAD;
+/// Bytes of a transaction: a slow line takes it in the time that an answer may take.
+pub const MAX_TRANSACTION_BYTES: usize = 64 * 1024;
 /// Blocks of the best chain whose transactions are remembered.
 pub(super) const RECENT_BLOCKS: usize = 128;
 /// Transactions of those blocks that are remembered: some 8 MiB of hashes.
@@ -106,6 +106,18 @@ impl Pool {
     #[must_use]
     pub fn contains(&self, hash: &Hash) -> bool {
         self.entries.contains_key(hash)
+    }
+
+    /// Whether a transaction waits, or a recent block has it.
+    #[must_use]
+    pub fn knows(&self, hash: &Hash) -> bool {
+        self.entries.contains_key(hash) || self.included.contains_key(hash)
+    }
+
+    /// A transaction that waits.
+    #[must_use]
+    pub fn get(&self, hash: &Hash) -> Option<Bytes> {
+        self.entries.get(hash).map(|entry| entry.bytes.clone())
     }
 
     /// Takes a transaction: our own, or from the peer that passed it on. Returns its hash.

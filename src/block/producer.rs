@@ -1,6 +1,9 @@
-//! Transactions and production: the pool's task. Transactions travel on a topic of their own, so that they never delay blocks, and
+//! Transactions and production: the pool's task. Transactions travel apart from blocks, so that they never delay them ([`wire`]), and
 //! each is checked before it is passed on. With `block.produce` this node packages them into a block on the head, one interval
 //! after the head was made: so several producers take turns as it comes, and forks are rare.
+
+mod fetch;
+pub mod wire;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,22 +14,29 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
+use self::{
+    fetch::{Fetched, Fetches, OTHERS},
+    wire::{GetTransaction, News},
+};
 use super::{
     Block, Body, Config, Header, MAX_EXTRA_BYTES, MAX_TRANSACTIONS, Origin, Point,
     chain::{Chain, ChainError, Event, Outcome, Verdict},
+    penalty::{Offence, Penalties},
     pool::{Pool, PoolError, RECENT_BLOCKS},
     purpose,
 };
 use crate::{
     identity::{Identity, Purpose},
-    net::pubsub::{self, PublishError, Publisher, Received},
-    primitives::{Clock, Hash, NetworkId, UnixMillis},
+    net::{
+        pubsub::{self, PublishError, Publisher, Received},
+        rpc::{Client, Inbound},
+    },
+    primitives::{Clock, Hash, NetworkId, PeerId, UnixMillis},
     runtime::Stop,
     telemetry::{Counter, Gauge, Registry},
+    wire::Status,
 };
 
-/// The topic of transactions: each message is one, as it is.
-pub const TOPIC: &str = "block/tx/1";
 /// Submissions that wait for the task.
 const COMMANDS: usize = 256;
 /// Submissions that nobody has heard of yet and that are published again.
@@ -106,10 +116,14 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// The chain.
     pub chain: Chain,
-    /// The topic [`TOPIC`].
+    /// The topic [`wire::TOPIC`].
     pub publisher: Publisher,
     /// What others publish on it.
     pub gossip: mpsc::Receiver<Received>,
+    /// `block/transaction/1`.
+    pub get: (Client<GetTransaction>, mpsc::Receiver<Inbound<GetTransaction>>),
+    /// Shared with broadcast and sync.
+    pub penalties: Penalties,
     /// Whether we are up to date, so that a block of ours would help.
     pub in_sync: watch::Receiver<bool>,
     /// Bytes of a body (`chain.max_bytes`).
@@ -153,6 +167,9 @@ pub struct Service {
     chain: Chain,
     publisher: Publisher,
     gossip: mpsc::Receiver<Received>,
+    fetches: Fetches,
+    asked: mpsc::Receiver<Inbound<GetTransaction>>,
+    penalties: Penalties,
     in_sync: watch::Receiver<bool>,
     metrics: Metrics,
     commands: mpsc::Receiver<Submit>,
@@ -181,6 +198,9 @@ pub fn new(config: &Config, deps: Deps) -> (Service, Handle) {
         chain: deps.chain,
         publisher: deps.publisher,
         gossip: deps.gossip,
+        fetches: Fetches::new(deps.get.0),
+        asked: deps.get.1,
+        penalties: deps.penalties,
         in_sync: deps.in_sync,
         metrics: deps.metrics,
         commands: queue,
@@ -220,6 +240,8 @@ impl Service {
                 Ok(()) = self.in_sync.changed() => {}
                 Some(done) = self.publishing.join_next() => self.on_published(done),
                 Some(submit) = self.commands.recv() => self.on_submit(submit),
+                fetched = self.fetches.next() => self.on_fetched(fetched),
+                Some(asked) = self.asked.recv() => self.on_asked(asked),
                 received = self.gossip.recv(), if !self.gossip_ended => match received {
                     Some(received) => self.on_gossip(received),
                     None => self.gossip_ended = true,
@@ -408,17 +430,47 @@ impl Service {
         }
     }
 
-    fn on_gossip(&mut self, received: Received) {
-        let transaction = Bytes::copy_from_slice(&received.data);
-        let verdict = match self.chain.validator().transaction(&transaction) {
+    fn on_gossip(&mut self, mut received: Received) {
+        let source = received.source;
+        match News::read(std::mem::take(&mut received.data)) {
+            Some(News::Whole(transaction)) => {
+                let verdict = self.judge(transaction, source);
+                self.pass(received, verdict);
+            }
+            Some(News::Announced(hash)) if !self.pool.knows(&hash) && self.fetches.has_room(&hash, &source) => {
+                let others = self.publisher.listeners(OTHERS, &source);
+                self.fetches.begin(received, hash, others);
+            }
+            Some(News::Announced(_)) => self.pass(received, pubsub::Verdict::Ignore),
+            None => self.pass(received, pubsub::Verdict::Reject),
+        }
+    }
+
+    fn on_fetched(&mut self, Fetched { received, transaction, liars, .. }: Fetched) {
+        liars.into_iter().for_each(|liar| self.penalties.report(liar, Offence::WrongData));
+        let verdict = match transaction {
+            // A small one travels as it is; under its hash it would travel a second time.
+            Some(transaction) if transaction.len() <= wire::MAX_WHOLE => pubsub::Verdict::Reject,
+            Some(transaction) => self.judge(transaction, received.source),
+            None => pubsub::Verdict::Ignore,
+        };
+        self.pass(received, verdict);
+    }
+
+    /// Takes a transaction that `source` passed on, if it can be taken.
+    fn judge(&mut self, transaction: Bytes, source: PeerId) -> pubsub::Verdict {
+        match self.chain.validator().transaction(&transaction) {
             Verdict::Ignore(_) => pubsub::Verdict::Ignore,
             Verdict::Invalid(_) => pubsub::Verdict::Reject,
-            Verdict::Accept => match self.pool.add(transaction, Some(received.source), self.clock.now()) {
+            Verdict::Accept => match self.pool.add(transaction, Some(source), self.clock.now()) {
                 Ok(_) => pubsub::Verdict::Accept,
                 Err(PoolError::Size) => pubsub::Verdict::Reject,
                 Err(PoolError::Known | PoolError::Included | PoolError::Full) => pubsub::Verdict::Ignore,
             },
-        };
+        }
+    }
+
+    fn pass(&self, received: Received, verdict: pubsub::Verdict) {
         match verdict {
             pubsub::Verdict::Accept => drop(self.metrics.accepted.inc()),
             pubsub::Verdict::Ignore => drop(self.metrics.ignored.inc()),
@@ -427,13 +479,21 @@ impl Service {
         received.judge(verdict);
     }
 
+    fn on_asked(&self, asked: Inbound<GetTransaction>) {
+        match wire::read_request(&asked.request).map(|hash| self.pool.get(&hash)) {
+            Some(Some(transaction)) => asked.respond(wire::response(transaction)),
+            Some(None) => asked.refuse(Status::NotFound),
+            None => asked.refuse(Status::Invalid),
+        }
+    }
+
     fn publish(&mut self, transaction: Bytes) {
         if self.publishing.len() >= PUBLISHING {
             return self.keep_unheard(transaction);
         }
         let publisher = self.publisher.clone();
         self.publishing.spawn(async move {
-            let result = publisher.publish(transaction.to_vec()).await;
+            let result = publisher.publish(News::encode(&transaction)).await;
             (transaction, result)
         });
     }

@@ -4,12 +4,16 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
-use crate::primitives::{Clock, PeerId, SystemClock, UnixMillis};
+use super::{Body, Header};
+use crate::primitives::{Clock, Hash, PeerId, SystemClock, UnixMillis};
 
-/// Exchanges kept for a slow listener. Hashes and heights, no bodies: some 300 bytes each.
+/// Transactions of a block that are shown.
+const TRANSACTIONS: usize = 16;
+/// Exchanges kept for a slow listener. Hashes and heights, no bodies: one to three KiB each.
 const KEPT: usize = 1024;
 
 /// A message of the seed.
@@ -60,20 +64,45 @@ pub struct Exchange {
     pub code: Code,
     /// What it carries, for people.
     pub data: Value,
+    /// How many blocks are asked for, from the height in `data` up: the seed asks for one.
+    pub count: Option<u32>,
 }
 
 impl Exchange {
     /// The seed's envelope, with who and when beside it.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "at": self.at,
             "direction": if self.sent { "sent" } else { "received" },
             "peer": self.peer.map(|peer| peer.to_string()),
             "code": self.code.name(),
             "data": self.data,
-        })
+        });
+        if let Some(count) = self.count {
+            json["count"] = count.into();
+        }
+        json
     }
+}
+
+/// A block in the seed's form, a header and transactions, of which there are hashes, and only the first ones of many.
+pub(super) fn block_json(header: &[u8], body: &Bytes) -> Value {
+    let Ok(header) = Header::decode(header) else { return Value::Null };
+    let body = Body::decode(body.clone()).unwrap_or_default();
+    let transactions: Vec<_> = body.transactions().take(TRANSACTIONS).map(|t| Hash::of(t).to_string()).collect();
+    json!({
+        "block_header": {
+            "height": header.height,
+            "hash": header.hash().to_string(),
+            "parent": header.parent.to_string(),
+            "timestamp": header.time,
+            "producer": header.producer_address().map(|address| address.to_string()),
+            "transactions": header.transactions,
+            "bytes": header.body_bytes,
+        },
+        "transactions": transactions,
+    })
 }
 
 /// Where exchanges are told. Cheap to clone; clones share the listeners. The queue is made for the first of them.
@@ -81,19 +110,24 @@ impl Exchange {
 pub struct Trace(Arc<OnceLock<broadcast::Sender<Exchange>>>);
 
 impl Trace {
+    /// `count` blocks from `height` up are asked for.
+    pub fn pull(&self, sent: bool, peer: PeerId, height: u64, count: u32) {
+        self.tell(sent, Some(peer), Code::PullBlock, Some(count), || json!(height));
+    }
+
     /// A message went out. `data` is only called when somebody listens.
     pub fn sent(&self, peer: PeerId, code: Code, data: impl FnOnce() -> Value) {
-        self.tell(true, Some(peer), code, data);
+        self.tell(true, Some(peer), code, None, data);
     }
 
     /// A message was published on a topic. `data` is only called when somebody listens.
     pub fn published(&self, code: Code, data: impl FnOnce() -> Value) {
-        self.tell(true, None, code, data);
+        self.tell(true, None, code, None, data);
     }
 
     /// A message came in. `data` is only called when somebody listens.
     pub fn received(&self, peer: PeerId, code: Code, data: impl FnOnce() -> Value) {
-        self.tell(false, Some(peer), code, data);
+        self.tell(false, Some(peer), code, None, data);
     }
 
     /// Exchanges from now on.
@@ -108,10 +142,10 @@ impl Trace {
         self.0.get().is_some_and(|listeners| listeners.receiver_count() > 0)
     }
 
-    fn tell(&self, sent: bool, peer: Option<PeerId>, code: Code, data: impl FnOnce() -> Value) {
+    fn tell(&self, sent: bool, peer: Option<PeerId>, code: Code, count: Option<u32>, data: impl FnOnce() -> Value) {
         if let Some(listeners) = self.0.get().filter(|listeners| listeners.receiver_count() > 0) {
             // The last listener may just have left.
-            let _ = listeners.send(Exchange { at: SystemClock.now(), sent, peer, code, data: data() });
+            let _ = listeners.send(Exchange { at: SystemClock.now(), sent, peer, code, data: data(), count });
         }
     }
 }
@@ -119,6 +153,7 @@ impl Trace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::kit;
 
     #[test]
     fn nothing_is_built_for_nobody() {
@@ -134,16 +169,28 @@ mod tests {
     fn a_listener_gets_the_form_of_the_seed() {
         let trace = Trace::default();
         let (mut listener, peer) = (trace.listen(), PeerId::random());
-        trace.sent(peer, Code::PullBlock, || json!(7));
+        trace.pull(true, peer, 7, 128);
         trace.clone().received(peer, Code::Shakehand, || json!({ "height": 9 }));
         let (first, second) = (listener.try_recv().unwrap().to_json(), listener.try_recv().unwrap().to_json());
         assert_eq!(
-            (&first["code"], &first["data"], &first["direction"]),
-            (&json!("PULL_BLOCK"), &json!(7), &json!("sent"))
+            (&first["code"], &first["data"], &first["direction"], &first["count"]),
+            (&json!("PULL_BLOCK"), &json!(7), &json!("sent"), &json!(128))
         );
         assert_eq!((&second["code"], &second["data"]["height"]), (&json!("SHAKEHAND"), &json!(9)));
         assert_eq!((&second["direction"], &second["peer"]), (&json!("received"), &json!(peer.to_string())));
         assert!(first["at"].as_u64().unwrap() > 1_600_000_000_000);
         assert!(listener.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_block_has_a_header_and_transactions() {
+        let transactions: Vec<_> = (0..20).map(|n| vec![n; 3]).collect();
+        let block = kit::Maker::new(1).block(&kit::genesis(), 5, &transactions);
+        let json = block_json(&block.header().encode(), block.body().bytes());
+        assert_eq!(json["block_header"]["hash"], block.hash().to_string());
+        assert_eq!(json["block_header"]["transactions"], 20);
+        assert_eq!(json["transactions"].as_array().unwrap().len(), TRANSACTIONS);
+        assert_eq!(json["transactions"][0], Hash::of(&[0; 3]).to_string());
+        assert_eq!(block_json(b"nonsense", &Bytes::new()), Value::Null);
     }
 }

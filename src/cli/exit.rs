@@ -180,7 +180,8 @@ impl From<BindError> for CliError {
 
 impl From<node::Error> for CliError {
     fn from(error: node::Error) -> Self {
-        Self::new(Exit::Failed, "node", chain(&error))
+        let exit = if error.is_bad_input() { Exit::Usage } else { Exit::Failed };
+        Self::new(exit, "node", chain(&error))
     }
 }
 

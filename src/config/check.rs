@@ -4,7 +4,7 @@ use super::{Config, ConfigError, load::shorten};
 use crate::{
     block::{
         MAX_BODY_BYTES,
-        chain::{MAX_COMMIT_DEPTH, MAX_DEEP_REORG},
+        chain::{MAX_BRANCH_BYTES, MAX_COMMIT_DEPTH, MAX_DEEP_REORG},
     },
     net,
     primitives::{
@@ -34,6 +34,7 @@ impl Config {
         check_name(&self.node.name).map_err(|problem| ConfigError::Invalid(format!("node.name: {problem}")))?;
         self.check_numbers()?;
         self.check_addrs()?;
+        self.check_branch()?;
         if let Some(addr) = self.api.tcp.addr()
             && !addr.ip().is_loopback()
         {
@@ -94,6 +95,22 @@ impl Config {
         Ok(())
     }
 
+    /// Two branches that are not final fit in the chain's tree, or it would drop one before the rule decides. The ranges are checked.
+    fn check_branch(&self) -> Result<(), ConfigError> {
+        let chain = &self.chain;
+        let depth = chain.commit_depth + chain.deep_reorg_max;
+        let bytes = u64::try_from(chain.max_bytes).unwrap_or(u64::MAX).saturating_mul(depth);
+        let most = u64::try_from(MAX_BRANCH_BYTES).unwrap_or(u64::MAX);
+        match bytes > most {
+            true => Err(ConfigError::Invalid(format!(
+                "chain: {depth} blocks (commit_depth and deep_reorg_max) of max_bytes = {} come to more than {most} bytes; lower one \
+                 of the three",
+                chain.max_bytes
+            ))),
+            false => Ok(()),
+        }
+    }
+
     fn check_addrs(&self) -> Result<(), ConfigError> {
         let lists = [
             ("net.listen", &self.net.listen),
@@ -126,8 +143,9 @@ impl Config {
     }
 }
 
-/// A `/dnsaddr` name resolves to full addrs, so it may leave the address out.
-fn is_bootstrap(addr: &Multiaddr) -> bool {
+/// Whether a node can be joined at. A `/dnsaddr` name resolves to full addrs, so it may leave the address out.
+#[must_use]
+pub fn is_bootstrap(addr: &Multiaddr) -> bool {
     net::peer_of(addr).is_some() || matches!(addr.iter().next(), Some(Protocol::Dnsaddr(_)))
 }
 

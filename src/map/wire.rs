@@ -9,10 +9,16 @@ use super::{
     record::Key,
     sync::{Answer, Ask, Item},
 };
-use crate::{net::rpc::Wire, primitives::Hash, wire::proto::map as pb};
+use crate::{
+    net::rpc::Wire,
+    primitives::{Hash, limits::MAX_RECORD_BYTES},
+    wire::proto::map as pb,
+};
 
 /// The gossip topic's name within the network.
 pub const TOPIC: &str = "map/1";
+/// Largest message on the topic: a record in its signed envelope, with its tag.
+pub const MAX_NEWS: usize = MAX_RECORD_BYTES + 64;
 
 /// `map/page/1`: the whole map, page by page.
 #[derive(Debug)]

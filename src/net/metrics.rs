@@ -1,4 +1,5 @@
-//! The network's own metrics; libp2p's stand beside them in the same registry under `libp2p_`.
+//! The network's own metrics; libp2p's stand beside them in the same registry under `vos_libp2p_`,
+//! gossipsub's under `vos_` (that crate knows no prefix).
 
 use std::sync::{Arc, atomic::AtomicU64};
 

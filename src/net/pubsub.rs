@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rand::seq::IteratorRandom as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::primitives::{NetworkId, PeerId};
@@ -152,6 +153,13 @@ impl Listeners {
         let all = self.0.read().expect("no panic while held");
         let listens = all.topics.get(topic).is_some_and(|peers| peers.contains(peer));
         listens && all.slow.get(peer).is_none_or(|until| *until <= now)
+    }
+
+    /// Up to `count` who listen, in no order, but for one.
+    fn some(&self, topic: &str, count: usize, except: &PeerId) -> Vec<PeerId> {
+        let all = self.0.read().expect("no panic while held");
+        let peers = all.topics.get(topic).into_iter().flatten().filter(|peer| *peer != except);
+        peers.copied().sample(&mut rand::rng(), count)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Listening> {
@@ -291,6 +299,19 @@ impl Publisher {
     #[must_use]
     pub fn reaches(&self, peer: &PeerId) -> bool {
         self.listeners.has(&self.topic, peer, Instant::now())
+    }
+
+    /// Up to `count` connected peers that listen to this topic, chosen by chance, but for `except`.
+    #[must_use]
+    pub fn listeners(&self, count: usize, except: &PeerId) -> Vec<PeerId> {
+        self.listeners.some(&self.topic, count, except)
+    }
+
+    /// For tests: `peer` listens.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn heard_of(&self, peer: PeerId) {
+        self.listeners.open(&self.topic);
+        self.listeners.came(&self.topic, peer);
     }
 
     /// For tests: everything published comes out of the receiver, always `Ok`.

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Ends, Error, Layer};
+use super::{Ends, Error, Layer, OwnChain};
 use crate::{
     block::{
         self,
@@ -41,6 +41,7 @@ pub(super) struct BlockEnds {
     pull: Ends<sync_wire::Pull>,
     headers: Ends<sync_wire::Headers>,
     transactions: (Publisher, mpsc::Receiver<Received>),
+    transaction: Ends<producer::wire::GetTransaction>,
 }
 
 fn settings(config: &Config) -> Settings {
@@ -60,7 +61,8 @@ impl BlockEnds {
             shakehand: protocols.add(),
             pull: protocols.add(),
             headers: protocols.add(),
-            transactions: topics.add(producer::TOPIC, Mesh::default()),
+            transactions: topics.add(producer::wire::TOPIC, Mesh::default().with_max_payload(producer::wire::MAX_NEWS)),
+            transaction: protocols.add(),
         })
     }
 }
@@ -73,11 +75,33 @@ pub(super) struct Parts<'a> {
     pub(super) clock: &'a Arc<dyn Clock>,
     pub(super) registry: &'a mut Registry,
     pub(super) net: &'a net::Handle,
+    pub(super) chain: OwnChain,
+}
+
+/// Opens the chain by the configuration's rules, or those of one's own.
+async fn open(
+    config: &Config,
+    own: OwnChain,
+    (store, clock): (&Store, &Arc<dyn Clock>),
+    metrics: chain::Metrics,
+) -> Result<(chain::Service, chain::Chain), Error> {
+    let validator = own.validator.map_or_else(|| config.chain.validator().map_err(Error::Producer), Ok)?;
+    let mut rules = config.chain.rules(&config.node.network, validator)?;
+    if let Some(choice) = own.choice {
+        rules.choice = choice;
+    }
+    let (blocks, clock) = (store.clone(), clock.clone());
+    let open = move || {
+        let store = Arc::new(Rocks::open(blocks)?);
+        chain::open(rules, chain::Deps { store, clock, metrics })
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    Ok(opened.expect("opening does not panic")?)
 }
 
 /// Opens the chain and spawns its tasks.
 pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) -> Result<block::Handle, Error> {
-    let Parts { config, identity, store, clock, registry, net } = parts;
+    let Parts { config, identity, store, clock, registry, net, chain: own } = parts;
     let network = &config.node.network;
     let (chain_metrics, sync_metrics) = (chain::Metrics::default(), sync::Metrics::default());
     let (broadcast_metrics, pool_metrics) = (broadcast::Metrics::default(), producer::Metrics::default());
@@ -86,16 +110,7 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
     broadcast_metrics.register(registry);
     pool_metrics.register(registry);
 
-    let validator = config.chain.validator().map_err(Error::Producer)?;
-    let rules = config.chain.rules(network, validator)?;
-    let (blocks, now) = (store.clone(), clock.clone());
-    let open = move || {
-        let store = Arc::new(Rocks::open(blocks)?);
-        chain::open(rules, chain::Deps { store, clock: now, metrics: chain_metrics })
-    };
-    let opened = tokio::task::spawn_blocking(open).await;
-    let (chain_service, chain) = opened.expect("opening does not panic")?;
-
+    let (chain_service, chain) = open(config, own, (store, clock), chain_metrics).await?;
     let (penalties, verdicts) = Penalties::new();
     let trace = Trace::default();
     let sync_settings = sync::Settings {
@@ -121,7 +136,7 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
         net: net.clone(),
         network: network.clone(),
         clock: clock.clone(),
-        penalties,
+        penalties: penalties.clone(),
         trace: trace.clone(),
         ends: ends.broadcast,
         metrics: broadcast_metrics,
@@ -135,6 +150,8 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
         chain: chain.clone(),
         publisher: ends.transactions.0,
         gossip: ends.transactions.1,
+        get: ends.transaction,
+        penalties,
         in_sync,
         max_body_bytes: config.chain.max_bytes,
         metrics: pool_metrics,
@@ -147,7 +164,11 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
     layer.tasks.spawn("block producer", |stop| producer_service.run(stop));
     let (heads, states) = (sync.clone(), sync.state());
     layer.tasks.spawn("block heads", |stop| tell_heads(heads, broadcast, stop));
-    layer.tasks.spawn("block readiness", |stop| may_produce(states, ready, stop));
+    let alone = config.block.produce_alone.then_some(ALONE);
+    if config.block.produce && alone.is_none() {
+        tracing::info!("no block is produced while no peer is connected (block.produce_alone)");
+    }
+    layer.tasks.spawn("block readiness", move |stop| may_produce(states, alone, ready, stop));
     let connections = net.clone();
     layer.tasks.spawn("block penalties", |stop| disconnect(verdicts, connections, stop));
     Ok(block::Handle::new((chain, sync, pool), trace, purpose(network), config.chain.max_bytes))
@@ -170,20 +191,21 @@ async fn tell_heads(sync: sync::Handle, broadcast: broadcast::Handle, stop: Stop
     }
 }
 
-/// Whether a block of ours would help: when we are in step, or have been without any peer for a while.
+/// Whether a block of ours would help: when we are in step, or have been without any peer for as long as `alone` says.
 async fn may_produce(
     mut states: watch::Receiver<State>,
+    alone: Option<Duration>,
     ready: watch::Sender<bool>,
     stop: Stop,
 ) -> Result<(), Infallible> {
     loop {
         let state = *states.borrow_and_update();
         ready.send_replace(state == State::Synced);
-        let alone = Instant::now() + ALONE;
+        let long_alone = Instant::now() + alone.unwrap_or_default();
         let changed = tokio::select! {
             () = stop.wait() => return Ok(()),
             changed = states.changed() => changed,
-            () = tokio::time::sleep_until(alone), if state == State::NoPeers => {
+            () = tokio::time::sleep_until(long_alone), if alone.is_some() && state == State::NoPeers => {
                 ready.send_replace(true);
                 tokio::select! {
                     () = stop.wait() => return Ok(()),
@@ -213,5 +235,44 @@ async fn disconnect(mut verdicts: mpsc::Receiver<Verdict>, net: net::Handle, sto
         if let Err(error) = net.disconnect(peer).await {
             tracing::debug!(%peer, %error, "could not close its connections");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "a test joins its tasks itself")]
+    async fn alone(after: Option<Duration>) -> (watch::Sender<State>, watch::Receiver<bool>, Stop) {
+        let (state, states) = watch::channel(State::Syncing);
+        let (ready, mut readiness) = watch::channel(false);
+        let stop = Stop::new();
+        tokio::spawn(may_produce(states, after, ready, stop.clone()));
+        for (next, wanted) in [(State::Synced, true), (State::Stalled, false), (State::NoPeers, false)] {
+            state.send(next).unwrap();
+            readiness.wait_for(|ready| *ready == wanted).await.unwrap();
+        }
+        (state, readiness, stop)
+    }
+
+    #[tokio::test]
+    async fn a_producer_without_peers_produces_after_a_while_if_it_is_told_to() {
+        let (state, mut readiness, stop) = alone(Some(Duration::from_millis(30))).await;
+        readiness.wait_for(|ready| *ready).await.unwrap();
+        state.send(State::CatchingUp).unwrap();
+        readiness.wait_for(|ready| !*ready).await.unwrap();
+        stop.stop();
+    }
+
+    #[tokio::test]
+    async fn and_else_it_does_not() {
+        let (state, mut readiness, stop) = alone(None).await;
+        readiness.mark_unchanged();
+        // Time in which the other one would have begun.
+        let begins = tokio::time::timeout(Duration::from_millis(200), readiness.wait_for(|ready| *ready));
+        assert!(begins.await.is_err());
+        state.send(State::Synced).unwrap();
+        readiness.wait_for(|ready| *ready).await.unwrap();
+        stop.stop();
     }
 }

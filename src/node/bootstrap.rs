@@ -4,7 +4,10 @@ use std::{fs, io, path::PathBuf};
 
 use serde::Deserialize;
 
-use crate::primitives::{Multiaddr, NetworkId};
+use crate::{
+    config::is_bootstrap,
+    primitives::{Multiaddr, NetworkId},
+};
 
 /// Longest file read; a node takes about 120 bytes.
 const MAX_FILE: u64 = 256 * 1024;
@@ -59,6 +62,10 @@ pub(super) fn load(folder: &str, network: &NetworkId) -> Result<Vec<Multiaddr>, 
         }
         let text = fs::read_to_string(&path).map_err(io(&path))?;
         let file: File = toml::from_str(&text).map_err(|e| malformed(e.to_string()))?;
+        if let Some(addr) = file.nodes.iter().find(|addr| !is_bootstrap(addr)) {
+            let why = format!("{addr} does not end in /p2p/<address>, so nobody could check who answers there");
+            return Err(malformed(why));
+        }
         if file.network == *network {
             nodes.extend(file.nodes);
         }
@@ -70,18 +77,32 @@ pub(super) fn load(folder: &str, network: &NetworkId) -> Result<Vec<Multiaddr>, 
 mod tests {
     use super::*;
 
+    const NODE: &str = "/p2p/12D3KooWBFV128jUxuc2mFTYWSczG3MtGvZnB3x3oEfTkg2KUf4J";
+
     #[test]
     fn files_of_our_network_count_and_broken_ones_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().to_str().unwrap();
-        fs::write(dir.path().join("a.toml"), "network = \"main\"\nnodes = [\"/ip4/192.0.2.1/tcp/4001\"]").unwrap();
-        fs::write(dir.path().join("b.toml"), "network = \"other\"\nnodes = [\"/ip4/192.0.2.2/tcp/4001\"]").unwrap();
+        let write = |name: &str, network: &str, addr: &str| {
+            fs::write(dir.path().join(name), format!("network = \"{network}\"\nnodes = [\"{addr}\"]")).unwrap();
+        };
+        let addr = format!("/ip4/192.0.2.1/tcp/4001{NODE}");
+        write("a.toml", "main", &addr);
+        write("b.toml", "other", &format!("/ip4/192.0.2.2/tcp/4001{NODE}"));
         fs::write(dir.path().join("notes.txt"), "not toml").unwrap();
         let nodes = load(folder, &NetworkId::default()).unwrap();
-        assert_eq!(nodes, ["/ip4/192.0.2.1/tcp/4001".parse::<Multiaddr>().unwrap()]);
-        fs::write(dir.path().join("c.toml"), "network = \"main\"\nnodes = [\"nonsense\"]").unwrap();
-        let error = load(folder, &NetworkId::default()).unwrap_err().to_string();
-        assert!(error.contains("c.toml"), "{error}");
+        assert_eq!(nodes, [addr.parse::<Multiaddr>().unwrap()]);
+        for wrong in ["nonsense", "/ip4/192.0.2.1/tcp/4001"] {
+            write("c.toml", "main", wrong);
+            let error = load(folder, &NetworkId::default()).unwrap_err().to_string();
+            assert!(error.contains("c.toml"), "{error}");
+        }
         assert!(load("", &NetworkId::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_files_of_this_repository_can_be_read() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/bootstrap/networks");
+        assert!(load(folder, &NetworkId::default()).is_ok());
     }
 }

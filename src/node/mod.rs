@@ -2,7 +2,8 @@
 //!
 //! # Start
 //! Data directory and its lock → identity → store (migrated) → saved map → protocols and topics → network built and
-//! listening → features → control API and operations → `ready`.
+//! listening → features → control API and operations → first record signed → `ready`. `/readyz` answers 503 until then, and again from
+//! the moment the node is asked to stop.
 //!
 //! # Shutdown, within 5 s
 //! 1. **API**: no new work; requests under way get a second.
@@ -45,6 +46,9 @@ use crate::{
 
 /// For each of the three groups of tasks to end, out of 5 s together.
 const STOP: [Duration; 3] = [Duration::from_millis(1500), Duration::from_millis(2000), Duration::from_millis(1000)];
+
+/// For all of it: the store is closed in what the groups left.
+const STOP_IN_ALL: Duration = Duration::from_secs(5);
 
 /// For our first record: it waits a moment for addrs to settle, and for one synced write.
 const FIRST_RECORD: Duration = Duration::from_secs(5);
@@ -142,6 +146,7 @@ pub struct Node {
     pub info: Ready,
     store: Store,
     layers: [Layer; 3],
+    ready: watch::Sender<bool>,
     // Released last: until then nobody else may use the folder.
     _dir: DataDir,
 }
@@ -199,19 +204,49 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
+impl Error {
+    /// Whether what the user wrote is wrong, in the configuration or a file that it names.
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        matches!(self, Self::Bootstrap(_) | Self::Producer(_))
+    }
+}
+
+/// Rules of a chain of one's own, for a program that runs a node itself: what is `None` follows the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct OwnChain {
+    /// What is valid; instead of `chain.producers`.
+    pub validator: Option<Arc<dyn block::chain::Validator>>,
+    /// Which branch is better; instead of `chain.fork_choice`.
+    pub choice: Option<Arc<dyn block::chain::ForkChoice>>,
+}
+
 impl Node {
     /// Starts a node; it is ready when this returns.
     ///
     /// # Errors
     /// [`Error`]; nothing runs then.
-    pub async fn start(data_dir: PathBuf, mut config: Config, name: Option<String>) -> Result<Self, Error> {
+    pub async fn start(data_dir: PathBuf, config: Config, name: Option<String>) -> Result<Self, Error> {
+        Self::start_with(data_dir, config, name, OwnChain::default()).await
+    }
+
+    /// The same with a chain of one's own: see [`block::chain::Validator`].
+    ///
+    /// # Errors
+    /// [`Error`]; nothing runs then.
+    pub async fn start_with(
+        data_dir: PathBuf,
+        mut config: Config,
+        name: Option<String>,
+        chain: OwnChain,
+    ) -> Result<Self, Error> {
         let dir = DataDir::open(data_dir)?;
         raise_file_limit();
         let identity = identity::load_or_create(&dir.identity_key())?;
         config.net.bootstrap.extend(bootstrap::load(&config.net.bootstrap_dir, &config.node.network)?);
         let path = dir.db();
         let store = tokio::task::spawn_blocking(move || Store::open(&path)).await.expect("opening does not panic")?;
-        match Box::pin(Self::start_on(&dir, identity, store.clone(), config, name)).await {
+        match Box::pin(Self::start_on(&dir, identity, store.clone(), (config, name, chain))).await {
             Ok(parts) => Ok(parts.into_node(store, dir)),
             Err(error) => {
                 store.close();
@@ -224,8 +259,7 @@ impl Node {
         dir: &DataDir,
         identity: Identity,
         store: Store,
-        config: Config,
-        name: Option<String>,
+        (config, name, chain): (Config, Option<String>, OwnChain),
     ) -> Result<Parts, Error> {
         let mut wiring = Wiring::new(dir, identity, store, config, name)?;
         let (protocols, topics, map_ends, message_ends, (friend_ends, block_ends)) = wiring.protocols();
@@ -245,15 +279,17 @@ impl Node {
         layers[FEATURES].tasks.spawn("mailboxes", |stop| friends::run(friend.clone(), mail, map.clone(), stop));
         layers[FEATURES].tasks.spawn("contacts", |stop| friends::pin(contacts, pins, stop));
         let block = match block_ends {
-            Some(ends) => Some(wiring.block(ends, &net, &mut layers[FEATURES]).await?),
+            Some(ends) => Some(wiring.block((ends, chain), &net, &mut layers[FEATURES]).await?),
             None => None,
         };
         let handles = Handles { net, map, message, friend, block };
         let (address, network_id) = (handles.net.local(), wiring.config.node.network.clone());
+        let (ready, readiness) = watch::channel(false);
+        let http = wiring.api(&handles, readiness, &mut layers[API]).await?;
         first_record(&handles.map).await;
-        let http = wiring.api(&handles, &mut layers[API]).await?;
+        ready.send_replace(true);
         tracing::info!(%address, network = %network_id, "ready");
-        Ok(Parts { handles, info: Ready { address, listen, http }, layers })
+        Ok(Parts { handles, info: Ready { address, listen, http }, layers, ready })
     }
 
     /// Waits until a task ends that should not. Cancel-safe.
@@ -275,6 +311,8 @@ impl Node {
 
     /// Stops in order; see the module doc.
     pub async fn stop(&mut self) {
+        let end = tokio::time::Instant::now() + STOP_IN_ALL;
+        self.ready.send_replace(false);
         for (layer, deadline) in self.layers.iter_mut().zip(STOP) {
             layer.stop.stop();
             let late = layer.tasks.join(deadline).await;
@@ -283,8 +321,12 @@ impl Node {
             }
         }
         let store = self.store.clone();
-        if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
-            tracing::error!("closing the store panicked");
+        let closed = tokio::task::spawn_blocking(move || store.close());
+        match tokio::time::timeout_at(end, closed).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::error!("closing the store panicked"),
+            // What was acknowledged is synced: a disk that hangs may not keep the process.
+            Err(_) => tracing::error!("the disk does not answer: the store was not closed in time"),
         }
     }
 }
@@ -301,12 +343,24 @@ struct Parts {
     handles: Handles,
     info: Ready,
     layers: [Layer; 3],
+    ready: watch::Sender<bool>,
 }
 
 impl Parts {
     fn into_node(self, store: Store, dir: DataDir) -> Node {
         let Handles { net, map, message, friend, block } = self.handles;
-        Node { net, map, message, friend, block, info: self.info, store, layers: self.layers, _dir: dir }
+        Node {
+            net,
+            map,
+            message,
+            friend,
+            block,
+            info: self.info,
+            store,
+            layers: self.layers,
+            ready: self.ready,
+            _dir: dir,
+        }
     }
 }
 
@@ -355,7 +409,7 @@ impl<'a> Wiring<'a> {
     fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds, FriendAndBlockEnds) {
         let network = &self.config.node.network;
         let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
-        let (publisher, gossip) = topics.add(map::wire::TOPIC, Mesh::default());
+        let (publisher, gossip) = topics.add(map::wire::TOPIC, Mesh::default().with_max_payload(map::wire::MAX_NEWS));
         let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
         let message = (protocols.add(), protocols.add(), message::mailbox::Ends::new(&mut protocols));
         let friend = protocols.add();
@@ -465,7 +519,12 @@ impl<'a> Wiring<'a> {
         Ok(friend::Service::new(&self.config.friend, deps)?)
     }
 
-    async fn block(&mut self, ends: BlockEnds, net: &net::Handle, layer: &mut Layer) -> Result<block::Handle, Error> {
+    async fn block(
+        &mut self,
+        (ends, chain): (BlockEnds, OwnChain),
+        net: &net::Handle,
+        layer: &mut Layer,
+    ) -> Result<block::Handle, Error> {
         let parts = blocks::Parts {
             config: &self.config,
             identity: &self.identity,
@@ -473,13 +532,19 @@ impl<'a> Wiring<'a> {
             clock: &self.clock,
             registry: &mut self.registry,
             net,
+            chain,
         };
         blocks::start(parts, ends, layer).await
     }
 
     /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is
     /// returned.
-    async fn api(mut self, handles: &Handles, layer: &mut Layer) -> Result<Option<SocketAddr>, Error> {
+    async fn api(
+        mut self,
+        handles: &Handles,
+        ready: watch::Receiver<bool>,
+        layer: &mut Layer,
+    ) -> Result<Option<SocketAddr>, Error> {
         let socket = api::bind_unix(&self.dir.api_sock())?;
         let ops = match self.config.node.http.addr() {
             Some(addr) => {
@@ -510,7 +575,6 @@ impl<'a> Wiring<'a> {
             max_message_bytes: self.config.message.max_bytes,
             config: serde_json::to_value(&self.config).expect("a configuration is plain data"),
         };
-        let (_, ready) = watch::channel(true);
         let deps = api::Deps {
             net: handles.net.clone(),
             map: handles.map.clone(),

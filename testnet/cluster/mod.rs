@@ -1,5 +1,6 @@
 //! Whole nodes in one process: what only shows when map, network and store work together.
 
+mod chain;
 mod hostile;
 mod letters;
 mod map;

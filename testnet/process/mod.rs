@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod blocks;
+mod commands;
 pub(crate) mod daemon;
 mod evidence;
 mod friends;

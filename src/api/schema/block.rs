@@ -42,6 +42,10 @@ pub struct BlockHead {
     /// Why no block is taken any more, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
+    /// Connected peers that proved a branch which contradicts what is final here: when it is not 0 the network is split, or
+    /// somebody is lying.
+    #[serde(default)]
+    pub conflicting_peers: usize,
     /// Connected peers of this chain.
     pub peers: usize,
     /// How far the clocks of peers are ahead of ours in the median, in milliseconds; `null` with fewer than three peers.
@@ -60,6 +64,7 @@ impl From<&Handle> for BlockHead {
             genesis: status.genesis.to_string(),
             earliest: status.earliest,
             halted: status.halted,
+            conflicting_peers: status.conflicting_peers,
             peers: progress.peers,
             clock_offset_ms: progress.clock_offset_ms,
         }

@@ -49,6 +49,8 @@ pub(super) struct Proof {
 /// While it lasts nothing is committed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
+    /// What is final is taken back down to this height.
+    pub(super) fork: u64,
     /// It ends when this block is in the tree,
     pub(super) tip: Hash,
     /// or then.
@@ -138,6 +140,11 @@ impl Conflicts {
         self.rivals.retain(|_, rival| !rival.peers.is_empty());
     }
 
+    /// What was decided could not be done: the next proof decides again.
+    pub(super) fn not_reopened(&mut self) {
+        self.rivals.values_mut().for_each(|rival| rival.tried = None);
+    }
+
     /// Whether a branch of at least half of the peers contradicts ours.
     pub(super) fn outvoted(&self) -> bool {
         self.rivals.values().any(|rival| rival.outvotes(&self.told))
@@ -163,7 +170,8 @@ fn decide(
     let tried = rival.tried.is_some_and(|at| now.0.saturating_sub(at.0) <= FORGET_MS);
     if wanted && undone <= deep_reorg_max && !tried {
         rival.tried = Some(now);
-        return Decision::Reopen(Hold { tip: rival.tip.hash, until: UnixMillis(now.0.saturating_add(HOLD_MS)) });
+        let until = UnixMillis(now.0.saturating_add(HOLD_MS));
+        return Decision::Reopen(Hold { fork: rival.fork.height, tip: rival.tip.hash, until });
     }
     if !outvotes {
         return Decision::Alarm;

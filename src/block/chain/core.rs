@@ -93,6 +93,8 @@ pub struct Core {
     pub(super) path: Vec<Point>,
     conflicts: Conflicts,
     hold: Option<Hold>,
+    /// What the last write that succeeded left of it.
+    written_hold: Option<Hold>,
     halted: Option<Halt>,
     change: Change,
     /// Of the change that is not written yet.
@@ -109,7 +111,13 @@ impl Core {
     /// # Errors
     /// [`OpenError`] when the store is of another chain, contradicts itself at or below the committed block, or fails.
     pub fn open(rules: Rules, store: Arc<dyn ChainStore>, now: UnixMillis) -> Result<Self, OpenError> {
+        Self::read(rules, store, None, now)
+    }
+
+    /// `hold`: one that goes on when what it is about is in the store.
+    fn read(rules: Rules, store: Arc<dyn ChainStore>, hold: Option<Hold>, now: UnixMillis) -> Result<Self, OpenError> {
         let loaded = start::load(&rules, store.as_ref())?;
+        let hold = hold.filter(|hold| loaded.tree.root().height <= hold.fork);
         let mut core = Self {
             rules,
             store,
@@ -119,7 +127,8 @@ impl Core {
             retired: loaded.retired,
             path: loaded.stored_path,
             conflicts: Conflicts::default(),
-            hold: None,
+            hold,
+            written_hold: hold,
             halted: None,
             change: loaded.repairs,
             events: Vec::new(),
@@ -144,6 +153,7 @@ impl Core {
             committed: self.tree.root(),
             earliest: 1,
             halted: self.halted.as_ref().map(Halt::text),
+            conflicting_peers: self.conflicts.most_peers(),
         }
     }
 
@@ -412,7 +422,7 @@ impl Core {
             self.released.clear();
             return Err(error);
         }
-        self.told = self.place();
+        (self.told, self.written_hold) = (self.place(), self.hold);
         self.written.writes += 1;
         self.written.synced += u64::from(change.is_final());
         let mut events = std::mem::take(&mut self.events);
@@ -447,7 +457,9 @@ impl Core {
     /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds; the
     /// events tell where it differs from what was told before, but not of each block that came in with the failed write.
     pub fn recover(&mut self, now: UnixMillis) -> Vec<Event> {
-        let opened = Self::open(self.rules.clone(), self.store.clone(), now);
+        // One that ended with the failed write has not ended.
+        let hold = self.written_hold.or(self.hold);
+        let opened = Self::read(self.rules.clone(), self.store.clone(), hold, now);
         // Reading works on a full disk, too.
         let writes = |core: Self| {
             let change = Change { marks: core.marks(), ..Change::default() };

@@ -35,6 +35,9 @@ pub struct Status {
     /// Why no block is taken any more: a conflict below the committed block under `halt-and-report`, or a store that
     /// failed. What to do about it is part of the text.
     pub halted: Option<String>,
+    /// Connected peers that proved a branch which contradicts what is final here, of the branch that most are on. Not 0 means that the
+    /// network is split, or that somebody is lying.
+    pub conflicting_peers: usize,
 }
 
 /// What is known about a hash.

@@ -68,5 +68,7 @@ pub const DEFAULT_COMMIT_DEPTH: u64 = 12;
 pub const MAX_COMMIT_DEPTH: u64 = 256;
 /// The most that `chain.deep_reorg_max` can be: with the commit depth, two such branches fit in the tree.
 pub const MAX_DEEP_REORG: u64 = 256;
+/// Bytes of the bodies of one branch of both depths: two of them fit in the tree, and none is dropped before the rule decides.
+pub const MAX_BRANCH_BYTES: usize = tree::MAX_BODY_BYTES / 2;
 /// Headers of one proof of a conflict: what a deep reorg can look at.
 pub const MAX_CONFLICT_HEADERS: usize = 1024;

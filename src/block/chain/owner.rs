@@ -248,10 +248,11 @@ impl Service {
             }
             return self.publish(events, now);
         }
-        let before = (self.core.waiting(), self.core.status().halted);
+        let shown = |core: &Core| (core.waiting(), core.conflicting_peers(), core.status().halted);
+        let before = shown(&self.core);
         match self.core.tick(now) {
             // Mostly nothing happens, and a node that is idle should be.
-            Ok(events) if events.is_empty() && before == (self.core.waiting(), self.core.status().halted) => {}
+            Ok(events) if events.is_empty() && before == shown(&self.core) => {}
             Ok(events) => self.publish(events, now),
             Err(_) => self.shared.publish_halt(self.core.status().halted),
         }

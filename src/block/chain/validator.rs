@@ -26,6 +26,8 @@ pub enum Verdict {
 /// every branch. What [`committed`](Validator::committed) names is final, and states of its other branches can go. At the
 /// start [`resume`](Validator::resume) comes first, then `full` for all blocks above the committed one.
 ///
+/// A program gives its rules to the node that it runs: [`Node::start_with`](crate::node::Node::start_with).
+///
 /// # Example
 /// A counter with named producers that take turns, its own fork choice, and a state that is rebuilt at the start. This is
 /// `src/block/tests/seam.rs` as it is compiled and run:

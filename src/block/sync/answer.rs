@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    handle::Foreign,
     metrics::Metrics,
     serve::Places,
     wire::{self, Headers, Pull, Push, Span},
@@ -15,9 +16,10 @@ use crate::{
     block::{
         chain::{Chain, ChainError, Stored},
         penalty::{Offence, Penalties},
-        trace::{Code, Trace},
+        trace::{Code, Trace, block_json},
     },
     net::rpc::Inbound,
+    primitives::PeerId,
     wire::Status,
 };
 
@@ -27,6 +29,7 @@ pub(super) struct Answers {
     pub(super) chain: Chain,
     pub(super) trace: Trace,
     pub(super) penalties: Penalties,
+    pub(super) foreign: Foreign,
     pub(super) places: Places,
     pub(super) metrics: Metrics,
 }
@@ -46,16 +49,21 @@ impl Answers {
         }
     }
 
+    /// Whether a peer gets nothing: it was banned, or is of another chain.
+    fn is_refused(&self, peer: &PeerId) -> bool {
+        self.penalties.is_banned(peer) || self.foreign.contains(peer)
+    }
+
     fn on_pull(&self, asked: Inbound<Pull>, serving: &mut JoinSet<()>) {
         let peer = asked.peer;
-        if self.penalties.is_banned(&peer) {
+        if self.is_refused(&peer) {
             return asked.refuse(Status::Refused);
         }
         let Some((span, max_bytes)) = wire::read_pull_request(&asked.request) else {
             self.penalties.report(peer, Offence::WrongData);
             return asked.refuse(Status::Invalid);
         };
-        self.trace.received(peer, Code::PullBlock, || json!({ "height": span.start, "count": span.count }));
+        self.trace.pull(false, peer, span.start, span.count);
         let place = match self.places.take(peer, Instant::now()) {
             Ok(place) => place,
             Err(retry) => {
@@ -72,20 +80,33 @@ impl Answers {
             });
             let Ok(Ok((pieces, push))) = read.await else { return asked.refuse(Status::Failed) };
             let bytes: usize = pieces.iter().map(Bytes::len).sum();
-            let count = if let Push::Blocks(blocks) = &push { blocks.len() } else { 0 };
+            let count = this.tell(peer, &push);
             this.metrics.served.inc_by(count as u64); // usize fits in u64
             this.metrics.served_bytes.inc_by(bytes as u64);
-            this.trace.sent(peer, Code::PushBlock, || json!({ "height": span.start, "blocks": count }));
             place.gave(count, bytes, Instant::now());
             asked.respond_encoded(pieces);
         });
+    }
+
+    /// Tells the trace of an answer. Returns how many blocks it has.
+    fn tell(&self, peer: PeerId, push: &Push<Stored>) -> usize {
+        let Push::Blocks(blocks) = push else {
+            self.trace.sent(peer, Code::PushBlock, || json!({ "answer": format!("{push:?}") }));
+            return 0;
+        };
+        if self.trace.is_heard() {
+            for block in blocks {
+                self.trace.sent(peer, Code::PushBlock, || block_json(&block.header, &block.body));
+            }
+        }
+        blocks.len()
     }
 
     /// Answers questions for headers until the queue closes.
     pub(super) async fn headers(self, mut queue: mpsc::Receiver<Inbound<Headers>>) {
         while let Some(asked) = queue.recv().await {
             let peer = asked.peer;
-            if self.penalties.is_banned(&peer) {
+            if self.is_refused(&peer) {
                 asked.refuse(Status::Refused);
                 continue;
             }

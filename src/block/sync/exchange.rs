@@ -14,7 +14,7 @@ use crate::{
     block::{
         Block, Header, Origin, Point,
         chain::{Chain, ChainError, SegmentOutcome},
-        trace::{Code, Trace},
+        trace::{Code, Trace, block_json},
     },
     identity::Purpose,
     net::rpc::{Client, RequestError},
@@ -93,13 +93,18 @@ impl Exchange {
 
     /// Pulls blocks and checks all that can be checked without the chain.
     pub(super) async fn pull(self, peer: PeerId, span: Span) -> Result<Pulled, Failure> {
-        self.trace.sent(peer, Code::PullBlock, || json!({ "height": span.start, "count": span.count }));
+        self.trace.pull(true, peer, span.start, span.count);
         let raw = self.pull.request(peer, wire::pull_request(span)).await.map_err(|e| failure(&e))?;
         let push = wire::read_push_response(raw, span).ok_or(Failure::Wrong)?;
-        self.trace.received(peer, Code::PushBlock, || match &push {
-            Push::Blocks(blocks) => json!({ "height": span.start, "blocks": blocks.len() }),
-            other => json!({ "height": span.start, "answer": format!("{other:?}") }),
-        });
+        match &push {
+            Push::Blocks(blocks) if self.trace.is_heard() => {
+                for block in blocks {
+                    self.trace.received(peer, Code::PushBlock, || block_json(&block.header, &block.body));
+                }
+            }
+            Push::Blocks(_) => {}
+            other => self.trace.received(peer, Code::PushBlock, || json!({ "answer": format!("{other:?}") })),
+        }
         let raw = match push {
             Push::Blocks(raw) => raw,
             Push::NotFound(height) => return Err(Failure::NotFound(height)),

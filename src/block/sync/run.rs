@@ -9,9 +9,10 @@ use crate::{
 };
 
 /// Batches under way or waiting, in all: those in flight and those that wait for one before them.
-pub(super) const BATCHES: usize = 21;
-/// Finished batches that may wait for one before them; while there are that many only the first missing one is pulled.
-const FINISHED: usize = 5;
+pub(super) const BATCHES: usize = 16 + FINISHED;
+/// Finished batches that may wait for one before them, or for the chain to write; while there are that many only the first missing one
+/// is pulled. What they hold is bounded by [`BYTES`] before that when blocks are large.
+const FINISHED: usize = 16;
 /// Bytes of batches in flight and finished: what a sync may hold.
 const BYTES: usize = 64 * 1024 * 1024;
 /// Tries of one batch.
@@ -364,9 +365,9 @@ mod tests {
 
     #[test]
     fn what_is_held_is_bounded_by_bytes_and_by_batches() {
-        let chain = Maker::new(1).row(&kit::genesis(), 3000, 0);
+        let chain = Maker::new(1).row(&kit::genesis(), 3200, 0);
         let mut run = Run::new(genesis(), None);
-        run.cut(u64::MAX, 128);
+        run.cut(u64::MAX, 100);
         assert_eq!(spans(&run).len(), BATCHES);
         let all = spans(&run);
         // Four batches of 15 MiB leave room for two more in flight.
@@ -377,8 +378,15 @@ mod tests {
         run.fly(all[0], PeerId::random());
         run.fly(all[6], PeerId::random());
         assert_eq!(spans(&run), [all[5]], "the first missing one always");
-        send(&mut run, PeerId::random(), &chain, all[5], 1);
-        assert_eq!(spans(&run), [all[7]], "five are finished: only the first one missing");
+        let mut run = Run::new(genesis(), None);
+        run.cut(u64::MAX, 100);
+        run.fly(all[0], PeerId::random());
+        for span in &all[1..FINISHED] {
+            send(&mut run, PeerId::random(), &chain, *span, 1);
+        }
+        assert_eq!(spans(&run).len(), BATCHES - FINISHED);
+        send(&mut run, PeerId::random(), &chain, all[FINISHED], 1);
+        assert_eq!(spans(&run), [all[FINISHED + 1]], "many are finished: only the first one missing");
     }
 
     #[test]

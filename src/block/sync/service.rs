@@ -198,6 +198,7 @@ impl Service {
             chain: self.chain.clone(),
             trace: self.trace.clone(),
             penalties: self.penalties.clone(),
+            foreign: self.foreign.clone(),
             places: Places::default(),
             metrics: self.metrics.clone(),
         };

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Random, forest};
 use crate::{
     block::{
-        Origin, VerifiedHeader,
+        Block, Body, Origin, VerifiedHeader,
         chain::{self, ChainError, Event, Judgement, Known, Memory, Outcome},
         kit::{self, Maker},
         purpose,
@@ -39,6 +39,42 @@ async fn a_row_of_blocks_is_imported_committed_and_read_back() {
     assert_eq!(chain.headers(0, 5, 7).unwrap().len(), 3);
     assert!(matches!(events.recv().await.unwrap(), Event::Imported { origin: Origin::Local, .. }));
     assert!(matches!(events.recv().await.unwrap(), Event::Head { .. }));
+}
+
+#[tokio::test]
+async fn headers_and_blocks_are_judged_by_place_and_time() {
+    let chain = kit::chain_with(kit::rules(50), Arc::new(Memory::default()), Arc::new(ManualClock::new(kit::NOW)));
+    let maker = Maker::new(1);
+    let row = maker.row(&kit::genesis(), 12, 0);
+    chain.import_segment(row.clone(), Origin::File).await.unwrap();
+    let judge = |block: &Block| {
+        let header = VerifiedHeader::new(block.header().clone(), &purpose(&kit::network())).unwrap();
+        chain.judge(&header).unwrap()
+    };
+    // Heights 4 and 5, of another branch: eight and seven below the head.
+    assert_eq!(judge(&maker.block(&row[2], 1, &[])), Judgement::Stale);
+    assert_eq!(judge(&maker.block(&row[3], 1, &[])), Judgement::Good);
+    let far = maker.row(&row[11], 40, 0);
+    assert_eq!((judge(&far[1]), judge(&far[31])), (Judgement::Orphan, Judgement::Orphan));
+    assert_eq!(judge(&far[32]), Judgement::TooFar, "33 above the head");
+    let same_time = maker.block(&row[11], 0, &[]);
+    let why = "it is not later than its parent".to_owned();
+    assert_eq!(judge(&same_time), Judgement::Invalid(why.clone()));
+    assert_eq!(chain.import(same_time.clone(), Origin::File).await, Ok(Outcome::Invalid(why.clone())));
+    assert_eq!(judge(&maker.block(&same_time, 1, &[])), Judgement::Invalid("its parent is invalid".into()));
+    let mut skips = row[11].header().clone();
+    (skips.height, skips.parent, skips.time) = (14, row[11].hash(), skips.time.plus(Duration::from_secs(1)));
+    let skips = maker.sign(skips, Body::default());
+    assert!(matches!(judge(&skips), Judgement::Invalid(_)), "a height left out");
+    assert!(matches!(chain.import(skips, Origin::File).await, Ok(Outcome::Invalid(_))));
+    // Up to two seconds ahead of our clock is now, up to fifteen is later, and more is nobody's.
+    let ahead = |ms: u64| maker.block(&row[11], kit::NOW.0 + ms - row[11].header().time.0, &[]);
+    assert_eq!(judge(&ahead(2000)), Judgement::Good);
+    assert_eq!(judge(&ahead(2001)), Judgement::Early(kit::NOW.plus(Duration::from_millis(1))));
+    assert!(matches!(judge(&ahead(15_001)), Judgement::Ignored(_)));
+    let outcome = chain.import(ahead(15_000), Origin::File).await;
+    assert_eq!(outcome, Ok(Outcome::Early(kit::NOW.plus(Duration::from_secs(13)))));
+    assert!(matches!(chain.import(ahead(15_001), Origin::File).await, Ok(Outcome::Ignored(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

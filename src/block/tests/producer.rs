@@ -10,19 +10,32 @@ use crate::{
         Block, Body, Config, DEFAULT_MAX_BODY_BYTES, Origin,
         chain::{self, Chain, Longest, Memory, Outcome, Rules, Validator, Verdict},
         kit::{self, Maker},
-        pool::PoolError,
-        producer::{self, Handle, Metrics, SubmitError},
+        penalty::Penalties,
+        pool::{MAX_TRANSACTION_BYTES, PoolError},
+        producer::{
+            self, Handle, Metrics, SubmitError,
+            wire::{self, GetTransaction, MAX_WHOLE, News},
+        },
     },
     identity::Identity,
-    net::pubsub::{Publisher, Received},
-    primitives::{Clock, ManualClock, SystemClock, UnixMillis},
+    net::{
+        pubsub::{self, Publisher, Received},
+        rpc::{Client, Inbound, Loopback, RequestError},
+    },
+    primitives::{Clock, Hash, ManualClock, PeerId, SystemClock, UnixMillis},
     runtime::Stop,
+    wire::Status,
 };
+
+type Board = Loopback<GetTransaction>;
 
 struct Node {
     chain: Chain,
     handle: Handle,
     metrics: Metrics,
+    address: PeerId,
+    penalties: Penalties,
+    publisher: Publisher,
     gossip: mpsc::Sender<Received>,
     published: mpsc::UnboundedReceiver<Vec<u8>>,
     in_sync: watch::Sender<bool>,
@@ -30,20 +43,27 @@ struct Node {
     task: tokio::task::JoinHandle<Result<(), chain::ChainError>>,
 }
 
-#[allow(clippy::disallowed_methods, reason = "a test joins its tasks itself")]
 fn node(produce: bool, in_sync: bool, rules: Rules, clock: Arc<dyn Clock>) -> Node {
+    node_on(&Board::default(), produce, in_sync, rules, clock)
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test joins its tasks itself")]
+fn node_on(board: &Board, produce: bool, in_sync: bool, rules: Rules, clock: Arc<dyn Clock>) -> Node {
     let chain = kit::chain_with(rules, Arc::new(Memory::default()), clock.clone());
     let (publisher, published) = Publisher::detached();
     let (gossip, received) = mpsc::channel(16);
     let (in_sync, watched) = watch::channel(in_sync);
-    let metrics = Metrics::default();
+    let (metrics, identity, penalties) = (Metrics::default(), Identity::generate(), Penalties::new().0);
+    let address = identity.address();
     let deps = producer::Deps {
-        identity: Identity::generate(),
+        identity,
         network: kit::network(),
         clock,
         chain: chain.clone(),
-        publisher,
+        publisher: publisher.clone(),
         gossip: received,
+        get: board.join(address),
+        penalties: penalties.clone(),
         in_sync: watched,
         max_body_bytes: DEFAULT_MAX_BODY_BYTES,
         metrics: metrics.clone(),
@@ -52,7 +72,7 @@ fn node(produce: bool, in_sync: bool, rules: Rules, clock: Arc<dyn Clock>) -> No
     let (service, handle) = producer::new(&config, deps);
     let stop = Stop::new();
     let task = tokio::spawn(service.run(stop.clone()));
-    Node { chain, handle, metrics, gossip, published, in_sync, stop, task }
+    Node { chain, handle, metrics, address, penalties, publisher, gossip, published, in_sync, stop, task }
 }
 
 impl Node {
@@ -95,7 +115,7 @@ async fn a_transaction_goes_from_one_node_into_a_block_of_another_once() {
     let again = asks.handle.submit(sent.clone()).await;
     assert_eq!(again, Err(SubmitError::Pool(PoolError::Known)));
     let message = within(asks.published.recv()).await.unwrap();
-    assert_eq!(message, sent, "as it is");
+    assert_eq!(News::read(message.clone()), Some(News::Whole(sent.clone())), "as it is");
     let from = Identity::generate().address();
     for _ in 0..2 {
         makes.gossip.send(Received::detached(from, message.clone())).await.unwrap();
@@ -239,8 +259,8 @@ async fn rules_of_the_chain_apply_to_transactions_and_a_bad_block_of_ours_does_n
     let bad = node.handle.submit(Bytes::from_static(b"bad one")).await;
     assert_eq!(bad, Err(SubmitError::Refused("bad".into())));
     let from = Identity::generate().address();
-    for data in [&b"bad too"[..], b""] {
-        node.gossip.send(Received::detached(from, data.to_vec())).await.unwrap();
+    for data in [News::encode(&Bytes::from_static(b"bad too")), Vec::new()] {
+        node.gossip.send(Received::detached(from, data)).await.unwrap();
     }
     node.until(|n| n.metrics.rejected.get() == 2).await;
     node.handle.submit(Bytes::from_static(b"poison")).await.unwrap();
@@ -249,4 +269,111 @@ async fn rules_of_the_chain_apply_to_transactions_and_a_bad_block_of_ours_does_n
     node.until(|n| !n.heights_of(b"good").is_empty()).await;
     assert_eq!(node.heights_of(b"poison"), [0; 0]);
     node.end().await;
+}
+
+fn large(n: u8) -> Bytes {
+    Bytes::from(vec![n; MAX_TRANSACTION_BYTES])
+}
+
+/// Tells a node of a transaction in the name of `source`, and returns its verdict.
+async fn tell(node: &Node, source: PeerId, transaction: &Bytes) -> pubsub::Verdict {
+    let (received, mut verdict) = Received::watched(source, News::encode(transaction));
+    node.gossip.send(received).await.unwrap();
+    within(verdict.recv()).await.unwrap()
+}
+
+/// Answers every question for a transaction in the same way.
+#[allow(clippy::disallowed_methods, reason = "ends with its board")]
+fn answering(board: &Board, mut answer: impl FnMut(Inbound<GetTransaction>) + Send + 'static) -> PeerId {
+    let address = Identity::generate().address();
+    let (_, mut asked) = board.join(address);
+    tokio::spawn(async move {
+        while let Some(asked) = asked.recv().await {
+            answer(asked);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn of_a_large_transaction_gossip_carries_the_hash_and_it_is_taken_from_who_has_it() {
+    let board = Board::default();
+    let mut has = node_on(&board, false, true, kit::rules(12), system());
+    let wants = node_on(&board, true, true, kit::rules(12), system());
+    let sent = large(1);
+    has.handle.submit(sent.clone()).await.unwrap();
+    let message = within(has.published.recv()).await.unwrap();
+    assert!(message.len() < 40, "its hash");
+    assert_eq!(tell(&wants, has.address, &sent).await, pubsub::Verdict::Accept);
+    wants.until(|n| n.heights_of(&sent).len() == 1).await;
+    assert_eq!(tell(&wants, has.address, &sent).await, pubsub::Verdict::Ignore, "it is in a block");
+    let (client, _) = board.join(Identity::generate().address());
+    let ask = async |client: &Client<GetTransaction>, request| client.request(has.address, request).await;
+    assert_eq!(ask(&client, wire::request(&Hash::of(&sent))).await.unwrap().transaction, sent);
+    let unknown = ask(&client, wire::request(&Hash::of(b"no"))).await;
+    assert_eq!(unknown, Err(RequestError::Status(Status::NotFound)));
+    let nonsense =
+        ask(&client, crate::wire::proto::block::TransactionRequest { hash: Bytes::from_static(b"no") }).await;
+    assert_eq!(nonsense, Err(RequestError::Status(Status::Invalid)));
+    wants.end().await;
+    has.end().await;
+}
+
+#[tokio::test]
+async fn when_who_announced_it_does_not_deliver_others_are_asked_and_liars_are_reported() {
+    let board = Board::default();
+    let has = node_on(&board, false, true, kit::rules(12), system());
+    let wants = node_on(&board, false, true, kit::rules(12), system());
+    let silent = answering(&board, |asked| asked.refuse(Status::NotFound));
+    let lies = answering(&board, |asked| asked.respond(wire::response(Bytes::from_static(b"something else"))));
+    let (first, second) = (large(1), large(2));
+    assert_eq!(tell(&wants, silent, &first).await, pubsub::Verdict::Ignore, "nobody else is known");
+    has.handle.submit(first.clone()).await.unwrap();
+    has.handle.submit(second.clone()).await.unwrap();
+    wants.publisher.heard_of(has.address);
+    assert_eq!(tell(&wants, silent, &first).await, pubsub::Verdict::Accept);
+    assert_eq!(tell(&wants, lies, &second).await, pubsub::Verdict::Accept);
+    for n in 3..10 {
+        assert_eq!(tell(&wants, lies, &large(n)).await, pubsub::Verdict::Ignore);
+    }
+    assert!(wants.penalties.is_banned(&lies) && !wants.penalties.is_banned(&silent));
+    assert_eq!(wants.metrics.transactions.get(), 2);
+    wants.end().await;
+    has.end().await;
+}
+
+#[tokio::test]
+async fn a_small_transaction_under_its_hash_is_rejected() {
+    let board = Board::default();
+    let node = node_on(&board, false, true, kit::rules(12), system());
+    let small = Bytes::from(vec![1; MAX_WHOLE]);
+    let answer = small.clone();
+    let source = answering(&board, move |asked| asked.respond(wire::response(answer.clone())));
+    let what =
+        crate::wire::proto::block::transaction_news::What::Hash(Bytes::copy_from_slice(Hash::of(&small).as_bytes()));
+    let news = crate::wire::proto::block::TransactionNews { what: Some(what) };
+    let (received, mut verdict) = Received::watched(source, prost::Message::encode_to_vec(&news));
+    node.gossip.send(received).await.unwrap();
+    assert_eq!(within(verdict.recv()).await, Some(pubsub::Verdict::Reject));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_source_that_never_answers_holds_up_nothing_but_its_own_share() {
+    let board = Board::default();
+    let has = node_on(&board, false, true, kit::rules(12), system());
+    let wants = node_on(&board, false, true, kit::rules(12), system());
+    let mut kept = Vec::new();
+    let hangs = answering(&board, move |asked| kept.push(asked));
+    let mut waiting = Vec::new();
+    for n in 0..16 {
+        let (received, verdict) = Received::watched(hangs, News::encode(&large(n)));
+        wants.gossip.send(received).await.unwrap();
+        waiting.push(verdict);
+    }
+    assert_eq!(tell(&wants, hangs, &large(16)).await, pubsub::Verdict::Ignore, "it has its share");
+    has.handle.submit(large(17)).await.unwrap();
+    assert_eq!(tell(&wants, has.address, &large(17)).await, pubsub::Verdict::Accept);
+    wants.end().await;
+    has.end().await;
 }

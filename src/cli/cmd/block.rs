@@ -63,7 +63,7 @@ pub enum Blocks {
         #[arg(long, value_name = "S", default_value = "3600", value_parser = seconds)]
         timeout: Duration,
     },
-    /// Print every exchange about blocks with other nodes, in the JSON form of the protocol's first description, until Ctrl-C.
+    /// Print the exchanges about blocks with other nodes, in the JSON form of the protocol's first description, until Ctrl-C.
     #[command(after_help = after_help!("vos block trace", "vos block trace --json | jq .code"))]
     Trace,
     /// Write a segment of the best chain to a file.
@@ -171,6 +171,12 @@ fn point(point: &BlockPoint) -> String {
     format!("{} {}", point.height, point.hash)
 }
 
+/// That other nodes have another chain, when they have.
+pub(super) fn split(head: &BlockHead) -> Option<String> {
+    let peers = head.conflicting_peers;
+    (peers > 0).then(|| format!("{peers} of {} peers are on a branch that contradicts what is final here", head.peers))
+}
+
 fn head_text(out: Output, head: &BlockHead) -> String {
     let mut fields = vec![
         ("head", point(&head.head)),
@@ -181,6 +187,7 @@ fn head_text(out: Output, head: &BlockHead) -> String {
         ("genesis", head.genesis.clone()),
     ];
     fields.extend(head.clock_offset_ms.map(|ms| ("clock", format!("{ms} ms to the median of the peers"))));
+    fields.extend(split(head).map(|split| ("split", split)));
     fields.extend(head.halted.iter().map(|why| ("halted", why.clone())));
     out.fields(&fields)
 }
@@ -275,6 +282,7 @@ fn sync_text(sync: &BlockSync) -> String {
 async fn trace(context: &Context) -> Result<(), CliError> {
     let out = context.out;
     let mut exchanges = context.client()?.stream("/v1/block/trace").await?;
+    context.out.note(super::events::LISTENING);
     while let Some(exchange) = exchanges.next_value().await? {
         if context.out.json {
             out.json_line(&exchange)?;
@@ -286,7 +294,10 @@ async fn trace(context: &Context) -> Result<(), CliError> {
         }
         let text = |key: &str| exchange[key].as_str().unwrap_or_default().to_owned();
         let arrow = if text("direction") == "sent" { "->" } else { "<-" };
-        let data = serde_json::json!({ "code": exchange["code"], "data": exchange["data"] });
+        let mut data = serde_json::json!({ "code": exchange["code"], "data": exchange["data"] });
+        if let Some(count) = exchange.get("count") {
+            data["count"] = count.clone();
+        }
         let peer = exchange["peer"].as_str().unwrap_or("everybody");
         out.text(&format!("{arrow} {peer} {data}\n"))?;
     }

@@ -43,11 +43,11 @@ pub enum Config {
     /// Print the effective configuration: file, environment and `--set` together.
     #[command(after_help = after_help!("vos config show", "VOS_NET__UPNP=true vos config show --json"))]
     Show(Options),
-    /// Check a configuration file.
-    #[command(after_help = after_help!("vos config check config.toml"))]
+    /// Check a configuration file without starting anything.
+    #[command(after_help = after_help!("vos config check", "vos config check config.toml"))]
     Check {
-        /// The file.
-        file: PathBuf,
+        /// The file [default: config.toml in the data directory].
+        file: Option<PathBuf>,
     },
 }
 
@@ -61,6 +61,7 @@ pub(super) fn run(context: &Context, args: Config) -> Result<(), CliError> {
             if out.json { out.json_line(&config) } else { out.text(&config::effective_text(&config)?) }
         }
         Config::Check { file } => {
+            let file = file.map_or_else(|| context.data_dir().map(|dir| dir.join("config.toml")), Ok)?;
             config::Config::check_file(&file)?;
             let answer = serde_json::json!({ "file": file.display().to_string(), "valid": true });
             out.show(&answer, |_| format!("{}: valid", shown(&file)))

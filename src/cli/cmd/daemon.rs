@@ -1,5 +1,7 @@
 //! `vos daemon`.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
 use super::{
@@ -14,6 +16,9 @@ use crate::{
     primitives::{Multiaddr, NetworkId},
     telemetry,
 };
+
+/// For calls that block to end, when everything has been stopped.
+const BLOCKED: Duration = Duration::from_millis(200);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -74,7 +79,10 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let network = config.node.network.clone();
     let options = node::Options { data_dir, config, name, network, ready: sender };
     let node = Box::pin(node::run(options));
-    runtime.block_on(serve(context, node, ready))
+    let ended = runtime.block_on(serve(context, node, ready));
+    // What hangs on a disk that does not answer may not keep the process.
+    runtime.shutdown_timeout(BLOCKED);
+    ended
 }
 
 /// Runs the node, and says once when it is ready.

@@ -6,9 +6,13 @@ use super::super::{
 };
 use crate::api::schema::Event;
 
+/// Said on stderr when nothing is missed any more.
+pub(super) const LISTENING: &str = "listening until Ctrl-C";
+
 /// Everything, as JSON lines, also what this version does not know.
 pub(super) async fn run(context: &Context) -> Result<(), CliError> {
     let mut events = context.client()?.events().await?;
+    context.out.note(LISTENING);
     while let Some(event) = events.next_value().await? {
         context.out.json_line(&event)?;
     }
@@ -18,6 +22,7 @@ pub(super) async fn run(context: &Context) -> Result<(), CliError> {
 /// Prints the events for which `line` has a text: the text, or the event with `--json`.
 pub(super) async fn follow(context: &Context, line: impl Fn(&Event) -> Option<String>) -> Result<(), CliError> {
     let mut events = context.client()?.events().await?;
+    context.out.note(LISTENING);
     while let Some(event) = events.next().await? {
         if let Some(text) = line(&event) {
             context.out.show(&event, |_| text)?;

@@ -21,7 +21,7 @@ pub enum Map {
     /// List every node of the map.
     #[command(after_help = after_help!("vos map ls", "vos map ls --json"))]
     Ls,
-    /// Show a node; a name that several nodes have is an error that lists them.
+    /// Show a node, or all nodes that have a name.
     #[command(after_help = after_help!("vos map get 12D3KooW...", "vos map get bob --json"))]
     Get {
         /// The node.

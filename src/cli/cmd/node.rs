@@ -60,8 +60,9 @@ pub(super) async fn status(context: &Context) -> Result<(), CliError> {
 
 /// Where the chain stands, and what is wrong with it.
 fn chain(block: &schema::BlockHead) -> String {
-    let halted = block.halted.as_ref().map_or(String::new(), |why| format!(": {why}"));
-    format!("height {}, {} committed, {}{halted}", block.head.height, block.committed.height, block.state)
+    let wrong = block.halted.clone().or_else(|| super::block::split(block));
+    let wrong = wrong.map_or(String::new(), |why| format!(": {why}"));
+    format!("height {}, {} committed, {}{wrong}", block.head.height, block.committed.height, block.state)
 }
 
 pub(super) async fn name(context: &Context, args: Name) -> Result<(), CliError> {

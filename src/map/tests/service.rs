@@ -85,9 +85,19 @@ async fn open(dir: &TempDir) -> Store {
 }
 
 fn start_in(boards: &Boards, number: u64, config: Config, dir: TempDir, store: Store) -> Node {
+    start_at(boards, number, config, (dir, store), Arc::new(SystemClock))
+}
+
+fn start_at(
+    boards: &Boards,
+    number: u64,
+    config: Config,
+    (dir, store): (TempDir, Store),
+    clock: Arc<dyn Clock>,
+) -> Node {
     let identity = identity(number);
     let local = identity.address();
-    let mirror = Mirror::load(&store, &config, &network(), local, Arc::new(SystemClock)).unwrap();
+    let mirror = Mirror::load(&store, &config, &network(), local, clock.clone()).unwrap();
     let (handle_net, net) = net::Handle::detached(local);
     let addr = format!("/ip4/10.0.0.1/tcp/{}", 1000 + number).parse().unwrap();
     net.nat.send_replace(Nat { listen: vec![addr], ..Nat::default() });
@@ -96,7 +106,7 @@ fn start_in(boards: &Boards, number: u64, config: Config, dir: TempDir, store: S
     let deps = Deps {
         identity: identity.clone(),
         network: network(),
-        clock: Arc::new(SystemClock),
+        clock,
         store,
         mirror: mirror.clone(),
         net: handle_net,
@@ -190,6 +200,71 @@ async fn a_newcomer_pages_the_whole_map_and_brings_its_own_record() {
     assert!(addresses(new.handle.page(None, 1000)) == all[..1000]);
     assert_eq!(addresses(new.handle.page(Some(all[999]), 5)), all[1000..1005]);
     assert_eq!(new.handle.get(&old.address()).unwrap().state, State::Online, "connected");
+}
+
+#[tokio::test]
+async fn a_record_is_signed_again_at_half_of_its_life() {
+    let boards = Boards::default();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("db")).unwrap();
+    let clock = Arc::new(ManualClock::new(now()));
+    let config = Config { record_ttl_s: 3600, ..Config::default() };
+    let node = start_at(&boards, 1, config, (dir, store), clock.clone());
+    let local = node.address();
+    until("the first record", || node.handle.get(&local).is_some()).await;
+    let first = node.handle.get(&local).unwrap();
+    clock.set(first.issued_at.plus(Duration::from_secs(1790)));
+    // Time for a look that would be too early.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(node.handle.get(&local).unwrap().seq, first.seq);
+    clock.set(first.issued_at.plus(Duration::from_secs(1801)));
+    until("a second record", || node.handle.get(&local).unwrap().seq > first.seq).await;
+    let second = node.handle.get(&local).unwrap();
+    assert_eq!(second.expires_at, first.expires_at.plus(Duration::from_secs(1801)), "long before the first one ends");
+    node.halt().await;
+}
+
+/// A peer that hands the questions for pages on to another one, of which only some are answered; the questions come out.
+#[allow(clippy::disallowed_methods, reason = "ends with its board")]
+fn pages_of(boards: &Boards, other: PeerId, answers: usize) -> (PeerId, mpsc::Receiver<Vec<u8>>) {
+    let local = identity(rand::random()).address();
+    let (client, mut asked) = boards.page.join(local);
+    let (out, questions) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut answered = 0;
+        while let Some(inbound) = asked.recv().await {
+            let _ = out.try_send(inbound.request.after.to_vec());
+            answered += 1;
+            if answered <= answers {
+                let answer = client.request(other, inbound.request.clone()).await.unwrap();
+                inbound.respond(answer);
+            }
+        }
+    });
+    (local, questions)
+}
+
+#[tokio::test]
+async fn paging_that_broke_off_goes_on_at_the_next_peer_where_it_was() {
+    let boards = Boards::default();
+    let (old, new) = (start(&boards, 1, Config::default()), start(&boards, 2, Config::default()));
+    let records: Vec<_> = (100..2100).map(|i| fresh(i, 1)).collect();
+    assert_eq!(old.mirror.insert(&records), 2000);
+    let (first, mut at_first) = pages_of(&boards, old.address(), 2);
+    let (second, mut at_second) = pages_of(&boards, old.address(), usize::MAX);
+    new.net.up(first);
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        asked.push(tokio::time::timeout(Duration::from_secs(20), at_first.recv()).await.unwrap().unwrap());
+    }
+    assert!(asked[0].is_empty() && asked[1] < asked[2], "from the beginning, and on");
+    new.net.down(first);
+    new.net.up(second);
+    until("the map is here", || new.handle.stats().records >= 2001).await;
+    assert_eq!(at_second.recv().await.unwrap(), asked[2], "what was taken in is not asked for again");
+    assert!(new.mirror.metrics().pulled.get() >= 2000);
+    new.halt().await;
+    old.halt().await;
 }
 
 #[tokio::test]

@@ -106,8 +106,8 @@ pub(super) async fn reach_everybody(network: &mut Network, deadline: Deadline) -
         .map_err(|e| format!("{}: POST transactions: {e}", node.name))?;
     let hash = submitted["transaction"].as_str().unwrap_or_default().get(..12).unwrap_or_default().to_owned();
     one_chain(network, 0..network.len(), deadline).await?;
-    let (mut slowest, mut height) = (Duration::ZERO, 0);
-    for _ in 0..FOLLOWED {
+    let (mut slowest, mut height, mut followed) = (Duration::ZERO, 0, 0);
+    while followed < FOLLOWED {
         let block = next(&network.nodes[producers[1]], height, deadline).await?;
         let since = Instant::now();
         let soon = Deadline { at: deadline.at.min(since + EVERYWHERE), ..deadline };
@@ -119,7 +119,7 @@ pub(super) async fn reach_everybody(network: &mut Network, deadline: Deadline) -
             .await
         };
         match soon.until("a block everywhere", everywhere).await {
-            Ok(()) => slowest = slowest.max(since.elapsed()),
+            Ok(()) => (slowest, followed) = (slowest.max(since.elapsed()), followed + 1),
             Err(missing) if has(&network.nodes[producers[1]], &block).await.is_ok() => return Err(missing),
             Err(_) => {}
         }

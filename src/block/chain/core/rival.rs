@@ -37,7 +37,16 @@ impl Core {
         let better = self.is_better(headers, fork)?;
         let rules = (self.rules.depth, self.rules.deep_reorg_max);
         let proof = Proof { peer, first: headers[0].hash(), fork, tip, told, better };
+        let before = self.conflicts.most_peers();
         let (decision, peers) = self.conflicts.report(proof, committed, rules, now);
+        if self.conflicts.most_peers() > before {
+            tracing::warn!(
+                peers,
+                fork = fork.height,
+                committed = committed.height,
+                "peers are on a branch that contradicts what is final here"
+            );
+        }
         let mut events = vec![Event::Conflict { fork, tip, peers }];
         match decision {
             Decision::Alarm => {}
@@ -51,8 +60,11 @@ impl Core {
                 if matches!(self.halted, Some(Halt::Conflict(_))) {
                     self.halted = None;
                 }
-                self.refuse_when_halted()?;
-                events.extend(self.reopen(fork, hold, now)?);
+                let reopened = self.refuse_when_halted().and_then(|()| self.reopen(fork, hold, now));
+                if reopened.is_err() {
+                    self.conflicts.not_reopened();
+                }
+                events.extend(reopened?);
             }
             Decision::Reopen(_) => {}
         }

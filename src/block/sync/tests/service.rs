@@ -13,7 +13,10 @@ use crate::{
         penalty::{Offence, Penalties, Verdict},
         sync::{
             self, Deps, Handle, Metrics, Settings, State,
-            wire::{Greeting, Headers, Pull, Push, Shakehand, Span, push_response, read_pull_request},
+            wire::{
+                Greeting, Headers, Ladder, Pull, Push, Shakehand, Span, headers_request, pull_request, push_response,
+                read_pull_request,
+            },
         },
         trace::{Code, Trace},
     },
@@ -233,6 +236,19 @@ async fn another_genesis_is_refused_and_not_asked() {
     greeting.genesis = theirs.chain.status().genesis;
     let answer = raw.greet.request(ours.id, greeting.to_wire()).await;
     assert_eq!(answer.unwrap_err(), RequestError::Status(Status::Refused));
+    let span = Span { start: 1, count: 5 };
+    assert!(raw.ask.request(ours.id, pull_request(span)).await.is_ok(), "nobody knows it");
+    ours.net.up(raw.id);
+    let known = async {
+        while !ours.handle.is_foreign(&raw.id) {
+            let _ = raw.greet.request(ours.id, greeting.to_wire()).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), known).await.expect("it is foreign while it is connected");
+    assert_eq!(raw.ask.request(ours.id, pull_request(span)).await, Err(RequestError::Status(Status::Refused)));
+    let ladder = Ladder { start: 1, count: 5, stride: 1 };
+    let headers = raw.ask_headers.request(ours.id, headers_request(ladder)).await;
+    assert_eq!(headers, Err(RequestError::Status(Status::Refused)));
     theirs.net.down(ours.id);
     until("forgotten with the connection", || !theirs.handle.is_foreign(&ours.id)).await;
     ours.stop().await;

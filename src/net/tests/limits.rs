@@ -1,0 +1,72 @@
+//! Limits on connections: those beyond them are refused, those within them stay.
+
+use crate::{
+    net,
+    primitives::Multiaddr,
+    test_util::{Node, node, until},
+};
+
+async fn start(config: net::Config) -> Node {
+    node(config, |_, _| {}).await.0
+}
+
+fn full(node: &Node, addr: &Multiaddr) -> Multiaddr {
+    addr.clone().with_p2p(node.handle.local()).unwrap()
+}
+
+/// Dials; whoever refuses may do so after the handshake.
+async fn dial(from: &Node, to: &Node) {
+    let _ = from.handle.connect(full(to, &to.addrs[0])).await;
+}
+
+#[tokio::test]
+async fn a_full_node_refuses_more_keeps_a_place_for_its_own_dials_and_lets_in_the_next_when_one_leaves() {
+    let full = start(net::Config { max_connections: 4, ..Node::config() }).await;
+    let mut inside = Vec::new();
+    for _ in 0..3 {
+        let node = start(Node::config()).await;
+        dial(&node, &full).await;
+        until("it is let in", || full.handle.is_connected(&node.handle.local())).await;
+        inside.push(node);
+    }
+    let late = start(Node::config()).await;
+    dial(&late, &full).await;
+    until("it is refused", || !late.handle.is_connected(&full.handle.local())).await;
+    assert_eq!(full.handle.peer_count(), 3);
+    let chosen = start(Node::config()).await;
+    dial(&full, &chosen).await;
+    until("the place for dials", || full.handle.is_connected(&chosen.handle.local())).await;
+    assert!(inside.iter().all(|node| full.handle.is_connected(&node.handle.local())), "nobody was put out");
+    let left = inside.pop().unwrap();
+    left.handle.disconnect(full.handle.local()).await.unwrap();
+    until("a place is free", || full.handle.peer_count() == 3).await;
+    dial(&late, &full).await;
+    until("it is let in now", || full.handle.is_connected(&late.handle.local())).await;
+}
+
+#[tokio::test]
+async fn one_peer_has_no_more_connections_than_it_may() {
+    let listen = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws"];
+    let listen = listen.iter().map(|a| a.parse().unwrap()).collect();
+    let strict = start(net::Config { listen, max_connections_per_peer: 2, ..Node::config() }).await;
+    let greedy = start(Node::config()).await;
+    for addr in &strict.addrs {
+        let _ = greedy.handle.connect(full(&strict, addr)).await;
+    }
+    let connections = || strict.handle.peer(&greedy.handle.local()).map_or(0, |peer| peer.connections);
+    until("two connections", || connections() == 2).await;
+    let other = start(Node::config()).await;
+    dial(&other, &strict).await;
+    until("others are let in", || strict.handle.is_connected(&other.handle.local())).await;
+    assert_eq!(connections(), 2);
+}
+
+#[tokio::test]
+async fn without_memory_nobody_is_let_in() {
+    // Any process is larger than that.
+    let poor = start(net::Config { max_memory_mib: 1, ..Node::config() }).await;
+    let node = start(Node::config()).await;
+    dial(&node, &poor).await;
+    until("it is refused", || !node.handle.is_connected(&poor.handle.local())).await;
+    assert_eq!(poor.handle.peer_count(), 0);
+}
