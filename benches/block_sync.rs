@@ -41,6 +41,8 @@ const BLOCKS: usize = 10_000;
 const BLOCK_BYTES: usize = 10_000;
 const EMPTY: usize = 100_000;
 const ROUNDS: usize = 3;
+/// The environment variable that sets them: a profile needs more.
+const ROUNDS_KEY: &str = "ROUNDS";
 /// Of the bare stream, many times.
 const TRANSFER: usize = 16 << 20;
 const RESIDENT: u64 = 256 << 20;
@@ -80,6 +82,10 @@ async fn start(chain: Chain) -> (Node, Supervisor) {
     let mut tasks = Supervisor::new(Stop::new());
     tasks.spawn("sync", |stop| service.run(stop));
     (net, tasks)
+}
+
+fn rounds() -> usize {
+    std::env::var(ROUNDS_KEY).ok().and_then(|n| n.parse().ok()).unwrap_or(ROUNDS)
 }
 
 fn resident() -> u64 {
@@ -183,7 +189,7 @@ pub(crate) async fn run() {
     let bare = bulk::start(TRANSFER).await;
     bare.send().await;
     let (mut ours, mut theirs, mut used, mut resident) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         peak.store(0, Ordering::Relaxed);
         let (time, cpu) = catch_up(&full, BLOCKS).await;
         resident = peak.load(Ordering::Relaxed).max(resident);
@@ -211,7 +217,7 @@ pub(crate) async fn run() {
     let empty = Peers::start(EMPTY, 0);
     let mut times = Vec::new();
     peak.store(0, Ordering::Relaxed);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         times.push(catch_up(&empty, EMPTY).await.0);
     }
     let rate = EMPTY as f64 / median(times).as_secs_f64();

@@ -22,16 +22,21 @@ pub enum FrameError {
     Io(#[from] std::io::Error),
 }
 
-/// How much is reserved on the strength of a length alone; the rest is reserved as bytes arrive.
-const TRUSTED: usize = 64 * 1024;
+/// How much is reserved on the strength of a length alone, unless the caller trusts it more; the rest is reserved as bytes arrive.
+pub const TRUSTED: usize = 64 * 1024;
 /// How many times what has arrived is reserved then: little is copied again, and who sends little cannot make us reserve much.
 const GROWTH: usize = 8;
 
-/// Reads one frame of at most `limit` bytes; `None` when the stream ended cleanly before a frame began. Not cancel-safe.
+/// Reads one frame of at most `limit` bytes; `None` when the stream ended cleanly before a frame began. Up to `trusted` bytes are
+/// reserved before any of them came: [`TRUSTED`], or more where few frames are under way. Not cancel-safe.
 ///
 /// # Errors
 /// [`FrameError`]; the stream must not be used after one.
-pub async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> Result<Option<Vec<u8>>, FrameError> {
+pub async fn read_frame<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    limit: usize,
+    trusted: usize,
+) -> Result<Option<Vec<u8>>, FrameError> {
     let mut header = [0; 4];
     let mut filled = 0;
     while filled < header.len() {
@@ -45,7 +50,7 @@ pub async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> R
     if length > limit {
         return Err(FrameError::TooLarge { got: length, limit });
     }
-    let body = read_body(stream, length).await?;
+    let body = read_trusting(stream, length, trusted).await?;
     Ok(Some(body))
 }
 
@@ -54,7 +59,15 @@ pub async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> R
 /// # Errors
 /// [`FrameError::Truncated`] when the stream ends before, or the stream's error.
 pub async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, length: usize) -> Result<Vec<u8>, FrameError> {
-    let mut body = vec![0; length.min(TRUSTED)];
+    read_trusting(stream, length, TRUSTED).await
+}
+
+async fn read_trusting<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    length: usize,
+    trusted: usize,
+) -> Result<Vec<u8>, FrameError> {
+    let mut body = vec![0; length.min(trusted)];
     let mut filled = 0;
     while filled < length {
         if filled == body.len() {
@@ -110,22 +123,22 @@ mod tests {
             let (first, second) = body.split_at(cut.index(body.len() + 1));
             block_on(write_frame(&mut bytes, &[&[7], first, &[], second], 300_000)).unwrap();
             let mut bytes = Cursor::new(bytes.into_inner());
-            let read = block_on(read_frame(&mut bytes, 300_000)).unwrap().unwrap();
+            let read = block_on(read_frame(&mut bytes, 300_000, TRUSTED)).unwrap().unwrap();
             prop_assert_eq!(read[0], 7);
             prop_assert_eq!(&read[1..], &body[..]);
-            prop_assert!(block_on(read_frame(&mut bytes, 300_000)).unwrap().is_none());
+            prop_assert!(block_on(read_frame(&mut bytes, 300_000, TRUSTED)).unwrap().is_none());
         }
 
         #[test]
         fn noise_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = block_on(read_frame(&mut Cursor::new(bytes), 1024));
+            let _ = block_on(read_frame(&mut Cursor::new(bytes), 1024, TRUSTED));
         }
     }
 
     #[test]
     fn an_announced_length_over_the_limit_is_refused_before_the_body() {
         let bytes = u32::MAX.to_be_bytes();
-        let error = block_on(read_frame(&mut Cursor::new(bytes), 1024)).unwrap_err();
+        let error = block_on(read_frame(&mut Cursor::new(bytes), 1024, TRUSTED)).unwrap_err();
         assert!(matches!(error, FrameError::TooLarge { limit: 1024, .. }), "{error}");
     }
 
@@ -135,7 +148,7 @@ mod tests {
         block_on(write_frame(&mut bytes, &[b"hello"], 64)).unwrap();
         let bytes = bytes.into_inner();
         for cut in 1..bytes.len() {
-            let error = block_on(read_frame(&mut Cursor::new(&bytes[..cut]), 64)).unwrap_err();
+            let error = block_on(read_frame(&mut Cursor::new(&bytes[..cut]), 64, TRUSTED)).unwrap_err();
             assert!(matches!(error, FrameError::Truncated), "cut at {cut}: {error}");
         }
     }

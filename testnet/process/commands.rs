@@ -213,7 +213,7 @@ fn a_configuration_is_printed_and_checked() {
     assert!(home.run(&["config", "check"]).status.success(), "the default one in the data directory");
     let shown = home.json(&["config", "show", "--set", "map.full_limit=77"]);
     assert_eq!(shown["map"]["full_limit"], 77);
-    fs::write(home.file("config.toml"), "[map]\nfull_limit = -1\n").unwrap();
+    fs::write(home.file("config.toml"), "[map]\nfull_limit = 0\n").unwrap();
     let reason = fails(&home.run(&["config", "check"]), 2);
     assert!(reason.contains("full_limit"), "{reason}");
     fails(&run(Path::new("/nonexistent"), &["config", "check"]), 2);

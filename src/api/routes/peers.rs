@@ -10,7 +10,7 @@ use super::super::{
     extract::{Body, Segment, multiaddr, strict_address, target},
     schema::{Addr, Address, Bans, Done, ErrorBody, Listen, Online, Peers, Pong, Probe},
 };
-use crate::map;
+use crate::{map, net::CommandError};
 
 /// Default time for a probe.
 const PROBE: u64 = 10_000;
@@ -29,6 +29,10 @@ pub(super) async fn peers(State(app): State<App>) -> Json<Peers> {
     responses((status = 200, body = Pong), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
 pub(super) async fn ping(State(app): State<App>, Body(asked): Body<Probe>) -> Result<Json<Pong>, ApiError> {
+    let peer = target(&app, &asked.target).await?;
+    if app.deps.net.bans().contains(&peer) {
+        return Err(CommandError::Banned(peer).into());
+    }
     let found = probe(&app, &asked).await?;
     let answer = Online::from(found);
     match (answer.state, answer.rtt_ms) {

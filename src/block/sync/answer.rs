@@ -84,6 +84,8 @@ impl Answers {
             this.metrics.served.inc_by(count as u64); // usize fits in u64
             this.metrics.served_bytes.inc_by(bytes as u64);
             place.gave(count, bytes, Instant::now());
+            // Whoever has the answer may ask again at once.
+            drop(place);
             asked.respond_encoded(pieces);
         });
     }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use super::{
     check,
     plan::{Failure, Imported, Pulled},
-    wire::{self, Greeting, Headers, Ladder, MAX_HEADERS, Pull, Push, Shakehand, Span},
+    wire::{self, Greeting, Headers, Ladder, MAX_HEADERS, Pull, Push, RawBlock, Shakehand, Span},
 };
 use crate::{
     block::{
@@ -91,8 +91,8 @@ impl Exchange {
         }
     }
 
-    /// Pulls blocks and checks all that can be checked without the chain.
-    pub(super) async fn pull(self, peer: PeerId, span: Span) -> Result<Pulled, Failure> {
+    /// Pulls blocks. They are of the right form, and nothing else is known of them.
+    pub(super) async fn pull(self, peer: PeerId, span: Span) -> Result<Vec<RawBlock>, Failure> {
         self.trace.pull(true, peer, span.start, span.count);
         let raw = self.pull.request(peer, wire::pull_request(span)).await.map_err(|e| failure(&e))?;
         let push = wire::read_push_response(raw, span).ok_or(Failure::Wrong)?;
@@ -105,12 +105,16 @@ impl Exchange {
             Push::Blocks(_) => {}
             other => self.trace.received(peer, Code::PushBlock, || json!({ "answer": format!("{other:?}") })),
         }
-        let raw = match push {
-            Push::Blocks(raw) => raw,
-            Push::NotFound(height) => return Err(Failure::NotFound(height)),
-            Push::Pruned(earliest) => return Err(Failure::Pruned(earliest)),
-            Push::Busy(pause) => return Err(Failure::Busy(pause)),
-        };
+        match push {
+            Push::Blocks(raw) => Ok(raw),
+            Push::NotFound(height) => Err(Failure::NotFound(height)),
+            Push::Pruned(earliest) => Err(Failure::Pruned(earliest)),
+            Push::Busy(pause) => Err(Failure::Busy(pause)),
+        }
+    }
+
+    /// Checks all of an answer that can be checked without the chain.
+    pub(super) async fn check(self, raw: Vec<RawBlock>, span: Span) -> Result<Pulled, Failure> {
         let _turn = self.checks.acquire().await.map_err(|_| Failure::Lost)?;
         let checked = tokio::task::spawn_blocking(move || check::blocks(raw, span, self.max_body, &self.purpose));
         checked.await.unwrap_or(Err(Failure::Lost))

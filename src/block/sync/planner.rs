@@ -60,6 +60,8 @@ struct Flight {
     span: Span,
     run: u64,
     since: Instant,
+    /// The answer is here and is being checked: the peer has nothing to do with it any more.
+    answered: bool,
 }
 
 #[derive(Debug)]
@@ -160,9 +162,16 @@ impl Planner {
         }
     }
 
+    /// The answer to a pull came, and is being checked. Its peer can be asked for more meanwhile.
+    pub(super) fn on_answered(&mut self, id: u64) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.answered = true;
+        }
+    }
+
     /// A pull ended.
     pub(super) fn on_pulled(&mut self, id: u64, result: Result<Pulled, Failure>, now: Instant) {
-        let Some(Flight { peer, span, run, since }) = self.flights.remove(&id) else { return };
+        let Some(Flight { peer, span, run, since, .. }) = self.flights.remove(&id) else { return };
         let current = run == self.runs;
         match result {
             Ok(Pulled { blocks, bytes }) => {

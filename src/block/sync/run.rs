@@ -20,9 +20,9 @@ const TRIES: u8 = 5;
 /// How often neighbours that contradict each other are pulled again; after that the first one counts, and what follows shows.
 const DISPUTES: u8 = 2;
 /// Bytes handed to the chain at once: fewer and larger writes, and still less than a quarter second of work.
-const IMPORT_BYTES: usize = 8 * 1024 * 1024;
+const IMPORT_BYTES: usize = 16 * 1024 * 1024;
 /// Blocks handed to the chain at once.
-const IMPORT_BLOCKS: usize = 1024;
+const IMPORT_BLOCKS: usize = 2048;
 
 /// Where a batch is.
 #[derive(Debug)]

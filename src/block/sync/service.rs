@@ -24,7 +24,7 @@ use super::{
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
     planner::Planner,
     serve::Places,
-    wire::{Greeting, Headers, Pull, Shakehand},
+    wire::{Greeting, Headers, Pull, RawBlock, Shakehand, Span},
 };
 use crate::{
     block::{
@@ -87,6 +87,7 @@ pub struct Deps {
 #[derive(Debug)]
 enum Done {
     Greeted { peer: PeerId, sent: UnixMillis, took: Duration, result: Greeted },
+    Answered(u64, Span, Vec<RawBlock>),
     Pulled(u64, Result<Pulled, Failure>),
     Headers(u64, Result<Vec<Header>, Failure>),
     Proven(u64, Result<(), Failure>),
@@ -317,6 +318,11 @@ impl Service {
         };
         match done {
             Done::Greeted { peer, sent, took, result } => self.on_greeted(peer, sent, took, &result),
+            Done::Answered(id, span, raw) => {
+                self.planner.on_answered(id);
+                let exchange = self.exchange.clone();
+                self.jobs.spawn(async move { Done::Pulled(id, exchange.check(raw, span).await) });
+            }
             Done::Pulled(id, result) => {
                 match &result {
                     Ok(pulled) => {
@@ -397,7 +403,12 @@ impl Service {
         let exchange = self.exchange.clone();
         match output {
             Output::Pull { id, peer, span } => {
-                self.jobs.spawn(async move { Done::Pulled(id, exchange.pull(peer, span).await) });
+                self.jobs.spawn(async move {
+                    match exchange.pull(peer, span).await {
+                        Ok(raw) => Done::Answered(id, span, raw),
+                        Err(failure) => Done::Pulled(id, Err(failure)),
+                    }
+                });
             }
             Output::Headers { id, peer, ladder } => {
                 self.metrics.searches.inc();

@@ -64,6 +64,8 @@ impl Wire for Pull {
     const CONCURRENCY: usize = 4;
     /// Twice what two requests in flight of a fast neighbour come to.
     const RATE: u32 = 400;
+    /// All of it: there are sixteen at once, and what grows is copied.
+    const TRUSTED: usize = SOFT_BYTES;
     type Request = pb::PullBlock;
     type Response = pb::PushBlock;
 }

@@ -250,18 +250,18 @@ async fn paging_that_broke_off_goes_on_at_the_next_peer_where_it_was() {
     let (old, new) = (start(&boards, 1, Config::default()), start(&boards, 2, Config::default()));
     let records: Vec<_> = (100..2100).map(|i| fresh(i, 1)).collect();
     assert_eq!(old.mirror.insert(&records), 2000);
-    let (first, mut at_first) = pages_of(&boards, old.address(), 2);
+    let (first, mut at_first) = pages_of(&boards, old.address(), 1);
     let (second, mut at_second) = pages_of(&boards, old.address(), usize::MAX);
     new.net.up(first);
     let mut asked = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..2 {
         asked.push(tokio::time::timeout(Duration::from_secs(20), at_first.recv()).await.unwrap().unwrap());
     }
-    assert!(asked[0].is_empty() && asked[1] < asked[2], "from the beginning, and on");
+    assert!(asked[0].is_empty() && !asked[1].is_empty(), "from the beginning, and on");
     new.net.down(first);
     new.net.up(second);
     until("the map is here", || new.handle.stats().records >= 2001).await;
-    assert_eq!(at_second.recv().await.unwrap(), asked[2], "what was taken in is not asked for again");
+    assert_eq!(at_second.recv().await.unwrap(), asked[1], "what was taken in is not asked for again");
     assert!(new.mirror.metrics().pulled.get() >= 2000);
     new.halt().await;
     old.halt().await;

@@ -229,7 +229,7 @@ async fn exchange<W: Wire>(opened: &mut Opened, pieces: &[Bytes]) -> Result<W::R
         let pieces: Vec<&[u8]> = pieces.iter().map(|p| &**p).collect();
         wire::write_frame(stream, &pieces, W::MAX_REQUEST).await?;
         // One more byte than the response: the status in front of it.
-        wire::read_frame(stream, W::MAX_RESPONSE + 1).await
+        wire::read_frame(stream, W::MAX_RESPONSE + 1, W::TRUSTED).await
     };
     let frame = tokio::select! {
         biased;

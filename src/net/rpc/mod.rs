@@ -44,7 +44,7 @@ pub(super) use server::Server;
 
 use crate::{
     primitives::{NetworkId, PeerId, StreamProtocol},
-    wire::Status,
+    wire::{self, Status},
 };
 
 /// A request-response protocol. Exchanges must be idempotent: a lost answer may repeat the request.
@@ -63,6 +63,9 @@ pub trait Wire: Send + Sync + 'static {
     const CONCURRENCY: usize = 16;
     /// Requests a second accepted from one peer; beyond it we stop reading for a while.
     const RATE: u32 = 200;
+    /// Bytes of an answer for which memory is reserved as soon as the peer says how long it is; the rest follows as it comes. More
+    /// than the default only where few requests are under way at once.
+    const TRUSTED: usize = wire::TRUSTED;
     /// What is asked.
     type Request: prost::Message + Default;
     /// What is answered.

@@ -1,9 +1,10 @@
 //! Limits on connections: those beyond them are refused, those within them stay.
 
 use crate::{
+    identity::Identity,
     net,
     primitives::Multiaddr,
-    test_util::{Node, node, until},
+    test_util::{Ground, Node, node, node_on, until},
 };
 
 async fn start(config: net::Config) -> Node {
@@ -46,14 +47,19 @@ async fn a_full_node_refuses_more_keeps_a_place_for_its_own_dials_and_lets_in_th
 
 #[tokio::test]
 async fn one_peer_has_no_more_connections_than_it_may() {
-    let listen = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0/ws"];
-    let listen = listen.iter().map(|a| a.parse().unwrap()).collect();
-    let strict = start(net::Config { listen, max_connections_per_peer: 2, ..Node::config() }).await;
-    let greedy = start(Node::config()).await;
-    for addr in &strict.addrs {
-        let _ = greedy.handle.connect(full(&strict, addr)).await;
+    let strict = start(net::Config { max_connections_per_peer: 2, ..Node::config() }).await;
+    // One key at three places: each has a connection of its own.
+    let identity = Identity::generate();
+    let mut places = Vec::new();
+    for _ in 0..3 {
+        let ground = Ground { identity: identity.clone(), ..Ground::fresh() };
+        let (place, ()) = node_on(ground, Node::config(), |_, _| {}).await;
+        dial(&place, &strict).await;
+        places.push(place);
     }
-    let connections = || strict.handle.peer(&greedy.handle.local()).map_or(0, |peer| peer.connections);
+    let inside = || places.iter().filter(|place| place.handle.is_connected(&strict.handle.local())).count();
+    until("one of them is refused", || inside() == 2).await;
+    let connections = || strict.handle.peer(&identity.address()).map_or(0, |peer| peer.connections);
     until("two connections", || connections() == 2).await;
     let other = start(Node::config()).await;
     dial(&other, &strict).await;

@@ -16,9 +16,10 @@ use super::{
 };
 use crate::primitives::PeerId;
 
-/// Pulls under way with one peer that has proven something; one that has not gets one.
+/// Pulls under way with one peer. One that has proven nothing gets one when half of all places are taken: peers that never answer may
+/// not keep everybody waiting.
 const PER_PEER: usize = 2;
-/// Pulls under way in all.
+/// Pulls under way in all, with those whose answers are being checked.
 const IN_FLIGHT: usize = 16;
 /// A pull is late after this, and after [`SLOWER`] times what pulls take: on a slow line all of them take long, and to ask
 /// twice would make it slower.
@@ -100,7 +101,7 @@ impl Planner {
                 run.fly(span, peer);
             }
             let id = self.id();
-            self.flights.insert(id, Flight { peer, span, run: self.runs, since: now });
+            self.flights.insert(id, Flight { peer, span, run: self.runs, since: now, answered: false });
             self.out.push(Output::Pull { id, peer, span });
         }
     }
@@ -109,8 +110,11 @@ impl Planner {
         self.flights.values().filter(move |f| f.run == self.runs && f.span.start == span.start)
     }
 
-    /// Whether the last one that was asked for these takes longer than others do.
+    /// Whether the last one that was asked for these takes longer than others do, and no answer is being checked.
     fn is_late(&self, span: Span, now: Instant) -> bool {
+        if self.asked_for(span).any(|f| f.answered) {
+            return false;
+        }
         let last = self.asked_for(span).map(|f| f.since).max();
         let late = last.is_some_and(|since| now.saturating_duration_since(since) >= self.pace.late());
         // Beyond the others, or slow peers that have all places would keep everybody waiting.
@@ -161,12 +165,14 @@ impl Planner {
     }
 
     fn under_way(&self, peer: &PeerId, started: &[(Span, PeerId)]) -> usize {
-        self.flights.values().filter(|f| f.peer == *peer).count() + started.iter().filter(|(_, p)| p == peer).count()
+        self.flights.values().filter(|f| f.peer == *peer && !f.answered).count()
+            + started.iter().filter(|(_, p)| p == peer).count()
     }
 
     /// Whether a peer has the block at `start`, and time for one more pull.
     fn is_free(&self, (peer, height, c): &Asked<'_>, started: &[(Span, PeerId)], start: u64, now: Instant) -> bool {
-        let limit = if c.proven > 0 { PER_PEER } else { 1 };
+        let idle = self.flights.len() + started.len() < IN_FLIGHT / 2;
+        let limit = if c.proven > 0 || idle { PER_PEER } else { 1 };
         *height >= start && c.earliest <= start && !c.is_busy(now) && self.under_way(peer, started) < limit
     }
 }
