@@ -17,8 +17,8 @@ use crate::{
 
 /// The gossip topic's name within the network.
 pub const TOPIC: &str = "map/1";
-/// Largest message on the topic: a record in its signed envelope, with its tag.
-pub const MAX_NEWS: usize = MAX_RECORD_BYTES + 64;
+/// Largest message on the topic: more than a record with its envelope and tag, so that one that is too long is judged here.
+pub const MAX_NEWS: usize = 2 * MAX_RECORD_BYTES;
 
 /// `map/page/1`: the whole map, page by page.
 #[derive(Debug)]

@@ -161,7 +161,7 @@ impl Store {
     /// # Errors
     /// [`OpenError`] when another process holds it, it is of a newer version, damaged, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let failed = |e: std::io::Error| OpenError::Failed(path.to_owned(), e.to_string());
+        let failed = |e: std::io::Error| OpenError::new(path, &e);
         let (db, direct) = open::open(path)?;
         let (db, space) = (Arc::new(db), Arc::new(Space::new(path)));
         let bodies = Arc::new(Bodies::open(path, direct).map_err(failed)?);

@@ -22,9 +22,22 @@ pub enum OpenError {
         /// The version found in it.
         found: u32,
     },
+    /// No room for what the database writes when it is opened, such as the tables that it makes from its log after a crash.
+    #[error("the disk of {0} is full: make some MiB of room and start again; nothing is lost")]
+    DiskFull(PathBuf),
     /// The disk or the database failed.
     #[error("cannot open the store {0}: {1}")]
     Failed(PathBuf, String),
+}
+
+impl OpenError {
+    /// From what the system or RocksDB says.
+    pub(super) fn new(path: &Path, error: &dyn std::fmt::Display) -> Self {
+        match error.to_string() {
+            text if text.contains("No space left") => Self::DiskFull(path.to_owned()),
+            text => Self::Failed(path.to_owned(), text),
+        }
+    }
 }
 
 /// RocksDB's own column family.
@@ -48,7 +61,7 @@ const BLOB_BYTES: u64 = 4 * 1024;
 
 /// The database, and whether files beside it can be written past the page cache.
 pub(super) fn open(path: &Path) -> Result<(Db, bool), OpenError> {
-    let failed = |e: &dyn std::fmt::Display| OpenError::Failed(path.to_owned(), e.to_string());
+    let failed = |e: &dyn std::fmt::Display| OpenError::new(path, e);
     // RocksDB makes only the last folder of the path, and the probe needs it.
     std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
     let direct = takes_direct_writes(path);
@@ -81,7 +94,7 @@ pub(super) fn open(path: &Path) -> Result<(Db, bool), OpenError> {
 }
 
 fn check_version(db: &Db, path: &Path) -> Result<(), OpenError> {
-    let failed = |e: rocksdb::Error| OpenError::Failed(path.to_owned(), e.to_string());
+    let failed = |e: rocksdb::Error| OpenError::new(path, &e);
     let meta = super::handle(db, Family::Meta);
     let found = db.get_cf(&meta, VERSION_KEY).map_err(failed)?;
     let found = match found.as_deref().map(<[u8; 4]>::try_from) {

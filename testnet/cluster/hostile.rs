@@ -303,7 +303,7 @@ async fn bad_records_are_taken_on_no_way() {
         envelope(&record(&thief, |r| (r.issued_at, r.expires_at) = (ahead, ahead.plus(DAY)))),
         envelope(&record(&thief, |r| r.seq = u64::MAX)),
         envelope(&record(&thief, |r| r.expires_at = r.issued_at.plus(DAY * 365))),
-        envelope(&record(&thief, |r| r.name = "x".repeat(10_000))),
+        envelope(&record(&thief, |r| r.name = "x".repeat(5_000))),
         map::Body::new(thief.address(), 1, SystemClock.now(), ahead)
             .seal(&thief, &"other".parse().unwrap())
             .envelope()

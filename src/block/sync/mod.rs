@@ -15,8 +15,8 @@
 //!
 //! # Catching up
 //! Missing heights are cut into batches of 128 blocks or some 2 MiB; each is pulled from one of the peers whose head is high
-//! enough, two at once from a peer that has proven something. What comes is checked by itself (heights, links, roots,
-//! signatures), one answer on each core, and whoever sent nonsense is named. Batches that fit on each other go to the chain
+//! enough, two at once from a peer that has proven something, or while most places are free; what is being checked counts no more. What
+//! comes is checked by itself (heights, links, roots, signatures), one answer on each core, and whoever sent nonsense is named. Batches that fit on each other go to the chain
 //! together. What goes there becomes final soon, so a batch waits until the next one, by another sender, fits on it, and until it
 //! does not contradict what most peers hold for final. Neighbours that contradict each other are pulled again, and whose content
 //! changed is asked no more. When the batch that all others wait for takes clearly longer than pulls do, somebody else is asked
@@ -30,7 +30,7 @@
 //! the peers and two at least, or blocks. Who is behind comes into step when the heads of at least half of the peers are here.
 //!
 //! # Limits
-//! 16 pulls at once, 5 finished batches waiting for one before them, 64 MiB; serving: see `serve.rs`. Answers are capped
+//! 16 pulls at once, 16 finished batches waiting for one before them or for the chain, 64 MiB; serving: see `serve.rs`. Answers are capped
 //! before they are read, and carry no more structure than their bytes.
 //!
 //! # Security

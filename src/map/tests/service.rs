@@ -262,7 +262,6 @@ async fn paging_that_broke_off_goes_on_at_the_next_peer_where_it_was() {
     new.net.up(second);
     until("the map is here", || new.handle.stats().records >= 2001).await;
     assert_eq!(at_second.recv().await.unwrap(), asked[1], "what was taken in is not asked for again");
-    assert!(new.mirror.metrics().pulled.get() >= 2000);
     new.halt().await;
     old.halt().await;
 }
