@@ -512,6 +512,7 @@ impl Service {
     }
 
     fn on_sweep(&mut self) {
+        self.fetches.forgive();
         self.pool.sweep(self.clock.now());
         for _ in 0..self.unheard.len().min(PUBLISHING) {
             let Some(transaction) = self.unheard.pop_front() else { break };

@@ -104,6 +104,16 @@ pub fn public_key_of(address: &PeerId) -> Option<PublicKey> {
     key.clone().try_into_ed25519().is_ok().then_some(key)
 }
 
+/// The 32 bytes of the Ed25519 public key inside an address, which may be no point of the curve; `None` for any other kind of id.
+#[must_use]
+pub fn key_bytes_of(address: &PeerId) -> Option<[u8; 32]> {
+    // Of the protobuf: type 1 is Ed25519, and 32 bytes of data follow.
+    const FRONT: [u8; 4] = [0x08, 0x01, 0x12, 0x20];
+    let multihash = address.as_ref();
+    let key = multihash.digest().strip_prefix(&FRONT).filter(|_| multihash.code() == 0)?;
+    key.try_into().ok()
+}
+
 /// The address of a raw Ed25519 public key; `None` when the bytes are not a point of the curve.
 #[must_use]
 pub fn address_of(key: &[u8; 32]) -> Option<PeerId> {

@@ -85,6 +85,8 @@ fn a_signature_is_good_for_its_purpose_network_author_and_message_only() {
 fn only_ed25519_addresses_contain_a_key() {
     let me = Identity::generate();
     assert_eq!(public_key_of(&me.address()).unwrap().to_peer_id(), me.address());
+    assert_eq!(key_bytes_of(&me.address()), Some(me.public_key()));
+    assert_eq!(key_bytes_of(&PeerId::random()), None);
     assert!(public_key_of(&PeerId::random()).is_none(), "a hash of something");
 }
 

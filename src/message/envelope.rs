@@ -35,7 +35,7 @@ use super::{
 use crate::{
     identity::{
         self, Identity, KeyId, MessageKey, OpenError, Opened, Opener, Purpose, SEALED_NOTE, SEALED_OVERHEAD, SealError,
-        SealSession,
+        SealSession, SignatureBatch,
     },
     primitives::{MessageId, NetworkId, PeerId, StreamId, UnixMillis},
 };
@@ -197,8 +197,9 @@ impl Envelopes {
         plain
     }
 
-    /// Opens and checks one part addressed to us, in place: everything that needs no memory of other parts and no clock.
-    pub(super) fn open(&self, opener: &Opener, mut part: BytesMut, digests: &Digests) -> Result<Inner, Code> {
+    /// Opens one part addressed to us, in place, and checks everything that needs no memory of other parts and no clock, but its
+    /// signature.
+    pub(super) fn open(&self, opener: &Opener, mut part: BytesMut, digests: &Digests) -> Result<Unverified, Code> {
         let sealed = part.split_off(PART_HEADER.min(part.len()));
         let key_id = key_id(&part)?;
         let owner = self.identity.address();
@@ -206,15 +207,50 @@ impl Envelopes {
             OpenError::UnknownKey => Code::NeedReseal,
             OpenError::Damaged => Code::Bad,
         })?;
-        let inner = self.check(opened, digests, &key_id)?;
-        if inner.recipient != owner || inner.sender == owner {
+        let opened = Unverified::read(opened, digests, &key_id)?;
+        if opened.inner.recipient != owner || opened.inner.sender == owner {
             return Err(Code::Bad);
         }
-        Ok(inner)
+        Ok(opened)
     }
 
-    /// The inner part of what was sealed, its form and signature checked.
-    pub(super) fn check(&self, opened: Opened, digests: &Digests, key_id: &KeyId) -> Result<Inner, Code> {
+    /// Checks the signatures of opened parts, all at once: of sixteen each takes a third of the time. Those that are good, at their places.
+    pub(super) fn verify(&self, opened: Vec<Unverified>) -> Vec<Option<Inner>> {
+        // One alone is cheaper by itself.
+        let all = opened.len() > 1 && {
+            let mut signatures = SignatureBatch::new(self.purpose.clone());
+            opened.iter().for_each(|part| signatures.add(&part.key, &part.signed, &part.signature));
+            signatures.verify()
+        };
+        let one =
+            |part: &Unverified| identity::verify_batchable(&part.key, &self.purpose, &part.signed, &part.signature);
+        opened.into_iter().map(|part| (all || one(&part)).then_some(part.inner)).collect()
+    }
+
+    /// Opens our own stored part with the key beside it, to seal it again.
+    pub(super) fn reopen(&self, recipient: &PeerId, stored: &Bytes) -> Result<Inner, Code> {
+        let (key, part) = stored.split_first_chunk::<32>().ok_or(Code::Bad)?;
+        let digests = Digests::of(part).ok_or(Code::Bad)?;
+        let key_id = key_id(part)?;
+        let sealed = BytesMut::from(&part[PART_HEADER..]);
+        let opened = MessageKey::from_bytes(*key).open(&aad(recipient, &key_id), sealed).map_err(|_| Code::Bad)?;
+        let opened = Unverified::read(opened, &digests, &key_id)?;
+        self.verify(vec![opened]).pop().flatten().ok_or(Code::Bad)
+    }
+}
+
+/// A part that was opened, its form checked, and its signature not. The rule for it is the one that batches have (`identity/batch.rs`).
+#[derive(Debug)]
+pub(super) struct Unverified {
+    inner: Inner,
+    key: [u8; 32],
+    signed: [u8; 32],
+    signature: [u8; 64],
+}
+
+impl Unverified {
+    /// The inner part of what was sealed.
+    pub(super) fn read(opened: Opened, digests: &Digests, key_id: &KeyId) -> Result<Self, Code> {
         let Opened { plain, note: signature } = opened;
         let length = plain.first_chunk::<LENGTH>().ok_or(Code::Bad)?;
         let length = u32::from_be_bytes(*length) as usize; // u32 fits in usize
@@ -226,20 +262,8 @@ impl Envelopes {
         if inner.key_id != *key_id || part_len(inner.total, inner.index) != Some(inner.body.len()) {
             return Err(Code::Bad);
         }
-        if !identity::verify(&inner.sender, &self.purpose, &digests.signed, &signature) {
-            return Err(Code::Bad);
-        }
-        Ok(inner)
-    }
-
-    /// Opens our own stored part with the key beside it, to seal it again.
-    pub(super) fn reopen(&self, recipient: &PeerId, stored: &Bytes) -> Result<Inner, Code> {
-        let (key, part) = stored.split_first_chunk::<32>().ok_or(Code::Bad)?;
-        let digests = Digests::of(part).ok_or(Code::Bad)?;
-        let key_id = key_id(part)?;
-        let sealed = BytesMut::from(&part[PART_HEADER..]);
-        let opened = MessageKey::from_bytes(*key).open(&aad(recipient, &key_id), sealed).map_err(|_| Code::Bad)?;
-        self.check(opened, &digests, &key_id)
+        let key = identity::key_bytes_of(&inner.sender).ok_or(Code::Bad)?;
+        Ok(Self { inner, key, signed: digests.signed, signature })
     }
 }
 

@@ -27,7 +27,7 @@ use tracing::{debug, error, warn};
 
 pub(super) use self::turns::Turns;
 use super::{
-    envelope::{Digests, Inner, Kind},
+    envelope::{Digests, Inner, Kind, Unverified},
     inbox::{Assembly, Inbox, Key, Progress, Verdict},
     order::{Lane, Numbers, Rank},
     receipt,
@@ -37,6 +37,7 @@ use super::{
     wire::{self, Code, Deliver, Missing, StoredMessage},
 };
 use crate::{
+    identity::Opener,
     net::rpc::{Client, Inbound},
     primitives::{MessageId, PeerId, UnixMillis},
     runtime::Stop,
@@ -529,10 +530,17 @@ fn later(error: &StoreError) -> Code {
     }
 }
 
+/// A part before its signature is checked.
+enum Step {
+    Done(Item),
+    /// Opened, at this place among all that were.
+    Opened(MessageId, usize),
+}
+
 /// Ids, seen marks, decryption, signatures.
 fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round {
     let opener = shared.keys.opener();
-    let mut round = Round::default();
+    let (mut steps, mut opened) = (Vec::with_capacity(requests.len()), Vec::new());
     for mut request in requests {
         shared.metrics.batches_in.inc();
         shared.metrics.bytes_in.inc_by(request.request.parts.len() as u64); // usize fits in u64
@@ -540,30 +548,43 @@ fn open_all(shared: &Shared, requests: Vec<Inbound<Deliver>>, way: Way) -> Round
             request.refuse(Status::Invalid);
             continue;
         };
-        let open = |part: BytesMut| {
-            let Some(digests) = Digests::of(&part) else { return Item::Done(Code::Bad, None) };
-            let id = digests.id;
-            match shared.tables.seen_id(&id) {
-                Ok(Some(at)) => {
-                    shared.metrics.duplicates.inc();
-                    return Item::Done(Code::Delivered, Some((id, at)));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    error!(%error, "cannot read which messages were seen");
-                    return Item::Done(Code::Busy, None);
-                }
-            }
-            match shared.envelopes.open(&opener, part, &digests) {
-                Ok(inner) if inner.kind == Kind::Message => Item::Open(id, Box::new(inner)),
-                Ok(inner) if way == Way::Collected => Item::Letter(Box::new(inner)),
-                // Who is here brings receipts by their own protocol.
-                Ok(_) => Item::Done(Code::Bad, None),
-                Err(code) => Item::Done(code, None),
-            }
-        };
-        let items = parts.into_iter().map(open).collect();
-        round.requests.push((request, items));
+        let all: Vec<_> = parts.into_iter().map(|part| open(shared, &opener, part, &mut opened)).collect();
+        steps.push((request, all));
     }
-    round
+    let mut verified = shared.envelopes.verify(opened);
+    let mut judge = |step: Step| match step {
+        Step::Done(item) => item,
+        Step::Opened(id, place) => match verified.get_mut(place).and_then(Option::take) {
+            Some(inner) if inner.kind == Kind::Message => Item::Open(id, Box::new(inner)),
+            Some(inner) if way == Way::Collected => Item::Letter(Box::new(inner)),
+            // Badly signed; and who is here brings receipts by their own protocol.
+            _ => Item::Done(Code::Bad, None),
+        },
+    };
+    let requests =
+        steps.into_iter().map(|(request, all)| (request, all.into_iter().map(&mut judge).collect())).collect();
+    Round { requests }
+}
+
+fn open(shared: &Shared, opener: &Opener, part: BytesMut, opened: &mut Vec<Unverified>) -> Step {
+    let Some(digests) = Digests::of(&part) else { return Step::Done(Item::Done(Code::Bad, None)) };
+    let id = digests.id;
+    match shared.tables.seen_id(&id) {
+        Ok(Some(at)) => {
+            shared.metrics.duplicates.inc();
+            return Step::Done(Item::Done(Code::Delivered, Some((id, at))));
+        }
+        Ok(None) => {}
+        Err(error) => {
+            error!(%error, "cannot read which messages were seen");
+            return Step::Done(Item::Done(Code::Busy, None));
+        }
+    }
+    match shared.envelopes.open(opener, part, &digests) {
+        Ok(part) => {
+            opened.push(part);
+            Step::Opened(id, opened.len() - 1)
+        }
+        Err(code) => Step::Done(Item::Done(code, None)),
+    }
 }

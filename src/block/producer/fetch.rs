@@ -19,6 +19,10 @@ const PER_SOURCE: usize = 16;
 /// without them a neighbour could keep transactions from us by being the first to name them.
 pub(super) const OTHERS: usize = 2;
 
+/// Announcements of one neighbour that it did not deliver itself, until [`Fetches::forgive`], after which no more are looked at: each
+/// of them makes us ask others, and whoever names what does not exist could have us ask without end.
+const FAILURES: u32 = 16;
+
 /// How a fetch ended.
 #[derive(Debug)]
 pub(super) struct Fetched {
@@ -28,6 +32,8 @@ pub(super) struct Fetched {
     pub(super) transaction: Option<Bytes>,
     /// Who answered with something else.
     pub(super) liars: Vec<PeerId>,
+    /// Whether it came from whoever announced it.
+    delivered: bool,
 }
 
 /// The fetches under way.
@@ -36,17 +42,25 @@ pub(super) struct Fetches {
     client: Client<GetTransaction>,
     jobs: JoinSet<Fetched>,
     wanted: HashMap<Hash, PeerId>,
+    /// Of late.
+    failures: HashMap<PeerId, u32>,
 }
 
 impl Fetches {
     pub(super) fn new(client: Client<GetTransaction>) -> Self {
-        Self { client, jobs: JoinSet::new(), wanted: HashMap::new() }
+        Self { client, jobs: JoinSet::new(), wanted: HashMap::new(), failures: HashMap::new() }
     }
 
     /// Whether one more can be begun because of an announcement by `source`.
     pub(super) fn has_room(&self, hash: &Hash, source: &PeerId) -> bool {
         let of_source = self.wanted.values().filter(|s| *s == source).count();
-        self.wanted.len() < FETCHING && of_source < PER_SOURCE && !self.wanted.contains_key(hash)
+        let honest = self.failures.get(source).is_none_or(|failures| *failures < FAILURES);
+        honest && self.wanted.len() < FETCHING && of_source < PER_SOURCE && !self.wanted.contains_key(hash)
+    }
+
+    /// What was not delivered is forgotten; to be called every few seconds.
+    pub(super) fn forgive(&mut self) {
+        self.failures.clear();
     }
 
     /// Asks whoever announced it, and then `others`.
@@ -54,17 +68,17 @@ impl Fetches {
         self.wanted.insert(hash, received.source);
         let client = self.client.clone();
         self.jobs.spawn(async move {
-            let (mut transaction, mut liars) = (None, Vec::new());
+            let (mut transaction, mut liars, mut delivered) = (None, Vec::new(), false);
             for peer in std::iter::once(received.source).chain(others) {
                 // It may not have it any more, since a block has it, or may be gone: that is nobody's fault.
                 let Ok(answer) = client.request(peer, wire::request(&hash)).await else { continue };
                 if Hash::of(&answer.transaction) == hash {
-                    transaction = Some(answer.transaction);
+                    (transaction, delivered) = (Some(answer.transaction), peer == received.source);
                     break;
                 }
                 liars.push(peer);
             }
-            Fetched { received, hash, transaction, liars }
+            Fetched { received, hash, transaction, liars, delivered }
         });
     }
 
@@ -74,6 +88,9 @@ impl Fetches {
             match self.jobs.join_next().await {
                 Some(Ok(fetched)) => {
                     self.wanted.remove(&fetched.hash);
+                    if !fetched.delivered {
+                        *self.failures.entry(fetched.received.source).or_default() += 1;
+                    }
                     return fetched;
                 }
                 Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),

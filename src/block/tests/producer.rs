@@ -343,6 +343,33 @@ async fn when_who_announced_it_does_not_deliver_others_are_asked_and_liars_are_r
 }
 
 #[tokio::test]
+async fn who_names_what_does_not_exist_has_us_ask_others_for_a_while_only() {
+    let board = Board::default();
+    let wants = node_on(&board, false, true, kit::rules(12), system());
+    let nothing = answering(&board, |asked| asked.refuse(Status::NotFound));
+    let (counted, mut count) = mpsc::channel(64);
+    let other = answering(&board, move |asked| {
+        counted.try_send(()).unwrap();
+        asked.refuse(Status::NotFound);
+    });
+    wants.publisher.heard_of(other);
+    let mut asked = 0;
+    for n in 0..40 {
+        assert_eq!(tell(&wants, nothing, &large(n)).await, pubsub::Verdict::Ignore);
+        while count.try_recv().is_ok() {
+            asked += 1;
+        }
+    }
+    // One sweep may come in between.
+    assert!((16..=32).contains(&asked), "{asked}");
+    let has = node_on(&board, false, true, kit::rules(12), system());
+    has.handle.submit(large(50)).await.unwrap();
+    assert_eq!(tell(&wants, has.address, &large(50)).await, pubsub::Verdict::Accept, "others are listened to");
+    wants.end().await;
+    has.end().await;
+}
+
+#[tokio::test]
 async fn a_small_transaction_under_its_hash_is_rejected() {
     let board = Board::default();
     let node = node_on(&board, false, true, kit::rules(12), system());

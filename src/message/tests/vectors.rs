@@ -68,7 +68,8 @@ fn sealed(network: &NetworkId) -> (Vec<u8>, Opener, Inner) {
 }
 
 fn open(envelopes: &Envelopes, opener: &Opener, part: &[u8]) -> Result<Inner, Code> {
-    envelopes.open(opener, BytesMut::from(part), &Digests::of(part).ok_or(Code::Bad)?)
+    let opened = envelopes.open(opener, BytesMut::from(part), &Digests::of(part).ok_or(Code::Bad)?)?;
+    envelopes.verify(vec![opened]).pop().flatten().ok_or(Code::Bad)
 }
 
 #[test]
@@ -102,6 +103,22 @@ fn a_part_with_any_change_is_refused() {
     let other = Envelopes::new(identity(2), &"other".parse().unwrap());
     assert_eq!(open(&other, &opener, &part), Err(Code::Bad), "another network");
     assert_eq!(open(&Envelopes::new(identity(3), &network), &opener, &part), Err(Code::Bad), "another owner");
+}
+
+#[test]
+fn of_many_parts_those_with_a_wrong_signature_are_refused_and_no_others() {
+    let network = NetworkId::default();
+    let (part, opener, inner) = sealed(&network);
+    let envelopes = Envelopes::new(identity(2), &network);
+    // As if something else had been signed.
+    let other = [&part[..], &[0]].concat();
+    let open = |signed: &[u8]| envelopes.open(&opener, BytesMut::from(&*part), &Digests::of(signed).unwrap()).unwrap();
+    let (good, bad) = (|| open(&part), || open(&other));
+    let inner = || Some(inner.clone());
+    assert_eq!(envelopes.verify((0..20).map(|_| good()).collect()), vec![inner(); 20]);
+    assert_eq!(envelopes.verify(vec![good(), bad(), good()]), [inner(), None, inner()]);
+    assert_eq!(envelopes.verify(vec![bad()]), [None]);
+    assert!(envelopes.verify(Vec::new()).is_empty());
 }
 
 #[test]
