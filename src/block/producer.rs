@@ -437,9 +437,11 @@ impl Service {
                 let verdict = self.judge(transaction, source);
                 self.pass(received, verdict);
             }
-            Some(News::Announced(hash)) if !self.pool.knows(&hash) && self.fetches.has_room(&hash, &source) => {
+            Some(News::Announced(hash)) if !self.pool.knows(&hash) => {
                 let others = self.publisher.listeners(OTHERS, &source);
-                self.fetches.begin(received, hash, others);
+                if let Some(received) = self.fetches.begin(received, hash, others) {
+                    self.pass(received, pubsub::Verdict::Ignore);
+                }
             }
             Some(News::Announced(_)) => self.pass(received, pubsub::Verdict::Ignore),
             None => self.pass(received, pubsub::Verdict::Reject),

@@ -1,6 +1,6 @@
 //! Taking announced transactions from those who have them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -15,6 +15,10 @@ use crate::{
 const FETCHING: usize = 64;
 /// Of them from one neighbour's announcements: one that serves slowly does not keep out the others.
 const PER_SOURCE: usize = 16;
+/// Announcements that wait for their turn, some 200 bytes each: gossip tells each news once, so what is not kept is lost.
+const WAITING: usize = 4096;
+/// Of them from one neighbour.
+const WAITING_PER_SOURCE: usize = 1024;
 /// Others that are asked when the one who announced it does not deliver. Gossip tells each news once, so nobody else announces it:
 /// without them a neighbour could keep transactions from us by being the first to name them.
 pub(super) const OTHERS: usize = 2;
@@ -36,26 +40,56 @@ pub(super) struct Fetched {
     delivered: bool,
 }
 
-/// The fetches under way.
+/// The fetches under way, and those that wait.
 #[derive(Debug)]
 pub(super) struct Fetches {
     client: Client<GetTransaction>,
     jobs: JoinSet<Fetched>,
-    wanted: HashMap<Hash, PeerId>,
+    /// Under way, and because of whom.
+    flying: HashMap<Hash, PeerId>,
+    waiting: VecDeque<(Received, Hash, Vec<PeerId>)>,
+    /// All that wait.
+    known: HashSet<Hash>,
     /// Of late.
     failures: HashMap<PeerId, u32>,
 }
 
 impl Fetches {
     pub(super) fn new(client: Client<GetTransaction>) -> Self {
-        Self { client, jobs: JoinSet::new(), wanted: HashMap::new(), failures: HashMap::new() }
+        Self {
+            client,
+            jobs: JoinSet::new(),
+            flying: HashMap::new(),
+            waiting: VecDeque::new(),
+            known: HashSet::new(),
+            failures: HashMap::new(),
+        }
     }
 
-    /// Whether one more can be begun because of an announcement by `source`.
-    pub(super) fn has_room(&self, hash: &Hash, source: &PeerId) -> bool {
-        let of_source = self.wanted.values().filter(|s| *s == source).count();
-        let honest = self.failures.get(source).is_none_or(|failures| *failures < FAILURES);
-        honest && self.wanted.len() < FETCHING && of_source < PER_SOURCE && !self.wanted.contains_key(hash)
+    /// Asks whoever announced it, and then `others`; when its turn has come. Gives the announcement back when it is asked for already,
+    /// its source named too much that it did not deliver, or too many wait.
+    #[must_use]
+    pub(super) fn begin(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) -> Option<Received> {
+        let source = received.source;
+        let dishonest = self.failures.get(&source).is_some_and(|failures| *failures >= FAILURES);
+        if dishonest || self.flying.contains_key(&hash) || self.known.contains(&hash) {
+            return Some(received);
+        }
+        if self.has_room(&source) {
+            self.start(received, hash, others);
+            return None;
+        }
+        let of_source = self.waiting.iter().filter(|(waits, ..)| waits.source == source).count();
+        if self.waiting.len() >= WAITING || of_source >= WAITING_PER_SOURCE {
+            return Some(received);
+        }
+        self.known.insert(hash);
+        self.waiting.push_back((received, hash, others));
+        None
+    }
+
+    fn has_room(&self, source: &PeerId) -> bool {
+        self.flying.len() < FETCHING && self.flying.values().filter(|s| *s == source).count() < PER_SOURCE
     }
 
     /// What was not delivered is forgotten; to be called every few seconds.
@@ -63,9 +97,8 @@ impl Fetches {
         self.failures.clear();
     }
 
-    /// Asks whoever announced it, and then `others`.
-    pub(super) fn begin(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) {
-        self.wanted.insert(hash, received.source);
+    fn start(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) {
+        self.flying.insert(hash, received.source);
         let client = self.client.clone();
         self.jobs.spawn(async move {
             let (mut transaction, mut liars, mut delivered) = (None, Vec::new(), false);
@@ -84,18 +117,25 @@ impl Fetches {
 
     /// The next one that ended. Pending while there is none; cancel-safe.
     pub(super) async fn next(&mut self) -> Fetched {
-        loop {
-            match self.jobs.join_next().await {
-                Some(Ok(fetched)) => {
-                    self.wanted.remove(&fetched.hash);
-                    if !fetched.delivered {
-                        *self.failures.entry(fetched.received.source).or_default() += 1;
-                    }
-                    return fetched;
-                }
-                Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-                None => std::future::pending().await,
+        match self.jobs.join_next().await {
+            Some(Ok(fetched)) => {
+                self.on_ended(&fetched);
+                fetched
             }
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn on_ended(&mut self, fetched: &Fetched) {
+        self.flying.remove(&fetched.hash);
+        if !fetched.delivered {
+            *self.failures.entry(fetched.received.source).or_default() += 1;
+        }
+        while let Some(at) = self.waiting.iter().position(|(waits, ..)| self.has_room(&waits.source)) {
+            let Some((received, hash, others)) = self.waiting.remove(at) else { break };
+            self.known.remove(&hash);
+            self.start(received, hash, others);
         }
     }
 }
