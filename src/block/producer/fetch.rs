@@ -71,8 +71,7 @@ impl Fetches {
     #[must_use]
     pub(super) fn begin(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) -> Option<Received> {
         let source = received.source;
-        let dishonest = self.failures.get(&source).is_some_and(|failures| *failures >= FAILURES);
-        if dishonest || self.flying.contains_key(&hash) || self.known.contains(&hash) {
+        if self.is_dishonest(&source) || self.flying.contains_key(&hash) || self.known.contains(&hash) {
             return Some(received);
         }
         if self.has_room(&source) {
@@ -90,6 +89,10 @@ impl Fetches {
 
     fn has_room(&self, source: &PeerId) -> bool {
         self.flying.len() < FETCHING && self.flying.values().filter(|s| *s == source).count() < PER_SOURCE
+    }
+
+    fn is_dishonest(&self, source: &PeerId) -> bool {
+        self.failures.get(source).is_some_and(|failures| *failures >= FAILURES)
     }
 
     /// What was not delivered is forgotten; to be called every few seconds.
@@ -135,7 +138,10 @@ impl Fetches {
         while let Some(at) = self.waiting.iter().position(|(waits, ..)| self.has_room(&waits.source)) {
             let Some((received, hash, others)) = self.waiting.remove(at) else { break };
             self.known.remove(&hash);
-            self.start(received, hash, others);
+            // Dropped, it is ignored.
+            if !self.is_dishonest(&received.source) {
+                self.start(received, hash, others);
+            }
         }
     }
 }
