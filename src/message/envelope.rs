@@ -214,7 +214,7 @@ impl Envelopes {
         Ok(opened)
     }
 
-    /// Checks the signatures of opened parts, all at once: of sixteen each takes a third of the time. Those that are good, at their places.
+    /// Checks the signatures of opened parts, all at once. Those that are good, at their places.
     pub(super) fn verify(&self, opened: Vec<Unverified>) -> Vec<Option<Inner>> {
         // One alone is cheaper by itself.
         let all = opened.len() > 1 && {

@@ -115,7 +115,7 @@ fn a_node_listens_on_one_more_addr_and_is_reached_there() {
     assert_eq!(pair.a.json(&["listen", "ls"])["listen"].as_array().unwrap().len(), 1);
 }
 
-/// `vos events` of a home, read until `wanted` have been seen, each by a name and a test.
+/// `vos events` of a home, read until one of each name in `wanted` has been seen.
 fn events(home: &Home, act: impl FnOnce(), wanted: &[&str]) -> Vec<Value> {
     let mut command = vos();
     command.arg("--data-dir").arg(home.path()).arg("events").stdout(Stdio::piped()).stderr(Stdio::piped());

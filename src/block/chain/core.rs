@@ -458,7 +458,7 @@ impl Core {
     /// events tell where it differs from what was told before, but not of each block that came in with the failed write.
     pub fn recover(&mut self, now: UnixMillis) -> Vec<Event> {
         // One that ended with the failed write has not ended.
-        let hold = self.written_hold.or(self.hold);
+        let hold = self.hold.or(self.written_hold);
         let opened = Self::read(self.rules.clone(), self.store.clone(), hold, now);
         // Reading works on a full disk, too.
         let writes = |core: Self| {

@@ -22,7 +22,6 @@ const WAITING_PER_SOURCE: usize = 1024;
 /// Others that are asked when the one who announced it does not deliver. Gossip tells each news once, so nobody else announces it:
 /// without them a neighbour could keep transactions from us by being the first to name them.
 pub(super) const OTHERS: usize = 2;
-
 /// Announcements of one neighbour that it did not deliver itself, until [`Fetches::forgive`], after which no more are looked at: each
 /// of them makes us ask others, and whoever names what does not exist could have us ask without end.
 const FAILURES: u32 = 16;
