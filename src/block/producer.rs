@@ -448,7 +448,9 @@ impl Service {
         }
     }
 
-    fn on_fetched(&mut self, Fetched { received, transaction, liars, .. }: Fetched) {
+    fn on_fetched(&mut self, fetched: Fetched) {
+        self.fetches.settle(&fetched, |hash| self.pool.knows(hash));
+        let Fetched { received, transaction, liars, .. } = fetched;
         liars.into_iter().for_each(|liar| self.penalties.report(liar, Offence::WrongData));
         let verdict = match transaction {
             // A small one travels as it is; under its hash it would travel a second time.

@@ -87,7 +87,7 @@ impl Exchange {
 }
 
 /// A block in the seed's form, a header and transactions, of which there are hashes, and only the first ones of many.
-pub(super) fn block_json(header: &[u8], body: &Bytes) -> Value {
+fn block_json(header: &[u8], body: &Bytes) -> Value {
     let Ok(header) = Header::decode(header) else { return Value::Null };
     let body = Body::decode(body.clone()).unwrap_or_default();
     let transactions: Vec<_> = body.transactions().take(TRANSACTIONS).map(|t| Hash::of(t).to_string()).collect();
@@ -115,6 +115,15 @@ impl Trace {
         self.tell(sent, Some(peer), Code::PullBlock, Some(count), || json!(height));
     }
 
+    /// Blocks by height, each as its header and its body, one exchange for each.
+    pub(super) fn push<'a>(&self, sent: bool, peer: PeerId, blocks: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) {
+        if self.is_heard() {
+            for (header, body) in blocks {
+                self.tell(sent, Some(peer), Code::PushBlock, None, || block_json(header, body));
+            }
+        }
+    }
+
     /// A message went out. `data` is only called when somebody listens.
     pub fn sent(&self, peer: PeerId, code: Code, data: impl FnOnce() -> Value) {
         self.tell(true, Some(peer), code, None, data);
@@ -136,9 +145,7 @@ impl Trace {
         self.0.get_or_init(|| broadcast::Sender::new(KEPT)).subscribe()
     }
 
-    /// Whether anybody listens.
-    #[must_use]
-    pub fn is_heard(&self) -> bool {
+    fn is_heard(&self) -> bool {
         self.0.get().is_some_and(|listeners| listeners.receiver_count() > 0)
     }
 

@@ -66,6 +66,8 @@ pub(super) struct Taken {
     pub(super) accepted: u32,
     /// Invalid.
     pub(super) refused: u32,
+    /// Of these, what its sender should have refused as well.
+    pub(super) broken: u32,
 }
 
 impl Mirror {
@@ -277,7 +279,10 @@ impl Mirror {
                 match self.examine(envelope, now) {
                     Ok(Some(record)) if !limited || self.admit(record.key) => records.push(record),
                     Ok(_) | Err(RecordError::Expired) => {}
-                    Err(_) => taken.refused = taken.refused.saturating_add(1),
+                    Err(error) => {
+                        taken.refused = taken.refused.saturating_add(1);
+                        taken.broken = taken.broken.saturating_add(error.is_broken().into());
+                    }
                 }
             }
             let changes = self.merge(&records, Source::Bulk).into_iter().filter(|o| o.is_change()).count();

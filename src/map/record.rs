@@ -132,6 +132,12 @@ impl RecordError {
     pub fn is_violation(self) -> bool {
         self != Self::Expired
     }
+
+    /// Whether no clock and no later version of the program makes it good: whoever passes such a record on has not looked at it.
+    #[must_use]
+    pub fn is_broken(self) -> bool {
+        !matches!(self, Self::Expired | Self::FromFuture | Self::Seq | Self::Version)
+    }
 }
 
 /// A Friend VOS in a record.

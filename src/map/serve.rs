@@ -74,6 +74,10 @@ fn take_push(mirror: &Mirror, envelopes: &[Arc<[u8]>], inbound: Inbound<Sync>) {
     if taken.refused > 0 {
         tracing::debug!(peer = %inbound.peer, refused = taken.refused, "peer pushed invalid records");
     }
+    if taken.broken > 0 {
+        // What was good of it is taken all the same.
+        return inbound.refuse(Status::Invalid);
+    }
     let full = mirror.read().is_full();
     inbound.respond(sync_response(Answer::Pushed(taken.accepted), full));
 }

@@ -77,6 +77,11 @@ pub(crate) mod frame {
         control(5, &field(1, id))
     }
 
+    /// The start of a frame of so many bytes.
+    pub(crate) fn claiming(length: usize) -> Vec<u8> {
+        [varint(length), vec![0; 64]].concat()
+    }
+
     pub(crate) fn prune(topic: &str) -> Vec<u8> {
         control(4, &field(1, topic.as_bytes()))
     }
@@ -93,6 +98,17 @@ impl Link {
             self.0.flush().await.unwrap();
         };
         tokio::time::timeout(DEADLINE, all).await.expect("sent in time");
+    }
+
+    /// Sends as much of it as the other side takes.
+    pub(crate) async fn offer(&mut self, frame: &[u8]) {
+        let all = async {
+            // It is refused in the middle, or behind its first bytes.
+            let _ = self.0.write_all(frame).await;
+            let _ = self.0.flush().await;
+        };
+        // Or nobody reads it any more.
+        let _ = tokio::time::timeout(Duration::from_millis(200), all).await;
     }
 
     /// The next frame without its length.

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Ends, Error, Layer, OwnChain};
+use super::{Error, Layer, wiring::Ends};
 use crate::{
     block::{
         self,
@@ -33,6 +33,15 @@ use crate::{
 
 /// How long a node without any peer waits before it produces alone: at the start its peers are still to be connected.
 const ALONE: Duration = Duration::from_secs(10);
+
+/// Rules of a chain of one's own, for a program that runs a node itself: what is `None` follows the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct OwnChain {
+    /// What is valid; instead of `chain.producers`.
+    pub validator: Option<Arc<dyn block::chain::Validator>>,
+    /// Which branch is better; instead of `chain.fork_choice`.
+    pub choice: Option<Arc<dyn block::chain::ForkChoice>>,
+}
 
 /// Our ends of the topics and protocols of block exchange.
 pub(super) struct BlockEnds {

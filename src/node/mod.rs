@@ -1,4 +1,4 @@
-//! L6: wiring. One function for each feature, and the order of start and shutdown.
+//! L6: a node of all features ([`wiring`]), and the order of start and shutdown.
 //!
 //! # Start
 //! Data directory and its lock → identity → store (migrated) → saved map → protocols and topics → network built and
@@ -17,31 +17,30 @@
 mod blocks;
 mod bootstrap;
 mod data_dir;
+mod error;
 mod friends;
 mod signals;
+mod wiring;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use tokio::sync::{oneshot, watch};
 
-use blocks::BlockEnds;
+pub use blocks::OwnChain;
 pub use data_dir::{DataDir, DataDirError};
+pub use error::Error;
+use wiring::Wiring;
 
 use crate::{
-    api, block,
+    block,
     config::Config,
-    identity::{self, Identity, KeystoreError},
+    identity::{self, Identity},
     map,
-    message::{self, contacts::Contacts, friend},
-    net::{
-        self,
-        pubsub::{Mesh, Topics},
-        rpc::Protocols,
-    },
-    primitives::{Clock, Multiaddr, NetworkId, PeerId, SystemClock},
+    message::{self, friend},
+    net,
+    primitives::{Multiaddr, NetworkId, PeerId},
     runtime::{Ended, Stop, Supervisor},
     store::{self, Store},
-    telemetry::Registry,
 };
 
 /// For each of the three groups of tasks to end, out of 5 s together.
@@ -77,56 +76,6 @@ pub struct Ready {
     pub listen: Vec<Multiaddr>,
     /// Where the operations endpoints are served.
     pub http: Option<SocketAddr>,
-}
-
-/// Why a node could not start, or ended by itself. Each text says what the operator can do.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The identity key cannot be used.
-    #[error(transparent)]
-    Identity(#[from] KeystoreError),
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] store::OpenError),
-    /// The store failed while starting.
-    #[error(transparent)]
-    StoreFailed(#[from] store::StoreError),
-    /// The network cannot start.
-    #[error(transparent)]
-    Net(#[from] net::StartError),
-    /// A bootstrap file is wrong.
-    #[error(transparent)]
-    Bootstrap(#[from] bootstrap::BootstrapError),
-    /// The chain cannot be used.
-    #[error(transparent)]
-    Chain(#[from] block::chain::OpenError),
-    /// A producer of the chain is no address.
-    #[error("chain.producers: {0} is not the address of a node")]
-    Producer(String),
-    /// The genesis file cannot be used.
-    #[error(transparent)]
-    Genesis(#[from] block::GenesisError),
-    /// The map cannot start.
-    #[error("map: {0}")]
-    Map(#[from] map::MapError),
-    /// A listener of the API cannot be made.
-    #[error(transparent)]
-    Api(#[from] api::BindError),
-    /// The API's token cannot be used.
-    #[error(transparent)]
-    Token(#[from] api::TokenError),
-    /// The operations endpoints cannot be served.
-    #[error("cannot serve health and metrics on {0}: {1}; set --http to another address, or to off")]
-    Http(SocketAddr, std::io::Error),
-    /// Signals cannot be handled.
-    #[error("cannot handle signals: {0}")]
-    Signals(std::io::Error),
-    /// A task ended that should not.
-    #[error("the node stopped: {0}")]
-    Ended(#[from] Ended),
 }
 
 /// A running node in this process: what the daemon and cluster tests hold.
@@ -202,23 +151,6 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "could not tell systemd");
     }
-}
-
-impl Error {
-    /// Whether what the user wrote is wrong, in the configuration or a file that it names.
-    #[must_use]
-    pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Bootstrap(_) | Self::Producer(_))
-    }
-}
-
-/// Rules of a chain of one's own, for a program that runs a node itself: what is `None` follows the configuration.
-#[derive(Clone, Debug, Default)]
-pub struct OwnChain {
-    /// What is valid; instead of `chain.producers`.
-    pub validator: Option<Arc<dyn block::chain::Validator>>,
-    /// Which branch is better; instead of `chain.fork_choice`.
-    pub choice: Option<Arc<dyn block::chain::ForkChoice>>,
 }
 
 impl Node {
@@ -361,243 +293,6 @@ impl Parts {
             ready: self.ready,
             _dir: dir,
         }
-    }
-}
-
-type Ends<W> = (net::rpc::Client<W>, tokio::sync::mpsc::Receiver<net::rpc::Inbound<W>>);
-
-type MessageEnds = (Ends<message::Deliver>, Ends<message::Missing>, message::mailbox::Ends);
-
-type FriendAndBlockEnds = (Ends<friend::Protocol>, Option<BlockEnds>);
-
-struct MapEnds {
-    publisher: net::pubsub::Publisher,
-    gossip: tokio::sync::mpsc::Receiver<net::pubsub::Received>,
-    page: Ends<map::wire::Page>,
-    sync: Ends<map::wire::Sync>,
-    probe: Ends<map::wire::Probe>,
-}
-
-/// What the wiring functions share.
-struct Wiring<'a> {
-    dir: &'a DataDir,
-    identity: Identity,
-    store: Store,
-    config: Config,
-    name: Option<String>,
-    clock: Arc<dyn Clock>,
-    mirror: map::Mirror,
-    registry: Registry,
-}
-
-impl<'a> Wiring<'a> {
-    fn new(
-        dir: &'a DataDir,
-        identity: Identity,
-        store: Store,
-        config: Config,
-        name: Option<String>,
-    ) -> Result<Self, Error> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let network = &config.node.network;
-        let mirror = map::Mirror::load(&store, &config.map, network, identity.address(), clock.clone())?;
-        let mut registry = Registry::default();
-        mirror.metrics().register(&mut registry);
-        Ok(Self { dir, identity, store, config, name, clock, mirror, registry })
-    }
-
-    fn protocols(&self) -> (Protocols, Topics, MapEnds, MessageEnds, FriendAndBlockEnds) {
-        let network = &self.config.node.network;
-        let (mut protocols, mut topics) = (Protocols::new(network.clone()), Topics::new(network.clone()));
-        let (publisher, gossip) = topics.add(map::wire::TOPIC, Mesh::default().with_max_payload(map::wire::MAX_NEWS));
-        let (page, sync, probe) = (protocols.add(), protocols.add(), protocols.add());
-        let message = (protocols.add(), protocols.add(), message::mailbox::Ends::new(&mut protocols));
-        let friend = protocols.add();
-        let block = BlockEnds::new(&self.config, &mut protocols, &mut topics);
-        (protocols, topics, MapEnds { publisher, gossip, page, sync, probe }, message, (friend, block))
-    }
-
-    fn network(
-        &mut self,
-        protocols: Protocols,
-        topics: Topics,
-    ) -> Result<(net::Network, net::Handle, net::dht::Client), Error> {
-        let deps = net::Deps {
-            identity: self.identity.clone(),
-            network: self.config.node.network.clone(),
-            config: self.config.net.clone(),
-            book: Arc::new(self.mirror.clone()),
-            protocols,
-            topics,
-            policy: self.mirror.policy(),
-            store: self.store.clone(),
-            clock: self.clock.clone(),
-        };
-        Ok(net::build(deps, &mut self.registry)?)
-    }
-
-    fn map(
-        &self,
-        ends: MapEnds,
-        net: &net::Handle,
-        dht: net::dht::Client,
-    ) -> Result<(map::Service, map::Handle), Error> {
-        let MapEnds { publisher, gossip, page, sync, probe } = ends;
-        let deps = map::Deps {
-            identity: self.identity.clone(),
-            network: self.config.node.network.clone(),
-            clock: self.clock.clone(),
-            store: self.store.clone(),
-            mirror: self.mirror.clone(),
-            net: net.clone(),
-            dht,
-            publisher,
-            gossip,
-            page,
-            sync,
-            probe,
-            name: self.name.clone().unwrap_or_default(),
-            roles: if self.config.net.relay_server { vec!["relay".to_owned()] } else { Vec::new() },
-        };
-        Ok(map::new(self.config.map.clone(), deps)?)
-    }
-
-    fn contacts(&self) -> Result<Contacts, Error> {
-        let (clock, local) = (self.clock.clone(), self.identity.address());
-        Ok(Contacts::open(self.store.clone(), clock, local, self.config.friend.contact_on_send)?)
-    }
-
-    fn message(
-        &mut self,
-        ends: MessageEnds,
-        net: &net::Handle,
-        map: &map::Handle,
-        (friend, contacts): (&friend::Handle, &Contacts),
-    ) -> Result<(message::Service, message::Handle), Error> {
-        let metrics = message::Metrics::new(&mut self.registry);
-        let ((deliver, inbound), missing, mailbox) = ends;
-        let mailbox_metrics = message::mailbox::Metrics::new(&mut self.registry);
-        let deps = message::Deps {
-            identity: self.identity.clone(),
-            network: self.config.node.network.clone(),
-            clock: self.clock.clone(),
-            store: self.store.clone(),
-            net: net.clone(),
-            map: map.clone(),
-            friend: friend.clone(),
-            contacts: contacts.clone(),
-            deliver,
-            inbound,
-            missing,
-            metrics,
-            mailbox: (self.config.friend.clone(), mailbox, mailbox_metrics),
-        };
-        Ok(message::Service::new(self.config.message.clone(), deps)?)
-    }
-
-    fn friend(
-        &mut self,
-        ends: Ends<friend::Protocol>,
-        net: &net::Handle,
-        map: &map::Handle,
-        contacts: &Contacts,
-    ) -> Result<(friend::Service, friend::Handle), Error> {
-        let metrics = friend::Metrics::new(&mut self.registry);
-        let (client, inbound) = ends;
-        let deps = friend::Deps {
-            identity: self.identity.clone(),
-            network: self.config.node.network.clone(),
-            clock: self.clock.clone(),
-            store: self.store.clone(),
-            net: net.clone(),
-            map: map.clone(),
-            contacts: contacts.clone(),
-            client,
-            inbound,
-            metrics,
-        };
-        Ok(friend::Service::new(&self.config.friend, deps)?)
-    }
-
-    async fn block(
-        &mut self,
-        (ends, chain): (BlockEnds, OwnChain),
-        net: &net::Handle,
-        layer: &mut Layer,
-    ) -> Result<block::Handle, Error> {
-        let parts = blocks::Parts {
-            config: &self.config,
-            identity: &self.identity,
-            store: &self.store,
-            clock: &self.clock,
-            registry: &mut self.registry,
-            net,
-            chain,
-        };
-        blocks::start(parts, ends, layer).await
-    }
-
-    /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is
-    /// returned.
-    async fn api(
-        mut self,
-        handles: &Handles,
-        ready: watch::Receiver<bool>,
-        layer: &mut Layer,
-    ) -> Result<Option<SocketAddr>, Error> {
-        let socket = api::bind_unix(&self.dir.api_sock())?;
-        let ops = match self.config.node.http.addr() {
-            Some(addr) => {
-                let failed = |e| Error::Http(addr, e);
-                let listener = tokio::net::TcpListener::bind(addr).await.map_err(failed)?;
-                let bound = listener.local_addr().map_err(failed)?;
-                Some((listener, bound))
-            }
-            None => None,
-        };
-        let tcp = match self.config.api.tcp.addr() {
-            Some(addr) => {
-                let token = api::load_or_create_token(&self.dir.api_token())?;
-                let listener = api::bind_tcp(addr).await?;
-                let bound = listener.local_addr().map_err(|e| Error::Http(addr, e))?;
-                Some((listener, token, bound))
-            }
-            None => None,
-        };
-        let http = ops.as_ref().map(|(_, bound)| *bound);
-        let info = api::NodeInfo {
-            address: self.identity.address(),
-            public_key: self.identity.public_key(),
-            network: self.config.node.network.clone(),
-            started: std::time::Instant::now(),
-            http,
-            api_tcp: tcp.as_ref().map(|(_, _, bound)| *bound),
-            max_message_bytes: self.config.message.max_bytes,
-            config: serde_json::to_value(&self.config).expect("a configuration is plain data"),
-        };
-        let deps = api::Deps {
-            net: handles.net.clone(),
-            map: handles.map.clone(),
-            message: handles.message.clone(),
-            friend: handles.friend.clone(),
-            block: handles.block.clone(),
-            store: self.store.clone(),
-            info: Arc::new(info),
-            metrics: Arc::new(std::mem::take(&mut self.registry)),
-            ready,
-            stop: layer.stop.clone(),
-            spool_dir: self.dir.fresh_spool()?,
-        };
-        let (path, on_socket) = (self.dir.api_sock(), deps.clone());
-        layer.tasks.spawn("api", |stop| api::serve_unix_on(socket, path, on_socket, stop));
-        if let Some((listener, token, _)) = tcp {
-            let deps = deps.clone();
-            layer.tasks.spawn("api-tcp", |stop| api::serve_tcp_on(listener, token, deps, stop));
-        }
-        if let Some((listener, _)) = ops {
-            layer.tasks.spawn("ops", |stop| api::serve_ops(listener, deps, stop));
-        }
-        Ok(http)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The chain of whole nodes: rules of one's own, large transactions, and strangers that speak its protocols by hand.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use vos::{
     block::{
@@ -12,14 +12,17 @@ use vos::{
         sync::wire::{Headers, Pull, Shakehand},
     },
     config::Config,
-    net::rpc::{Client, Protocols, RequestError, Wire},
+    net::rpc::{Protocols, RequestError, Wire},
     node::{Node, OwnChain},
-    primitives::{Hash, PeerId},
-    test_util::{Ground, Member, Node as Bare, config, node_on, until},
+    primitives::Hash,
+    test_util::{Member, config, until},
     wire::Status,
 };
 
-use super::hostile::{Bytes, MIB, lying, noise, resident};
+use super::{
+    hostile::{Bytes, MIB, lying, noise, resident},
+    stranger::{Door, Stranger},
+};
 
 lying!(LyingShakehand, Shakehand, Bytes);
 lying!(LyingPull, Pull, Bytes);
@@ -90,49 +93,15 @@ async fn rules_of_ones_own_hold_and_large_transactions_reach_the_producer() {
     a.stop().await;
 }
 
-struct Stranger {
-    /// Kept, so that its clients work.
-    _node: Bare,
-    shakehand: Client<LyingShakehand>,
-    pull: Client<LyingPull>,
-    headers: Client<LyingHeaders>,
-    notify: Client<LyingNotify>,
-    get: Client<LyingGet>,
-    transaction: Client<LyingTransaction>,
-}
-
-/// By the order of [`Stranger::everywhere`].
-const NAMES: [&str; 6] = ["shakehand", "pull", "headers", "notify", "get", "transaction"];
-
-impl Stranger {
-    async fn connect(victim: &Member) -> Self {
-        let wire = |protocols: &mut Protocols, _: &mut _| {
-            (
-                protocols.add::<LyingShakehand>().0,
-                protocols.add::<LyingPull>().0,
-                protocols.add::<LyingHeaders>().0,
-                protocols.add::<LyingNotify>().0,
-                protocols.add::<LyingGet>().0,
-                protocols.add::<LyingTransaction>().0,
-            )
-        };
-        let (node, clients) = node_on(Ground::fresh(), Bare::config(), wire).await;
-        let (shakehand, pull, headers, notify, get, transaction) = clients;
-        node.handle.connect(victim.multiaddr()).await.unwrap();
-        Self { _node: node, shakehand, pull, headers, notify, get, transaction }
-    }
-
-    async fn everywhere(&self, to: PeerId, request: &[u8]) -> [Result<Bytes, RequestError>; 6] {
-        let request = || Bytes(request.to_vec());
-        [
-            self.shakehand.request(to, request()).await,
-            self.pull.request(to, request()).await,
-            self.headers.request(to, request()).await,
-            self.notify.request(to, request()).await,
-            self.get.request(to, request()).await,
-            self.transaction.request(to, request()).await,
-        ]
-    }
+fn doors(protocols: &mut Protocols) -> Vec<Door> {
+    vec![
+        Door::of::<LyingShakehand>(protocols),
+        Door::of::<LyingPull>(protocols),
+        Door::of::<LyingHeaders>(protocols),
+        Door::of::<LyingNotify>(protocols),
+        Door::of::<LyingGet>(protocols),
+        Door::of::<LyingTransaction>(protocols),
+    ]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,32 +109,33 @@ async fn strangers_at_its_protocols_get_a_status_and_the_chain_goes_on() {
     let _turn = super::alone().await;
     let (a, b) = pair().await;
     let to = a.address();
-    let mut refused = [0; NAMES.len()];
+    let mut refused = BTreeMap::new();
     // One stranger after the other: what is wrong often enough gets its sender banned.
     for round in 0..6 {
-        let stranger = Stranger::connect(&a).await;
+        let stranger = Stranger::connect(&a, doors).await;
         for seed in 0..4 {
             let seed = round * 4 + seed;
             let noise = noise(seed, usize::try_from(seed).unwrap() + 1);
-            for (protocol, answer) in stranger.everywhere(to, &noise).await.into_iter().enumerate() {
+            for (door, answer) in stranger.everywhere(to, &noise).await {
+                let refused: &mut u32 = refused.entry(door).or_default();
                 match answer {
-                    Err(RequestError::Status(Status::Invalid | Status::Refused)) => refused[protocol] += 1,
+                    Err(RequestError::Status(Status::Invalid | Status::Refused)) => *refused += 1,
                     // What nobody knows is not there; who was banned is gone.
                     Ok(_)
                     | Err(RequestError::Status(_) | RequestError::ConnectionLost | RequestError::Unreachable(_)) => {}
-                    other => panic!("seed {seed}, {}: {other:?}", NAMES[protocol]),
+                    other => panic!("seed {seed}, {door}: {other:?}"),
                 }
             }
         }
     }
-    assert!(refused.iter().all(|count| *count > 0), "refused of {NAMES:?}: {refused:?}");
+    assert!(refused.values().all(|count| *count > 0), "refused: {refused:?}");
     // Half a gigabyte, in frames over every limit.
     let before = resident();
     for _ in 0..10 {
-        let stranger = Stranger::connect(&a).await;
-        for (name, answer) in NAMES.iter().zip(stranger.everywhere(to, &vec![1; 8 * MIB - 64]).await) {
-            let error = answer.expect_err(name);
-            assert!(matches!(error, RequestError::ConnectionLost | RequestError::Status(_)), "{name}: {error:?}");
+        let stranger = Stranger::connect(&a, doors).await;
+        for (door, answer) in stranger.everywhere(to, &vec![1; 8 * MIB - 64]).await {
+            let error = answer.expect_err(door);
+            assert!(matches!(error, RequestError::ConnectionLost | RequestError::Status(_)), "{door}: {error:?}");
         }
     }
     let grown = resident().saturating_sub(before);

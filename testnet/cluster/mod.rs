@@ -6,6 +6,7 @@ mod letters;
 mod map;
 mod order;
 mod raw;
+mod stranger;
 mod strangers;
 
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -1,7 +1,7 @@
 //! Liars at a friend's door: whatever a stranger says in the protocols of friendships and mailboxes, what the friend holds stays
 //! there, its owner gets it, and memory stays flat.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tempfile::TempDir;
 use vos::{
@@ -9,15 +9,15 @@ use vos::{
         Body, Draft, SendState, friend,
         mailbox::{Deposit, Desk, Hint, Pull, Receipts},
     },
-    net::rpc::{Client, Protocols, RequestError, Wire},
-    primitives::PeerId,
-    test_util::{Ground, Member, Node, config_of_friend, node_on, until},
+    net::rpc::{Protocols, RequestError, Wire},
+    test_util::{Member, config_of_friend, until},
     wire::Status,
 };
 
 use super::{
     hostile::{Bytes, MIB, lying, noise, resident},
     letters::{befriend, lets_in},
+    stranger::{Door, Stranger},
 };
 
 const WAIT: Duration = Duration::from_secs(30);
@@ -29,49 +29,15 @@ lying!(LyingDesk, Desk, Bytes);
 lying!(LyingHint, Hint, Bytes);
 lying!(LyingReceipts, Receipts, Bytes);
 
-struct Stranger {
-    /// Kept, so that its clients work.
-    _node: Node,
-    friend: Client<LyingFriend>,
-    deposit: Client<LyingDeposit>,
-    pull: Client<LyingPull>,
-    desk: Client<LyingDesk>,
-    hint: Client<LyingHint>,
-    receipts: Client<LyingReceipts>,
-}
-
-/// By the order of [`Stranger::everywhere`].
-const NAMES: [&str; 6] = ["friend", "deposit", "pull", "desk", "hint", "receipts"];
-
-impl Stranger {
-    async fn connect(victim: &Member) -> Self {
-        let wire = |protocols: &mut Protocols, _: &mut _| {
-            (
-                protocols.add::<LyingFriend>().0,
-                protocols.add::<LyingDeposit>().0,
-                protocols.add::<LyingPull>().0,
-                protocols.add::<LyingDesk>().0,
-                protocols.add::<LyingHint>().0,
-                protocols.add::<LyingReceipts>().0,
-            )
-        };
-        let (node, clients) = node_on(Ground::fresh(), Node::config(), wire).await;
-        let (friend, deposit, pull, desk, hint, receipts) = clients;
-        node.handle.connect(victim.multiaddr()).await.unwrap();
-        Self { _node: node, friend, deposit, pull, desk, hint, receipts }
-    }
-
-    async fn everywhere(&self, to: PeerId, request: &[u8]) -> [Result<Bytes, RequestError>; 6] {
-        let request = || Bytes(request.to_vec());
-        [
-            self.friend.request(to, request()).await,
-            self.deposit.request(to, request()).await,
-            self.pull.request(to, request()).await,
-            self.desk.request(to, request()).await,
-            self.hint.request(to, request()).await,
-            self.receipts.request(to, request()).await,
-        ]
-    }
+fn doors(protocols: &mut Protocols) -> Vec<Door> {
+    vec![
+        Door::of::<LyingFriend>(protocols),
+        Door::of::<LyingDeposit>(protocols),
+        Door::of::<LyingPull>(protocols),
+        Door::of::<LyingDesk>(protocols),
+        Door::of::<LyingHint>(protocols),
+        Door::of::<LyingReceipts>(protocols),
+    ]
 }
 
 /// A friend that holds a message for an owner who is away, and who sent it.
@@ -101,29 +67,30 @@ async fn held(friend: &Member) -> u64 {
 async fn what_a_friend_holds_survives_strangers_and_reaches_its_owner() {
     let _turn = super::alone().await;
     let (sender, friend, dir) = holding().await;
-    let (stranger, to) = (Stranger::connect(&friend).await, friend.address());
-    let mut invalid = [0; NAMES.len()];
+    let (stranger, to) = (Stranger::connect(&friend, doors).await, friend.address());
+    let mut invalid = BTreeMap::new();
     for seed in 0..100 {
         let length = usize::try_from(seed % 64).unwrap();
-        for (protocol, answer) in stranger.everywhere(to, &noise(seed, length)).await.into_iter().enumerate() {
+        for (door, answer) in stranger.everywhere(to, &noise(seed, length)).await {
+            let invalid: &mut u32 = invalid.entry(door).or_default();
             match answer {
-                Err(RequestError::Status(Status::Invalid)) => invalid[protocol] += 1,
+                Err(RequestError::Status(Status::Invalid)) => *invalid += 1,
                 // Fields that nobody knows are nothing, a stranger has no queue, and what is too often is not looked at.
                 Ok(_) | Err(RequestError::Status(Status::Busy | Status::Refused)) => {}
-                other => panic!("seed {seed}, {}: {other:?}", NAMES[protocol]),
+                other => panic!("seed {seed}, {door}: {other:?}"),
             }
         }
     }
-    assert!(invalid.iter().all(|count| *count > 0), "refused of {NAMES:?}: {invalid:?}");
+    assert!(invalid.values().all(|count| *count > 0), "refused: {invalid:?}");
     // What the owner may do, said by somebody else: a stranger has no queue here.
-    let pulled = stranger.pull.request(to, Bytes::default()).await;
+    let pulled = stranger.ask(LyingPull::NAME, to, b"").await;
     assert_eq!(pulled.unwrap_err(), RequestError::Status(Status::Refused));
     // Half a gigabyte, in frames over every limit.
     let before = resident();
     for _ in 0..10 {
-        for (name, answer) in NAMES.iter().zip(stranger.everywhere(to, &vec![1; 8 * MIB - 64]).await) {
-            let error = answer.expect_err(name);
-            assert!(matches!(error, RequestError::ConnectionLost | RequestError::Status(_)), "{name}: {error:?}");
+        for (door, answer) in stranger.everywhere(to, &vec![1; 8 * MIB - 64]).await {
+            let error = answer.expect_err(door);
+            assert!(matches!(error, RequestError::ConnectionLost | RequestError::Status(_)), "{door}: {error:?}");
         }
     }
     let grown = resident().saturating_sub(before);

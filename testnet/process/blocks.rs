@@ -1,15 +1,10 @@
 //! The chain by the program: transactions, blocks, segments, trace; producers that are killed; what is refused and how.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
-    process::{Child, Stdio},
-    time::Duration,
-};
+use std::{fs, io::Write, process::Stdio, time::Duration};
 
 use serde_json::Value;
 
-use super::daemon::{Daemon, Home, Pair, SOON, eventually, fails, shown, vos, wait_at_most};
+use super::daemon::{Daemon, Following, Home, Pair, eventually, fails, shown, vos, wait_at_most};
 
 /// Blocks come quickly, and are final soon.
 const QUICK: [&str; 4] = ["--set", "block.interval_ms=100", "--set", "chain.commit_depth=3"];
@@ -171,49 +166,14 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     let _: (Daemon, Daemon, Daemon) = (at_other, at_foreign, at_empty);
 }
 
-/// `vos block trace` of a home: its exchanges, and the process, which ends with this.
-struct Tracing(Child, std::sync::mpsc::Receiver<String>);
-
-impl Tracing {
-    fn start(home: &Home) -> Self {
-        let mut trace = vos();
-        trace.arg("--data-dir").arg(home.path()).args(["--json", "block", "trace"]);
-        let mut trace = trace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(trace.stdout.take().unwrap()).lines();
-        let (sender, received) = std::sync::mpsc::sync_channel(1024);
-        // A pipe has no deadline.
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        let mut note = String::new();
-        BufReader::new(trace.stderr.take().unwrap()).read_line(&mut note).unwrap();
-        assert!(note.contains("listening"), "{note}");
-        Self(trace, received)
-    }
-
-    fn next(&self) -> Value {
-        let exchange: Value = serde_json::from_str(&self.1.recv_timeout(SOON).unwrap()).unwrap();
-        assert!(exchange["direction"].is_string() && !exchange["data"].is_null(), "{exchange}");
-        exchange
-    }
-
-    fn until(&self, code: &str) -> Value {
-        std::iter::repeat_with(|| self.next()).find(|exchange| exchange["code"] == code).unwrap()
-    }
-}
-
-impl Drop for Tracing {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn exchanges_are_traced_in_the_form_of_the_protocols_first_description() {
     let pair = chain();
-    let trace = Tracing::start(&pair.b);
+    let trace = Following::start(&pair.b, &["block", "trace"]);
     let mut codes = std::collections::BTreeSet::new();
     while !codes.contains("SHAKEHAND") || !codes.contains("NEW_BLOCK") || !codes.contains("NEW_BLOCK_HASH") {
         let exchange = trace.next();
+        assert!(exchange["direction"].is_string() && !exchange["data"].is_null(), "{exchange}");
         let peer = &exchange["peer"];
         assert!(peer.is_null() || *peer == *pair.at_a.as_ref().unwrap().address, "{exchange}");
         codes.insert(exchange["code"].as_str().unwrap().to_owned());
@@ -221,18 +181,34 @@ fn exchanges_are_traced_in_the_form_of_the_protocols_first_description() {
     // One that comes later asks for blocks by height.
     let late = Home::new(&QUICK);
     let _daemon = late.start(&[]);
-    let trace = Tracing::start(&late);
+    let trace = Following::start(&late, &["block", "trace"]);
     reaches(&pair.a, 5);
     late.json(&["connect", &pair.at_b.as_ref().unwrap().bootstrap()]);
-    let pull = trace.until("PULL_BLOCK");
+    let pull = trace.until("code", "PULL_BLOCK");
     assert_eq!((&pull["direction"], &pull["data"]), (&"sent".into(), &1.into()), "{pull}");
     assert!(pull["count"].as_u64().unwrap() > 0, "{pull}");
-    let push = trace.until("PUSH_BLOCK");
+    let push = trace.until("code", "PUSH_BLOCK");
     let header = &push["data"]["block_header"];
     assert!(
         header["height"].is_u64() && header["hash"].is_string() && push["data"]["transactions"].is_array(),
         "{push}"
     );
+}
+
+#[test]
+fn a_watcher_sees_blocks_come_become_the_head_and_become_final() {
+    let pair = chain();
+    let watch = Following::start(&pair.b, &["block", "watch"]);
+    let imported = watch.until("event", "block.imported")["block"].clone();
+    let height = imported["height"].as_u64().unwrap();
+    let head = watch.until("event", "block.head");
+    assert!(head["block"]["height"].as_u64().unwrap() >= height, "{head}");
+    let committed = std::iter::repeat_with(|| watch.until("event", "block.committed"))
+        .find(|committed| committed["block"]["height"].as_u64().unwrap() >= height)
+        .unwrap();
+    assert!(committed["first"].as_u64().unwrap() <= height, "{committed}");
+    let block = pair.b.json(&["block", "get", imported["hash"].as_str().unwrap()]);
+    assert_eq!((&block["header"]["height"], &block["committed"]), (&height.into(), &true.into()), "{block}");
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::{Child, Stdio},
+    process::Stdio,
 };
 
 use serde_json::Value;
 
-use super::daemon::{Daemon, Home, Pair, eventually, fails, run, shown, vos};
+use super::daemon::{Daemon, Following, Home, Killed, Pair, eventually, fails, run, shown, vos};
 
 /// GET over a TCP socket: the status line, and the rest.
 fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
@@ -20,16 +20,6 @@ fn get(addr: &str, path: &str, headers: &str) -> (String, String) {
     socket.read_to_string(&mut answer).unwrap();
     let (status, rest) = answer.split_once("\r\n").unwrap();
     (status.to_owned(), rest.to_owned())
-}
-
-/// A process that does not outlive its test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -115,58 +105,21 @@ fn a_node_listens_on_one_more_addr_and_is_reached_there() {
     assert_eq!(pair.a.json(&["listen", "ls"])["listen"].as_array().unwrap().len(), 1);
 }
 
-/// `vos events` of a home, read until one of each name in `wanted` has been seen.
-fn events(home: &Home, act: impl FnOnce(), wanted: &[&str]) -> Vec<Value> {
-    let mut command = vos();
-    command.arg("--data-dir").arg(home.path()).arg("events").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = Killed(command.spawn().unwrap());
-    // It says so when it misses nothing any more.
-    let mut note = String::new();
-    BufReader::new(child.0.stderr.take().unwrap()).read_line(&mut note).unwrap();
-    assert!(note.contains("listening"), "{note}");
-    act();
-    let mut missing: Vec<&str> = wanted.to_vec();
-    let mut seen = Vec::new();
-    let (sender, lines) = std::sync::mpsc::sync_channel(64);
-    let stdout = BufReader::new(child.0.stdout.take().unwrap());
-    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-    while !missing.is_empty() {
-        let line =
-            lines.recv_timeout(super::daemon::SOON).unwrap_or_else(|e| panic!("{e}: {missing:?} after {seen:?}"));
-        let event: Value = serde_json::from_str(&line).unwrap();
-        missing.retain(|name| event["event"] != **name);
-        seen.push(event);
-    }
-    seen
-}
-
 #[test]
 fn what_happens_is_told_as_events() {
     let mut pair = Pair::start(&[]);
     let (a, b) = (&pair.a, &pair.b);
-    let at_b = events(
-        b,
-        || {
-            a.json(&["name", "alicia"]);
-            a.json(&["send", "bob", "hello", "--wait", "delivered"]);
-        },
-        &["map_changed", "message_received"],
-    );
-    let renamed = at_b.iter().find(|e| e["event"] == "map_changed").unwrap();
+    let (at_a, at_b) = (Following::start(a, &["events"]), Following::start(b, &["events"]));
+    a.json(&["name", "alicia"]);
+    let renamed = at_b.until("event", "map_changed");
     assert_eq!(renamed["record"]["name"], "alicia", "{renamed}");
-    let id = at_b.iter().find(|e| e["event"] == "message_received").unwrap()["id"].clone();
-    let leaves = pair.at_b.take().unwrap();
-    let at_a = events(
-        a,
-        || {
-            a.json(&["send", "bob", "again", "--wait", "delivered"]);
-            leaves.terminate();
-        },
-        &["outgoing", "peer_down"],
-    );
-    assert!(at_a.iter().any(|e| e["event"] == "outgoing" && e["state"] == "delivered"), "{at_a:?}");
-    let again = events(a, || pair.at_b = Some(b.start(&[])), &["peer_up"]);
-    assert_eq!(again.last().unwrap()["address"], pair.address_b());
+    a.json(&["send", "bob", "hello", "--wait", "delivered"]);
+    let id = at_b.until("event", "message_received")["id"].clone();
+    at_a.until("state", "delivered");
+    pair.at_b.take().unwrap().terminate();
+    at_a.until("event", "peer_down");
+    pair.at_b = Some(b.start(&[]));
+    assert_eq!(at_a.until("event", "peer_up")["address"], pair.address_b());
     let read = b.json(&["inbox", "read", id.as_str().unwrap()]);
     assert_eq!((&read["text"], &read["id"], &read["bytes"]), (&"hello".into(), &id, &5.into()), "{read}");
     b.json(&["inbox", "rm", id.as_str().unwrap()]);

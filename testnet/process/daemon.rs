@@ -251,6 +251,60 @@ impl Drop for Daemon {
     }
 }
 
+/// A process that does not outlive its test.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command that prints a line of JSON for each thing that happens, until it is dropped.
+pub(crate) struct Following {
+    lines: mpsc::Receiver<String>,
+    _process: Killed,
+}
+
+impl Following {
+    /// It misses nothing from when this returns.
+    #[track_caller]
+    pub(crate) fn start(home: &Home, args: &[&str]) -> Self {
+        let mut command = vos();
+        command.arg("--data-dir").arg(home.path()).arg("--json").args(args);
+        let mut process = Killed(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+        let mut note = String::new();
+        BufReader::new(process.0.stderr.take().unwrap()).read_line(&mut note).unwrap();
+        assert!(note.contains("listening"), "{note}");
+        let stdout = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let (sender, lines) = mpsc::sync_channel(1024);
+        // A pipe has no deadline.
+        thread::spawn(move || stdout.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { lines, _process: process }
+    }
+
+    #[track_caller]
+    pub(crate) fn next(&self) -> Value {
+        let line = self.lines.recv_timeout(SOON).expect("another line in time");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The first one whose `key` is `value`; those before it are dropped.
+    #[track_caller]
+    pub(crate) fn until(&self, key: &str, value: &str) -> Value {
+        let mut dropped = Vec::new();
+        loop {
+            let Ok(line) = self.lines.recv_timeout(SOON) else { panic!("no {key} {value} after {dropped:?}") };
+            let next: Value = serde_json::from_str(&line).unwrap();
+            if next[key] == value {
+                return next;
+            }
+            dropped.push(next);
+        }
+    }
+}
+
 /// Two daemons that know each other.
 pub(crate) struct Pair {
     pub(crate) a: Home,

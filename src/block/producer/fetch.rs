@@ -1,6 +1,6 @@
 //! Taking announced transactions from those who have them.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -47,8 +47,6 @@ pub(super) struct Fetches {
     /// Under way, and because of whom.
     flying: HashMap<Hash, PeerId>,
     waiting: VecDeque<(Received, Hash, Vec<PeerId>)>,
-    /// All that wait.
-    known: HashSet<Hash>,
     /// Of late.
     failures: HashMap<PeerId, u32>,
 }
@@ -60,7 +58,6 @@ impl Fetches {
             jobs: JoinSet::new(),
             flying: HashMap::new(),
             waiting: VecDeque::new(),
-            known: HashSet::new(),
             failures: HashMap::new(),
         }
     }
@@ -70,7 +67,7 @@ impl Fetches {
     #[must_use]
     pub(super) fn begin(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) -> Option<Received> {
         let source = received.source;
-        if self.is_dishonest(&source) || self.flying.contains_key(&hash) || self.known.contains(&hash) {
+        if self.is_dishonest(&source) || self.flying.contains_key(&hash) {
             return Some(received);
         }
         if self.has_room(&source) {
@@ -78,10 +75,10 @@ impl Fetches {
             return None;
         }
         let of_source = self.waiting.iter().filter(|(waits, ..)| waits.source == source).count();
-        if self.waiting.len() >= WAITING || of_source >= WAITING_PER_SOURCE {
+        let waits = self.waiting.iter().any(|(_, known, _)| *known == hash);
+        if waits || self.waiting.len() >= WAITING || of_source >= WAITING_PER_SOURCE {
             return Some(received);
         }
-        self.known.insert(hash);
         self.waiting.push_back((received, hash, others));
         None
     }
@@ -117,28 +114,26 @@ impl Fetches {
         });
     }
 
-    /// The next one that ended. Pending while there is none; cancel-safe.
+    /// The next one that ended, to be given to [`Fetches::settle`]. Pending while there is none; cancel-safe.
     pub(super) async fn next(&mut self) -> Fetched {
         match self.jobs.join_next().await {
-            Some(Ok(fetched)) => {
-                self.on_ended(&fetched);
-                fetched
-            }
+            Some(Ok(fetched)) => fetched,
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             None => std::future::pending().await,
         }
     }
 
-    fn on_ended(&mut self, fetched: &Fetched) {
-        self.flying.remove(&fetched.hash);
-        if !fetched.delivered {
-            *self.failures.entry(fetched.received.source).or_default() += 1;
+    /// Counts how one ended, and lets others have its place. What is `known` meanwhile, in the pool or by a block that was quicker, is
+    /// nobody's failure and needs no fetch: whoever has the block may not have its transactions any more.
+    pub(super) fn settle(&mut self, ended: &Fetched, known: impl Fn(&Hash) -> bool) {
+        self.flying.remove(&ended.hash);
+        if !ended.delivered && !known(&ended.hash) {
+            *self.failures.entry(ended.received.source).or_default() += 1;
         }
         while let Some(at) = self.waiting.iter().position(|(waits, ..)| self.has_room(&waits.source)) {
             let Some((received, hash, others)) = self.waiting.remove(at) else { break };
-            self.known.remove(&hash);
             // Dropped, it is ignored.
-            if !self.is_dishonest(&received.source) {
+            if !self.is_dishonest(&received.source) && !known(&hash) {
                 self.start(received, hash, others);
             }
         }

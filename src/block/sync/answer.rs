@@ -16,7 +16,7 @@ use crate::{
     block::{
         chain::{Chain, ChainError, Stored},
         penalty::{Offence, Penalties},
-        trace::{Code, Trace, block_json},
+        trace::{Code, Trace},
     },
     net::rpc::Inbound,
     primitives::PeerId,
@@ -96,11 +96,7 @@ impl Answers {
             self.trace.sent(peer, Code::PushBlock, || json!({ "answer": format!("{push:?}") }));
             return 0;
         };
-        if self.trace.is_heard() {
-            for block in blocks {
-                self.trace.sent(peer, Code::PushBlock, || block_json(&block.header, &block.body));
-            }
-        }
+        self.trace.push(true, peer, blocks.iter().map(|b| (&b.header, &b.body)));
         blocks.len()
     }
 

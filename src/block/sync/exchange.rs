@@ -14,7 +14,7 @@ use crate::{
     block::{
         Block, Header, Origin, Point,
         chain::{Chain, ChainError, SegmentOutcome},
-        trace::{Code, Trace, block_json},
+        trace::{Code, Trace},
     },
     identity::Purpose,
     net::rpc::{Client, RequestError},
@@ -97,12 +97,7 @@ impl Exchange {
         let raw = self.pull.request(peer, wire::pull_request(span)).await.map_err(|e| failure(&e))?;
         let push = wire::read_push_response(raw, span).ok_or(Failure::Wrong)?;
         match &push {
-            Push::Blocks(blocks) if self.trace.is_heard() => {
-                for block in blocks {
-                    self.trace.received(peer, Code::PushBlock, || block_json(&block.header, &block.body));
-                }
-            }
-            Push::Blocks(_) => {}
+            Push::Blocks(blocks) => self.trace.push(false, peer, blocks.iter().map(|b| (&b.header, &b.body))),
             other => self.trace.received(peer, Code::PushBlock, || json!({ "answer": format!("{other:?}") })),
         }
         match push {

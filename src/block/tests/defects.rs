@@ -23,7 +23,7 @@
 //! | N18 | heights and hashes in one key space | `n18_heights_are_in_order_and_never_taken_for_hashes` |
 //! | N19 | memory goes ahead of the disk | `n19_nothing_is_shown_that_was_not_written`, `n19_whatever_is_asked_after_a_failed_write_shows_none_of_it` |
 //! | N20 | peers that went stay in the lists | `n20_a_peer_that_went_is_neither_asked_nor_told` |
-//! | L1 | a link that is dead to gossip, without a word | `l1_a_peer_that_takes_nothing_is_noticed_and_not_counted_on`, `l1_who_was_told_on_the_topic_and_still_lacks_a_block_is_told_alone`, `an_oversized_frame_and_a_broken_block_leave_the_link_alive` |
+//! | L1 | a link that is dead to gossip, without a word | `l1_a_peer_that_takes_nothing_is_noticed_and_not_counted_on`, `l1_who_was_told_on_the_topic_and_still_lacks_a_block_is_told_alone`, `an_oversized_frame_and_a_broken_block_leave_the_link_alive`, `l1_a_frame_over_the_limit_costs_its_stream_and_nothing_else` |
 //! | L2 | the limit counts the start of the next frame | `l2_l3_a_payload_as_large_as_can_be_arrives_whatever_comes_right_behind_it` |
 //! | L3 | the limit of a payload leaves out its envelope | the same, `l3_l10_l11_l16_no_frame_of_gossip_is_large_whatever_the_body` |
 //! | L4 | mesh numbers that are not checked | `l4_gossipsub_is_given_numbers_for_every_topic_and_they_fit_together`, `l4_the_block_topics_have_numbers_that_fit_together_whatever_is_configured` |

@@ -71,6 +71,8 @@ proptest! {
         prop_assert!(answers.iter().all(|a| *a == answers[0]));
     }
 
+    // The best branch of such a forest is its longest one, as in a chain that lives. What is final stays final: under Norn a better
+    // block that nobody builds on would lower the head, and how far others had come by then would depend on the order.
     #[test]
     fn any_order_within_the_depth_gives_the_same_commits(seed in any::<u64>(), longest in any::<bool>()) {
         let choice: Arc<dyn ForkChoice> = if longest { Arc::new(Longest) } else { Arc::new(Norn) };

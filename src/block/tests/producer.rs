@@ -428,3 +428,45 @@ async fn a_source_that_never_answers_holds_up_nothing_but_its_own_share() {
     wants.end().await;
     has.end().await;
 }
+
+#[tokio::test]
+async fn announcements_that_a_block_has_overtaken_are_nobodys_failure() {
+    let board = Board::default();
+    let wants = node_on(&board, false, true, kit::rules(12), system());
+    let (asking, mut asked) = mpsc::channel(64);
+    let source = answering(&board, move |inbound| asking.try_send(inbound).unwrap());
+    let all: Vec<_> = (0..40_u8).map(|n| Bytes::from(vec![n; MAX_WHOLE + 1])).collect();
+    let mut verdicts = Vec::new();
+    for transaction in &all {
+        let (received, verdict) = Received::watched(source, News::encode(transaction));
+        wants.gossip.send(received).await.unwrap();
+        verdicts.push(verdict);
+    }
+    let mut first = Vec::new();
+    for _ in 0..16 {
+        first.push(within(asked.recv()).await.unwrap());
+    }
+    // A block has half of them, so that their source, which has the block too, does not serve them any more.
+    let (included, left) = all.split_at(20);
+    let included: Vec<_> = included.iter().map(|t| t.to_vec()).collect();
+    let block = Maker::new(1).block(&kit::genesis(), 1000, &included);
+    wants.chain.import(block, Origin::File).await.unwrap();
+    within(async {
+        while wants.handle.submit(all[0].clone()).await != Err(SubmitError::Pool(PoolError::Included)) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    first.into_iter().for_each(|inbound| inbound.refuse(Status::NotFound));
+    for _ in left {
+        let inbound = within(asked.recv()).await.unwrap();
+        let hash = wire::read_request(&inbound.request).unwrap();
+        let transaction = left.iter().find(|t| Hash::of(t) == hash).expect("what a block has is not asked for");
+        inbound.respond(wire::response(transaction.clone()));
+    }
+    for (n, verdict) in verdicts.iter_mut().enumerate() {
+        let expected = if n < 20 { pubsub::Verdict::Ignore } else { pubsub::Verdict::Accept };
+        assert_eq!(within(verdict.recv()).await, Some(expected), "{n}");
+    }
+    wants.end().await;
+}

@@ -103,6 +103,26 @@ async fn l1_a_peer_that_takes_nothing_is_noticed_and_not_counted_on() {
 }
 
 #[tokio::test]
+async fn l1_a_frame_over_the_limit_costs_its_stream_and_nothing_else() {
+    let (node, publisher, mut received) = start(Mesh::default()).await;
+    let (mut raw, mut out, mut into) = listener(&node, &publisher).await;
+    let (_honest, mut honest_out, mut honest_into) = listener(&node, &publisher).await;
+    let wrong =
+        [frame::publish(&name(), &vec![7; 4 * MAX_PAYLOAD]), frame::claiming(1 << 30), frame::claiming(usize::MAX)];
+    for (n, frame) in (0_u8..).zip(wrong) {
+        out.offer(&frame).await;
+        honest_out.send(&frame::publish(&name(), &[n, 1])).await;
+        assert_eq!(next(&mut received).await.data, [n, 1], "others are heard");
+        // The library may open five on a connection (L14).
+        out = raw.open(frame::publish(&name(), &[n, 2])).await.expect("another stream");
+        assert_eq!(next(&mut received).await.data, [n, 2], "and so is who sent it, on a new stream");
+    }
+    publisher.publish(b"to all".to_vec()).await.unwrap();
+    into.receive_with(b"to all").await;
+    honest_into.receive_with(b"to all").await;
+}
+
+#[tokio::test]
 async fn l2_l3_a_payload_as_large_as_can_be_arrives_whatever_comes_right_behind_it() {
     let [(_a, from_a, _), (_b, _, mut at_b)] = two(Mesh::default()).await;
     const PAIRS: u8 = 60;
