@@ -274,8 +274,8 @@ fn read(file: &File, from: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Bytes of a pack written at once.
-const CHUNK: usize = 1024 * 1024;
+/// Bytes of a pack written at once: whoever writes sleeps until they are on the disk, and on a busy machine wakes up late.
+const CHUNK: usize = 4 * 1024 * 1024;
 
 /// A pack that is being written, one chunk after another.
 struct Pack {

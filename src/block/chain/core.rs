@@ -329,7 +329,7 @@ impl Core {
 
     fn insert(&mut self, block: Block, header: Arc<Header>, origin: Origin, now: UnixMillis) -> Outcome {
         let hash = block.hash();
-        let point = Point { height: header.height, hash };
+        let (point, parent) = (Point { height: header.height, hash }, header.parent);
         let bytes = header.encoded_bytes() + block.body().bytes().len();
         self.released.extend(self.orphans.release(&hash));
         self.tree.insert(hash, header, self.rules.choice.as_ref());
@@ -339,7 +339,12 @@ impl Core {
             None => self.change.added.push(block),
         }
         let before = self.head();
-        self.follow_best(now);
+        // Every block of the tree is on the way to the head, or is the new one.
+        if before.hash == parent && self.tree.len() == self.path.len() + 1 {
+            self.extend_head(point, now);
+        } else {
+            self.follow_best(now);
+        }
         while self.tree.overflows(point.height) {
             let Some(evicted) = self.tree.evict(point.height, &self.path, self.rules.choice.as_ref()) else { break };
             self.change.evicted.push(evicted);
@@ -364,6 +369,17 @@ impl Core {
         }
         self.change.attached.extend_from_slice(&best[common..]);
         self.path = best;
+        self.commit_deep(now);
+    }
+
+    /// The same after `point` was added on the head, when there is nothing in the tree but the way to the head: as when a node catches up.
+    fn extend_head(&mut self, point: Point, now: UnixMillis) {
+        self.change.attached.push(point);
+        self.path.push(point);
+        self.commit_deep(now);
+    }
+
+    fn commit_deep(&mut self, now: UnixMillis) {
         self.end_hold(now);
         if self.hold.is_some() {
             return;
