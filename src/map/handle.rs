@@ -434,11 +434,11 @@ impl Handle {
         self.inner.mirror.heard(&address);
     }
 
-    /// Proofs of equivocation kept: address and the two envelopes.
+    /// The proof that a node signed two records with one number, if there is one: both envelopes.
     #[must_use]
-    pub fn equivocations(&self) -> Vec<(PeerId, Vec<u8>, Vec<u8>)> {
+    pub fn equivocation(&self, address: &PeerId) -> Option<[Vec<u8>; 2]> {
         let map = self.inner.mirror.read();
-        map.proofs().map(|(key, proof)| (key.address(), proof.kept.to_vec(), proof.other.to_vec())).collect()
+        map.proof(&Key::of(address)?).map(|proof| [proof.kept.to_vec(), proof.other.to_vec()])
     }
 
     /// For tests of other features: a handle over `mirror` without a service or a network. Fill it by

@@ -436,10 +436,6 @@ impl Map {
         self.hints.get(key).map(|(_, envelope)| envelope)
     }
 
-    pub(super) fn proofs(&self) -> impl Iterator<Item = (&Key, &Proof)> {
-        self.proofs.iter()
-    }
-
     pub(super) fn proof(&self, key: &Key) -> Option<&Proof> {
         self.proofs.get(key)
     }

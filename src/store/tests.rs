@@ -83,8 +83,9 @@ async fn scans_stay_in_their_prefix_and_go_on_after_a_key() {
 fn packed_bodies_come_back_from_their_places_alone_and_together() {
     let (dir, store) = open();
     // Of no bytes, across the chunks in which they are written, and longer than one.
-    let bodies: Vec<Vec<u8>> =
-        [0, 1, 4096, 700_000, 700_001, 2_500_000, 17].map(|n| (0..n).map(|i: u32| (i % 251) as u8).collect()).into();
+    let bodies: Vec<Vec<u8>> = [0, 1, 4096, 2_700_000, 2_700_001, 9_500_000, 17]
+        .map(|n| (0..n).map(|i: u32| (i % 251) as u8).collect())
+        .into();
     let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let spots = store.write_pack(7, &slices).unwrap();
     let more = store.write_pack(8, &slices[2..4]).unwrap();

@@ -6,7 +6,7 @@ use super::super::{
     App,
     error::ApiError,
     extract::{Body, Params, Segment, address, owners, strict_address},
-    schema::{ErrorBody, MapPage, Online, Probe, Records},
+    schema::{ErrorBody, MapPage, Online, Probe, Record, Records},
 };
 
 /// Records on one page: about 2.5 MB of JSON with records of usual size.
@@ -36,7 +36,11 @@ pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Resul
         Some(peer) => vec![app.deps.map.resolve(peer).await?],
         None => owners(&app, &text).await?,
     };
-    Ok(Json(Records { records: entries.into_iter().map(Into::into).collect(), next: None }))
+    let records = entries.into_iter().map(|entry| {
+        let proof = app.deps.map.equivocation(&entry.address);
+        Record::from(entry).with_proof(proof)
+    });
+    Ok(Json(Records { records: records.collect(), next: None }))
 }
 
 /// Probes a node: a real round trip, dialling it when needed.

@@ -13,6 +13,7 @@ mod message;
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -304,6 +305,10 @@ pub struct Record {
     /// Where it was found: `map`, or `dht` when it came from Kademlia and is not in the local map.
     #[serde(default)]
     pub source: String,
+    /// The proof that its owner signed two records with one number, which only a copied key or a program that lies does: both, as signed
+    /// envelopes in base64. Told of single nodes, not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub equivocation: Option<[String; 2]>,
 }
 
 impl From<map::Entry> for Record {
@@ -321,7 +326,16 @@ impl From<map::Entry> for Record {
             state: entry.state,
             last_seen_at: entry.last_seen_at.map(|t| t.0),
             source: if entry.from_dht { "dht" } else { "map" }.to_owned(),
+            equivocation: None,
         }
+    }
+}
+
+impl Record {
+    /// With the proof of its equivocation, when there is one.
+    #[must_use]
+    pub(super) fn with_proof(self, proof: Option<[Vec<u8>; 2]>) -> Self {
+        Self { equivocation: proof.map(|both| both.map(|envelope| STANDARD.encode(envelope))), ..self }
     }
 }
 

@@ -94,6 +94,12 @@ fn detail(out: Output, record: &Record) -> String {
     fields.push(("source", record.source.clone()));
     fields.push(("seq", record.seq.to_string()));
     fields.push(("signed", ago(record.issued_at)));
+    if record.equivocation.is_some() {
+        fields.push((
+            "warning",
+            "signed two records with one number: its key was copied, or it lies; --json shows both".to_owned(),
+        ));
+    }
     out.fields(&fields)
 }
 

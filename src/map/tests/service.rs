@@ -353,16 +353,16 @@ async fn what_is_signed_twice_is_reported_with_proof() {
         }
     };
     assert_eq!(tokio::time::timeout(Duration::from_secs(20), reported).await.unwrap(), of.address());
-    let proofs = a.handle.equivocations();
-    assert_eq!(proofs.len(), 1);
+    let both = a.handle.equivocation(&of.address()).expect("a proof");
     let (verifier, at) = (a.mirror.verifier().clone(), now());
-    let (x, y) = (verifier.verify(&proofs[0].1, at).unwrap(), verifier.verify(&proofs[0].2, at).unwrap());
+    let [x, y] = both.map(|envelope| verifier.verify(&envelope, at).unwrap());
     assert_eq!((x.seq, x.key), (y.seq, y.key));
     assert_ne!(x.hash, y.hash);
     let dir = a.halt().await;
     let store = open(&dir).await;
     let again = Mirror::load(&store, &Config::default(), &network(), identity(1).address(), Arc::new(SystemClock));
-    assert_eq!(again.unwrap().read().proofs().count(), 1, "the proof outlives a restart");
+    let key = Key::of(&of.address()).unwrap();
+    assert!(again.unwrap().read().proof(&key).is_some(), "the proof outlives a restart");
 }
 
 #[tokio::test]

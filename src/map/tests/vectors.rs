@@ -142,7 +142,7 @@ fn the_newest_counts_and_a_rival_is_proof() {
     assert_eq!(map.merge(&record(&of, 4), Source::News), Outcome::Stale);
     let replaced = second.hash > first.hash;
     assert_eq!(map.merge(&second, Source::News), Outcome::Equivocation { replaced, first: true });
-    let proof = map.proofs().next().unwrap().1;
+    let proof = map.proof(&Key::of(&of.address()).unwrap()).unwrap();
     assert_ne!(proof.kept, proof.other);
     assert_eq!(map.merge(&record(&of, 6), Source::News), Outcome::Newer);
     assert_eq!(map.owners("anna").count(), 1);
