@@ -115,11 +115,11 @@ impl Trace {
         self.tell(sent, Some(peer), Code::PullBlock, Some(count), || json!(height));
     }
 
-    /// Blocks by height, each as its header and its body, one exchange for each.
-    pub(super) fn push<'a>(&self, sent: bool, peer: PeerId, blocks: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) {
+    /// Blocks by height, each as its header and its body, one exchange for each. `blocks` is only called when somebody listens.
+    pub(super) fn push(&self, sent: bool, peer: PeerId, blocks: impl FnOnce() -> Vec<(Bytes, Bytes)>) {
         if self.is_heard() {
-            for (header, body) in blocks {
-                self.tell(sent, Some(peer), Code::PushBlock, None, || block_json(header, body));
+            for (header, body) in blocks() {
+                self.tell(sent, Some(peer), Code::PushBlock, None, || block_json(&header, &body));
             }
         }
     }

@@ -15,8 +15,8 @@
 //!
 //! A place that was never written, or not wholly, has no part: its checksum does not fit.
 //!
-//! [`Shelf::Block`] is otherwise: each of its files is a *pack*, many bodies one after another, written in one go and never again. The
-//! row that names a body has its [`Spot`] in the pack and its checksum. Bodies that lie next to each other are read in one call.
+//! [`Shelf::Block`] is otherwise: each of its files is a *pack*, many pieces one after another, written in one go and never again. The
+//! row that names a piece has its [`Spot`] in the pack and its checksum. Pieces that lie close to each other are read in one call.
 //!
 //! # Durability
 //! Parts are durable when [`Store::sync_body`](super::Store::sync_body) has returned. A row of the database that names the file is
@@ -75,7 +75,7 @@ impl Shelf {
     }
 }
 
-/// Where a body lies in a pack.
+/// Where a piece lies in a pack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Spot {
     /// The pack's number.
@@ -173,10 +173,10 @@ impl Bodies {
     }
 
     /// Writes a pack, durably. One that could not be written wholly is removed.
-    pub(super) fn write_pack(&self, number: u64, bodies: &[&[u8]]) -> io::Result<Vec<Spot>> {
+    pub(super) fn write_pack(&self, number: u64, pieces: &[&[u8]]) -> io::Result<Vec<Spot>> {
         let write = || {
             let mut pack = Pack::new(self.open_to_write(Shelf::Block, number)?, number);
-            let spots = bodies.iter().map(|body| pack.put(body)).collect::<io::Result<_>>()?;
+            let spots = pieces.iter().map(|piece| pack.put(piece)).collect::<io::Result<_>>()?;
             pack.write()?;
             pack.file.sync_data()?;
             // The name of the file, as in `sync`.
@@ -186,24 +186,36 @@ impl Bodies {
         write().inspect_err(|_| self.remove(Shelf::Block, number))
     }
 
-    /// The bodies at these places, in their order; `None` for one that is not there or damaged.
+    /// The pieces at these places, in their order; `None` for one that is not there or damaged.
     pub(super) fn packed(&self, spots: &[Spot]) -> io::Result<Vec<Option<Bytes>>> {
         let mut bodies = Vec::with_capacity(spots.len());
-        let beside = |a: &Spot, b: &Spot| a.pack == b.pack && a.end() == u64::from(b.offset);
+        let gap = |a: &Spot, b: &Spot| u64::from(b.offset).checked_sub(a.end());
+        let beside = |a: &Spot, b: &Spot| a.pack == b.pack && gap(a, b).is_some_and(|gap| gap <= GAP);
         for row in spots.chunk_by(beside) {
-            let (Some(first), Some(last)) = (row.first(), row.last()) else { continue };
-            let (from, length) = (u64::from(first.offset), last.end() - u64::from(first.offset));
-            let bytes = match File::open(self.path(Shelf::Block, first.pack)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => Bytes::new(),
-                file => read(&file?, from, usize::try_from(length).unwrap_or(usize::MAX))?.into(),
-            };
-            bodies.extend(row.iter().map(|spot| {
-                let (start, end) = (usize::try_from(u64::from(spot.offset) - from), usize::try_from(spot.end() - from));
-                let body = bytes.get(start.ok()?..end.ok()?)?;
-                (crc32fast::hash(body) == spot.sum).then(|| bytes.slice_ref(body))
-            }));
+            let bytes = self.read_row(row)?;
+            bodies.extend(row.iter().map(|spot| at(&bytes, row, spot).map(|piece| bytes.slice_ref(piece))));
         }
         Ok(bodies)
+    }
+
+    /// The pieces at these places, which follow each other in one pack; `None` when any is not there or damaged.
+    pub(super) fn packed_together(&self, spots: &[Spot]) -> io::Result<Option<Bytes>> {
+        let follow = |pair: &[Spot]| pair[0].pack == pair[1].pack && pair[0].end() == u64::from(pair[1].offset);
+        if !spots.windows(2).all(follow) {
+            return Ok(None);
+        }
+        let bytes = self.read_row(spots)?;
+        Ok(spots.iter().all(|spot| at(&bytes, spots, spot).is_some()).then_some(bytes))
+    }
+
+    /// What there is from the first of these places to the end of the last.
+    fn read_row(&self, row: &[Spot]) -> io::Result<Bytes> {
+        let (Some(first), Some(last)) = (row.first(), row.last()) else { return Ok(Bytes::new()) };
+        let (from, length) = (u64::from(first.offset), last.end() - u64::from(first.offset));
+        match File::open(self.path(Shelf::Block, first.pack)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Bytes::new()),
+            file => Ok(read(&file?, from, usize::try_from(length).unwrap_or(usize::MAX))?.into()),
+        }
     }
 
     /// Makes all that was written to a body durable.
@@ -257,6 +269,14 @@ impl Bodies {
     }
 }
 
+/// A piece in what was read from the first of `row` on; `None` when it is not all there, or damaged.
+fn at<'a>(bytes: &'a Bytes, row: &[Spot], spot: &Spot) -> Option<&'a [u8]> {
+    let from = u64::from(row.first()?.offset);
+    let start = usize::try_from(u64::from(spot.offset).checked_sub(from)?).ok()?;
+    let piece = bytes.get(start..start.checked_add(spot.length as usize)?)?; // u32 fits in usize
+    (crc32fast::hash(piece) == spot.sum).then_some(piece)
+}
+
 /// The part in what stands at its place.
 fn whole(block: Vec<u8>) -> Option<Bytes> {
     let sum = u32::from_le_bytes(*block.first_chunk()?);
@@ -274,6 +294,8 @@ fn read(file: &File, from: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Bytes between two pieces that are read for nothing rather than in two calls.
+const GAP: u64 = 1024;
 /// Bytes of a pack written at once: whoever writes sleeps until they are on the disk, and on a busy machine wakes up late.
 const CHUNK: usize = 4 * 1024 * 1024;
 
@@ -291,11 +313,11 @@ impl Pack {
         Self { file, number, memory: vec![0; CHUNK + BLOCK], filled: 0, written: 0 }
     }
 
-    fn put(&mut self, body: &[u8]) -> io::Result<Spot> {
-        let place = |_| io::Error::new(io::ErrorKind::InvalidInput, "a pack of bodies is at most 4 GiB");
+    fn put(&mut self, piece: &[u8]) -> io::Result<Spot> {
+        let place = |_| io::Error::new(io::ErrorKind::InvalidInput, "a pack is at most 4 GiB");
         let offset = u32::try_from(self.written + self.filled as u64).map_err(place)?; // usize fits in u64
-        let length = u32::try_from(body.len()).map_err(place)?;
-        let mut rest = body;
+        let length = u32::try_from(piece.len()).map_err(place)?;
+        let mut rest = piece;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(CHUNK - self.filled));
             let start = self.memory.as_ptr().align_offset(BLOCK) + self.filled;
@@ -306,7 +328,7 @@ impl Pack {
             }
             rest = later;
         }
-        Ok(Spot { pack: self.number, offset, length, sum: crc32fast::hash(body) })
+        Ok(Spot { pack: self.number, offset, length, sum: crc32fast::hash(piece) })
     }
 
     /// Writes what there is, and zeros up to the next multiple of [`BLOCK`].

@@ -290,23 +290,32 @@ impl Store {
         Ok(())
     }
 
-    /// Writes bodies of [`Shelf::Block`] into one new file, durably, and returns where each lies. `number` must be new. For many bodies at
-    /// once: a few tens of MiB at most. Blocks.
+    /// Writes pieces into one new file of [`Shelf::Block`], durably, one after another, and returns where each lies. `number` must be
+    /// new. For many pieces at once: a few tens of MiB at most. Blocks.
     ///
     /// # Errors
     /// [`StoreError`] when the disk is full or fails; nothing is left behind then.
-    pub fn write_pack(&self, number: u64, bodies: &[&[u8]]) -> Result<Vec<Spot>, StoreError> {
-        self.inner.space.check(bodies.iter().map(|b| b.len()).sum())?;
-        Ok(self.inner.bodies.write_pack(number, bodies)?)
+    pub fn write_pack(&self, number: u64, pieces: &[&[u8]]) -> Result<Vec<Spot>, StoreError> {
+        self.inner.space.check(pieces.iter().map(|p| p.len()).sum())?;
+        Ok(self.inner.bodies.write_pack(number, pieces)?)
     }
 
-    /// The bodies at these places, in their order; `None` for one that is not there, or is damaged. Those that lie next to each other
+    /// The pieces at these places, in their order; `None` for one that is not there, or is damaged. Those that lie close to each other
     /// are read at once and share their memory, so the caller bounds what it asks for. Blocks.
     ///
     /// # Errors
     /// [`StoreError`] when the disk fails.
     pub fn packed(&self, spots: &[Spot]) -> Result<Vec<Option<Bytes>>, StoreError> {
         Ok(self.inner.bodies.packed(spots)?)
+    }
+
+    /// The pieces at these places of one pack, which follow each other, in one. `None` when any is not there or damaged. The caller bounds
+    /// what it asks for. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn packed_together(&self, spots: &[Spot]) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.inner.bodies.packed_together(spots)?)
     }
 
     /// Opens a large body for writing, part by part; the first to do so makes its file. Blocks.

@@ -5,7 +5,11 @@ use std::{collections::HashSet, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 
-use super::{owner::Command, store::read_header, view::Shared};
+use super::{
+    owner::Command,
+    store::{Stretch, read_header},
+    view::Shared,
+};
 use crate::{
     block::{Block, Header, Origin, Point, VerifiedHeader},
     primitives::{Clock, Hash, PeerId, UnixMillis},
@@ -264,6 +268,17 @@ impl Chain {
         // One that a reorg has just taken away ends the row.
         let blocks = self.shared.store.blocks(&hashes, max_bytes)?;
         Ok(hashes.into_iter().zip(blocks).map(|(hash, (header, body))| Stored { hash, header, body }).collect())
+    }
+
+    /// The same in one piece, when the store has it so ([`Stretch`]).
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stretch(&self, start: u64, count: usize, max_bytes: usize) -> Result<Option<Stretch>, ChainError> {
+        let stretch = self.shared.store.stretch(start, count.min(MAX_RANGE), max_bytes)?;
+        let Some(stretch) = stretch else { return Ok(None) };
+        let best = self.shared.hash_at(stretch.last.height)? == Some(stretch.last.hash);
+        Ok(best.then_some(stretch))
     }
 
     /// Headers of the best chain at `start`, `start + stride`, ..., encoded, up to `count` and [`MAX_RANGE`]. A stride of 0 counts as 1.

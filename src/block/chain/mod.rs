@@ -59,7 +59,7 @@ pub use metrics::Metrics;
 pub use owner::{Deps, Ended, Service, open};
 pub use rocks::Rocks;
 pub use start::OpenError;
-pub use store::{ChainStore, Change, Marks, Retired};
+pub use store::{ChainStore, Change, Marks, Retired, Stretch};
 pub use validator::{Anything, Listed, Validator, Verdict};
 
 /// Blocks above the committed one by default (`chain.commit_depth`).

@@ -2,7 +2,7 @@
 //!
 //! Family `block`, told apart by the first byte of the key: `m` → marks, `h` ‖ hash → header ‖ spot if its body is in a pack,
 //! `c` ‖ height → hash of the best block, `n` ‖ height ‖ hash → candidates above the committed block, `r` ‖ height of the winner ‖ hash →
-//! retired blocks, `p` ‖ number → how many bodies in the pack are kept.
+//! retired blocks, `p` ‖ number → how many bodies in the pack are kept ‖ last height if it has an index, `i` → indices ([`stretch`]).
 //! Family `block_body`: hash → body, unless it is empty or in a pack. Heights are eight bytes big-endian, so scans come in order, and no
 //! kind of key is a prefix of another.
 //!
@@ -11,10 +11,12 @@
 //!
 //! A block that is committed in the write that adds it costs two rows and its body. The genesis block is written like any other.
 //!
-//! Many bodies at once, as when a node catches up, go into a *pack*: one file beside the database, in the order of the blocks, durable
-//! before the rows that name it are written. So they are written once, and a row of blocks is served with one read. A process that ends in
-//! between leaves a pack that nobody names; the next start removes it, or the next write when only the rows could not be written. A pack
+//! Many bodies at once, as when a node catches up, go into a *pack*: one file beside the database, with their headers, in the order of the
+//! blocks, durable before the rows that name it are written. So they are written once, and many blocks are served with one read. A process
+//! that ends in between leaves a pack that nobody names; the next start removes it, or the next write when only the rows could not be written. A pack
 //! goes with the last of its bodies; only bodies of the best chain are in one.
+
+mod stretch;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,7 +29,8 @@ use std::{
 
 use bytes::Bytes;
 
-use super::store::{ChainStore, Change, Marks, Retired, Room};
+use self::stretch::Index;
+use super::store::{ChainStore, Change, Marks, Retired, Room, Stretch};
 use crate::{
     block::{Block, Header, MAX_BODY_BYTES, Point},
     primitives::Hash,
@@ -49,6 +52,15 @@ pub struct Rocks {
     packs: Arc<Mutex<Packs>>,
     /// See [`PACKED_BYTES`].
     packed_bytes: usize,
+}
+
+/// A pack that was written.
+#[derive(Debug)]
+struct Packed {
+    number: u64,
+    /// Where each body is that is not empty.
+    spots: HashMap<Hash, Spot>,
+    index: Option<Index>,
 }
 
 /// Numbers of packs.
@@ -102,7 +114,7 @@ impl Rocks {
 impl Rocks {
     /// Counts the bodies that rows name in each pack, and compares that with what the packs' rows say. Returns the packs.
     pub(in crate::block) fn counted(&self) -> HashMap<u64, u32> {
-        let (mut named, mut noted) = (HashMap::new(), HashMap::new());
+        let (mut named, mut noted, mut indexed) = (HashMap::new(), HashMap::new(), 0);
         let each = |prefix: &[u8], see: &mut dyn FnMut(&[u8], &[u8])| {
             let see = |key: &[u8], value: &[u8]| {
                 see(key, value);
@@ -117,9 +129,16 @@ impl Rocks {
         });
         each(b"p", &mut |key, count| {
             let number = u64::from_be_bytes(key[1..].try_into().expect("a number"));
-            noted.insert(number, u32::from_be_bytes(count.try_into().expect("a count")));
+            let (count, last) = read_count(count).expect("a count");
+            if let Some(last) = last {
+                assert!(self.store.contains(Family::Block, &stretch::key(last, number)).expect("it can be read"));
+                indexed += 1;
+            }
+            noted.insert(number, count);
         });
         assert_eq!(named, noted);
+        each(b"i", &mut |_, _| indexed -= 1);
+        assert_eq!(indexed, 0, "an index for each pack that says so, and no other");
         noted
     }
 }
@@ -144,6 +163,19 @@ fn read_row(row: &[u8]) -> Option<(&[u8], Option<Spot>)> {
     }
     let spot = Spot::decode(rest).filter(|s| s.length as usize <= MAX_BODY_BYTES)?; // u32 fits in usize
     Some((header, Some(spot)))
+}
+
+/// How many bodies of a pack are kept, and the last height of its index.
+fn read_count(row: &[u8]) -> Option<(u32, Option<u64>)> {
+    let (count, rest) = row.split_first_chunk()?;
+    let last = if rest.is_empty() { None } else { Some(u64::from_be_bytes(rest.try_into().ok()?)) };
+    Some((u32::from_be_bytes(*count), last))
+}
+
+fn put_count(batch: &mut Batch, number: u64, (count, last): (u32, Option<u64>)) {
+    let mut row = count.to_be_bytes().to_vec();
+    row.extend(last.into_iter().flat_map(u64::to_be_bytes));
+    batch.put(Family::Block, by_pack(number), row);
 }
 
 fn listed(kind: &[u8; 1], height: u64, hash: &Hash) -> Vec<u8> {
@@ -242,30 +274,28 @@ impl Rocks {
         self.store.get(Family::Block, &by_hash(hash))
     }
 
-    /// Puts bodies of blocks into a pack: its number, and where each is.
-    fn pack(&self, added: &[&Block]) -> Result<(u64, HashMap<Hash, Spot>), StoreError> {
-        let bodies: Vec<&[u8]> = added.iter().map(|b| &b.body().bytes()[..]).collect();
+    /// Puts blocks into a pack.
+    fn pack(&self, added: &[&Block]) -> Result<Packed, StoreError> {
+        let heads: Vec<Vec<u8>> = added.iter().map(|b| stretch::head(b)).collect();
+        let pieces: Vec<&[u8]> = heads.iter().zip(added).flat_map(|(h, b)| [&h[..], &b.body().bytes()[..]]).collect();
         let number = {
             let mut packs = self.packs.lock().expect("no panic while held");
             packs.next += 1;
             packs.next - 1
         };
-        let spots = self.store.write_pack(number, &bodies)?;
-        Ok((number, added.iter().map(|b| b.hash()).zip(spots).collect()))
+        let spots = self.store.write_pack(number, &pieces)?;
+        let index = Index::of(added, &spots);
+        let bodies = added.iter().zip(spots.chunks_exact(2)).filter(|(b, _)| !b.body().is_empty());
+        Ok(Packed { number, spots: bodies.map(|(b, parts)| (b.hash(), parts[1])).collect(), index })
     }
 
     /// Adds the rows about packs: the new one, those that bodies leave, and those that nobody names.
-    fn count(
-        &self,
-        change: &Change,
-        new: Option<&(u64, HashMap<Hash, Spot>)>,
-        out: &mut Batch,
-    ) -> Result<(), StoreError> {
+    fn count(&self, change: &Change, new: Option<&Packed>, out: &mut Batch) -> Result<(), StoreError> {
         let mut left: HashMap<u64, u32> = HashMap::new();
         let evicted = change.evicted.iter().map(|p| p.hash);
         let gone: HashSet<_> = evicted.chain(change.expired.iter().map(|r| r.point.hash)).collect();
         for hash in gone {
-            let spot = match new.and_then(|(_, spots)| spots.get(&hash)) {
+            let spot = match new.and_then(|new| new.spots.get(&hash)) {
                 Some(spot) => Some(*spot),
                 None => self.row(&hash)?.and_then(|row| read_row(&row)?.1),
             };
@@ -273,25 +303,33 @@ impl Rocks {
                 *left.entry(spot.pack).or_default() += 1;
             }
         }
-        if let Some((number, _)) = new {
-            left.entry(*number).or_default();
+        if let Some(new) = new {
+            left.entry(new.number).or_default();
         }
         for (number, leaving) in left {
-            let before = match new.filter(|(new, _)| *new == number) {
-                Some((_, spots)) => u32::try_from(spots.len()).unwrap_or(u32::MAX),
-                None => {
-                    let row = self.store.get(Family::Block, &by_pack(number))?;
-                    let Some(Ok(count)) = row.as_deref().map(<[u8; 4]>::try_from) else {
-                        tracing::error!(number, "how many bodies are in this file is not known: it is kept");
-                        continue;
-                    };
-                    u32::from_be_bytes(count)
+            let new = new.filter(|new| new.number == number);
+            let (before, last) = if let Some(new) = new {
+                (u32::try_from(new.spots.len()).unwrap_or(u32::MAX), new.index.as_ref().map(|index| index.last))
+            } else {
+                let row = self.store.get(Family::Block, &by_pack(number))?;
+                let Some(count) = row.as_deref().and_then(read_count) else {
+                    tracing::error!(number, "how many bodies are in this file is not known: it is kept");
+                    continue;
+                };
+                count
+            };
+            let kept = before.saturating_sub(leaving);
+            if kept > 0 {
+                put_count(out, number, (kept, last));
+                if let Some(index) = new.and_then(|new| new.index.as_ref()) {
+                    index.put(number, out);
                 }
-            };
-            match before.saturating_sub(leaving) {
-                0 => out.delete(Family::Block, by_pack(number)).remove_body(Shelf::Block, number),
-                kept => out.put(Family::Block, by_pack(number), kept.to_be_bytes()),
-            };
+                continue;
+            }
+            out.delete(Family::Block, by_pack(number)).remove_body(Shelf::Block, number);
+            if let Some(last) = last {
+                out.delete(Family::Block, stretch::key(last, number));
+            }
         }
         // They go when this write is durable: until then rows in the log may still name them.
         for number in &self.packs.lock().expect("no panic while held").doubtful {
@@ -303,8 +341,8 @@ impl Rocks {
     }
 
     /// Writes the rows of a change.
-    fn put(&self, change: &Change, pack: Option<&(u64, HashMap<Hash, Spot>)>, synced: bool) -> Result<(), StoreError> {
-        let mut batch = batch(change, pack.map(|(_, spots)| spots));
+    fn put(&self, change: &Change, pack: Option<&Packed>, synced: bool) -> Result<(), StoreError> {
+        let mut batch = batch(change, pack.map(|pack| &pack.spots));
         self.count(change, pack, &mut batch)?;
         self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed); // usize fits in u64
         match synced {
@@ -389,6 +427,10 @@ impl ChainStore for Rocks {
         Ok(blocks)
     }
 
+    fn stretch(&self, from: u64, count: usize, max_bytes: usize) -> Result<Option<Stretch>, StoreError> {
+        self.read_stretch(from, count, max_bytes)
+    }
+
     fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
         let Some(value) = self.store.get(Family::Block, &by_height(height))? else { return Ok(None) };
         let hash = <[u8; 32]>::try_from(value.as_slice()).map_err(|_| damaged("a hash by height"))?;
@@ -439,14 +481,14 @@ impl ChainStore for Rocks {
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
         // Losers are not packed: they are deleted one by one, and would stay as long as the pack does.
         let best: HashSet<&Hash> = change.attached.iter().map(|p| &p.hash).collect();
-        let packed: Vec<_> = change.added.iter().filter(|b| !b.body().is_empty() && best.contains(&b.hash())).collect();
+        let packed: Vec<_> = change.added.iter().filter(|b| best.contains(&b.hash())).collect();
         let bytes: usize = packed.iter().map(|b| b.body().bytes().len()).sum();
-        let pack = if bytes >= self.packed_bytes { Some(self.pack(&packed)?) } else { None };
+        let pack = if bytes > 0 && bytes >= self.packed_bytes { Some(self.pack(&packed)?) } else { None };
         let written = self.put(change, pack.as_ref(), synced);
         let mut packs = self.packs.lock().expect("no panic while held");
         match (&written, pack) {
             (Ok(()), _) => packs.doubtful.clear(),
-            (Err(_), Some((number, _))) => packs.doubtful.push(number),
+            (Err(_), Some(pack)) => packs.doubtful.push(pack.number),
             (Err(_), None) => {}
         }
         written

@@ -80,6 +80,19 @@ impl Change {
     }
 }
 
+/// Consecutive blocks as PUSH_BLOCK carries them: header length 2 ‖ header ‖ body length 4 ‖ body, one after another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// All of them.
+    pub bytes: Bytes,
+    /// How many; one at least.
+    pub count: usize,
+    /// The parent of the first one.
+    pub parent: Hash,
+    /// The last one.
+    pub last: Point,
+}
+
 /// Keeps blocks. Reads are point reads, but for the two lists, which are read at the start.
 pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
     /// The marks; `None` in a new store.
@@ -128,6 +141,16 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
             blocks.push((header, body));
         }
         Ok(blocks)
+    }
+
+    /// Blocks from a height up that were the best ones when they were written, each the parent of the next, up to `count`, and ending
+    /// before `max_bytes` of headers and bodies are passed, but for the first one. `None` when they are not kept in this form: then
+    /// [`ChainStore::blocks`] has them. When the last one is still the best at its height, so are those before it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn stretch(&self, _from: u64, _count: usize, _max_bytes: usize) -> Result<Option<Stretch>, StoreError> {
+        Ok(None)
     }
 
     /// The best block at a height.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     block::{
-        chain::{Chain, ChainError, Stored},
+        chain::{Chain, ChainError, Stored, Stretch},
         penalty::{Offence, Penalties},
         trace::{Code, Trace},
     },
@@ -74,13 +74,14 @@ impl Answers {
         let this = self.clone();
         serving.spawn(async move {
             let chain = this.chain.clone();
-            let read = tokio::task::spawn_blocking(move || {
-                let push = blocks(&chain, span, max_bytes)?;
-                Ok::<_, ChainError>((wire::push_response(&push, span.count), push))
-            });
-            let Ok(Ok((pieces, push))) = read.await else { return asked.refuse(Status::Failed) };
+            let read = tokio::task::spawn_blocking(move || find(&chain, span, max_bytes));
+            let Ok(Ok(found)) = read.await else { return asked.refuse(Status::Failed) };
+            let pieces = match &found {
+                Found::Stretches(stretches) => wire::stretch_response(stretches, span.count),
+                Found::Push(push) => wire::push_response(push, span.count),
+            };
             let bytes: usize = pieces.iter().map(Bytes::len).sum();
-            let count = this.tell(peer, &push);
+            let count = this.tell(peer, &found);
             this.metrics.served.inc_by(count as u64); // usize fits in u64
             this.metrics.served_bytes.inc_by(bytes as u64);
             place.gave(count, bytes, Instant::now());
@@ -91,13 +92,22 @@ impl Answers {
     }
 
     /// Tells the trace of an answer. Returns how many blocks it has.
-    fn tell(&self, peer: PeerId, push: &Push<Stored>) -> usize {
-        let Push::Blocks(blocks) = push else {
-            self.trace.sent(peer, Code::PushBlock, || json!({ "answer": format!("{push:?}") }));
-            return 0;
-        };
-        self.trace.push(true, peer, blocks.iter().map(|b| (&b.header, &b.body)));
-        blocks.len()
+    fn tell(&self, peer: PeerId, found: &Found) -> usize {
+        match found {
+            Found::Stretches(stretches) => {
+                let blocks = stretches.iter().filter_map(|s| wire::read_blocks(s.bytes.clone(), s.count));
+                self.trace.push(true, peer, || blocks.flatten().map(|b| (b.header, b.body)).collect());
+                stretches.iter().map(|s| s.count).sum()
+            }
+            Found::Push(Push::Blocks(blocks)) => {
+                self.trace.push(true, peer, || blocks.iter().map(|b| (b.header.clone(), b.body.clone())).collect());
+                blocks.len()
+            }
+            Found::Push(push) => {
+                self.trace.sent(peer, Code::PushBlock, || json!({ "answer": format!("{push:?}") }));
+                0
+            }
+        }
     }
 
     /// Answers questions for headers until the queue closes.
@@ -126,18 +136,47 @@ impl Answers {
     }
 }
 
-fn blocks(chain: &Chain, span: Span, max_bytes: usize) -> Result<Push<Stored>, ChainError> {
+/// What there is to answer a pull with.
+enum Found {
+    /// Blocks as they were put together when they came.
+    Stretches(Vec<Stretch>),
+    /// Anything else.
+    Push(Push<Stored>),
+}
+
+fn find(chain: &Chain, span: Span, max_bytes: usize) -> Result<Found, ChainError> {
     let status = chain.status();
     if span.start > status.head.height {
-        return Ok(Push::NotFound(status.head.height));
+        return Ok(Found::Push(Push::NotFound(status.head.height)));
     }
     if span.start > 0 && span.start < status.earliest {
-        return Ok(Push::Pruned(status.earliest));
+        return Ok(Found::Push(Push::Pruned(status.earliest)));
+    }
+    let stretches = stretches(chain, span, max_bytes)?;
+    if !stretches.is_empty() {
+        return Ok(Found::Stretches(stretches));
     }
     let blocks = chain.range(span.start, span.count as usize, max_bytes)?; // u32 fits in usize
-    Ok(match blocks.is_empty() {
+    Ok(Found::Push(match blocks.is_empty() {
         false => Push::Blocks(blocks),
         // The best chain became shorter meanwhile.
         true => Push::Busy(Duration::from_millis(250)),
-    })
+    }))
+}
+
+/// Stretches that follow each other. What they leave to be asked for is answered from there.
+fn stretches(chain: &Chain, span: Span, max_bytes: usize) -> Result<Vec<Stretch>, ChainError> {
+    let (mut stretches, mut from, mut left, mut room) =
+        (Vec::<Stretch>::new(), span.start, span.count as usize, max_bytes);
+    while left > 0 && room > 0 {
+        let Some(stretch) = chain.stretch(from, left, room)? else { break };
+        // The first of a stretch may be longer than there is room for, and a reorg may come between two of them.
+        if stretches.last().is_some_and(|s| s.last.hash != stretch.parent || stretch.bytes.len() > room) {
+            break;
+        }
+        (from, left) = (stretch.last.height + 1, left - stretch.count);
+        room = room.saturating_sub(stretch.bytes.len());
+        stretches.push(stretch);
+    }
+    Ok(stretches)
 }

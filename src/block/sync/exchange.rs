@@ -97,7 +97,9 @@ impl Exchange {
         let raw = self.pull.request(peer, wire::pull_request(span)).await.map_err(|e| failure(&e))?;
         let push = wire::read_push_response(raw, span).ok_or(Failure::Wrong)?;
         match &push {
-            Push::Blocks(blocks) => self.trace.push(false, peer, blocks.iter().map(|b| (&b.header, &b.body))),
+            Push::Blocks(blocks) => {
+                self.trace.push(false, peer, || blocks.iter().map(|b| (b.header.clone(), b.body.clone())).collect());
+            }
             other => self.trace.received(peer, Code::PushBlock, || json!({ "answer": format!("{other:?}") })),
         }
         match push {

@@ -9,7 +9,7 @@ use prost::Message;
 use crate::{
     block::{
         MAX_BODY_BYTES, MAX_HEADER_BYTES, Point,
-        chain::{Status, Stored},
+        chain::{Status, Stored, Stretch},
     },
     net::rpc::Wire,
     primitives::{Hash, PeerId, UnixMillis},
@@ -233,18 +233,13 @@ pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<Bytes> {
     let bytes: usize = blocks.iter().map(|b| LENGTHS + b.header.len() + b.body.len()).sum();
     // Everything but the bodies, and where each of them comes in.
     let headers: usize = blocks.iter().map(|b| LENGTHS + b.header.len()).sum();
-    let (mut out, mut ends) = (Vec::with_capacity(head.encoded_len() + 16 + headers), Vec::with_capacity(blocks.len()));
-    head.encode(&mut out).expect("a vector grows");
-    if bytes > 0 {
-        prost::encoding::encode_key(5, prost::encoding::WireType::LengthDelimited, &mut out);
-        prost::encoding::encode_varint(bytes as u64, &mut out); // usize fits in u64
-        for block in blocks {
-            let (header, body) = (u16::try_from(block.header.len()), u32::try_from(block.body.len()));
-            out.extend_from_slice(&header.expect("headers are short").to_be_bytes());
-            out.extend_from_slice(&block.header);
-            out.extend_from_slice(&body.expect("bodies are at most 4 MiB").to_be_bytes());
-            ends.push(out.len());
-        }
+    let (mut out, mut ends) = (push_head(&head, bytes, headers), Vec::with_capacity(blocks.len()));
+    for block in blocks {
+        let (header, body) = (u16::try_from(block.header.len()), u32::try_from(block.body.len()));
+        out.extend_from_slice(&header.expect("headers are short").to_be_bytes());
+        out.extend_from_slice(&block.header);
+        out.extend_from_slice(&body.expect("bodies are at most 4 MiB").to_be_bytes());
+        ends.push(out.len());
     }
     let (out, mut start) = (Bytes::from(out), 0);
     let mut pieces = Vec::with_capacity(2 * blocks.len() + 1);
@@ -254,6 +249,27 @@ pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<Bytes> {
     }
     pieces.push(out.slice(start..));
     pieces
+}
+
+/// The same of blocks that are encoded already, none of them more than was asked for.
+pub(super) fn stretch_response(stretches: &[Stretch], count: u32) -> Vec<Bytes> {
+    use pb::push_block::Status;
+    let blocks: usize = stretches.iter().map(|s| s.count).sum();
+    let mut head = pb::PushBlock::default();
+    head.set_status(if blocks == count as usize { Status::Ok } else { Status::Partial });
+    let head = push_head(&head, stretches.iter().map(|s| s.bytes.len()).sum(), 0);
+    std::iter::once(head.into()).chain(stretches.iter().map(|s| s.bytes.clone())).collect()
+}
+
+/// What is before so many `bytes` of blocks, in memory for so many `more`.
+fn push_head(head: &pb::PushBlock, bytes: usize, more: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(head.encoded_len() + 16 + more);
+    head.encode(&mut out).expect("a vector grows");
+    if bytes > 0 {
+        prost::encoding::encode_key(5, prost::encoding::WireType::LengthDelimited, &mut out);
+        prost::encoding::encode_varint(bytes as u64, &mut out); // usize fits in u64
+    }
+    out
 }
 
 /// Reads the answer to a pull of `span`; `None` for what no honest peer answers. The blocks share the bytes of `raw`.
@@ -278,7 +294,7 @@ pub(super) fn read_push_response(raw: pb::PushBlock, span: Span) -> Option<Push<
     })
 }
 
-fn read_blocks(mut bytes: Bytes, count: usize) -> Option<Vec<RawBlock>> {
+pub(super) fn read_blocks(mut bytes: Bytes, count: usize) -> Option<Vec<RawBlock>> {
     let total = bytes.len();
     let mut blocks = Vec::with_capacity(count.min(total / LENGTHS));
     while bytes.has_remaining() {

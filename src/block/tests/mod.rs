@@ -12,7 +12,7 @@ mod restart;
 mod seam;
 mod segment;
 mod sim;
-mod stores;
+pub(in crate::block) mod stores;
 
 use std::sync::{
     Arc, Mutex,

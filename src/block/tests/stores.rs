@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::{Buf as _, Bytes};
+
 use super::{Random, feed, forest};
 use crate::{
     block::{
@@ -43,6 +45,35 @@ fn same(one: &dyn ChainStore, other: &dyn ChainStore, blocks: &[Block]) {
     }
 }
 
+/// What is read in one piece is what is read one by one, where it is of the best chain still. Returns how many were read.
+fn same_in_one_piece(memory: &Memory, rocks: &Rocks) -> usize {
+    let mut read = 0;
+    for (from, count) in (0..140).flat_map(|from| [1, 3, 100].map(|count| (from, count))) {
+        let Some(stretch) = rocks.stretch(from, count, usize::MAX).unwrap() else { continue };
+        if memory.hash_at(stretch.last.height) != Ok(Some(stretch.last.hash)) {
+            continue;
+        }
+        let hashes = memory.hashes(from, stretch.count).unwrap();
+        assert!((1..=count).contains(&stretch.count) && hashes.last() == Some(&stretch.last.hash), "{stretch:?}");
+        assert_eq!(apart(&stretch.bytes), memory.blocks(&hashes, usize::MAX).unwrap());
+        assert_eq!(Some(stretch.parent), memory.hash_at(from - 1).unwrap());
+        read += stretch.count;
+    }
+    read
+}
+
+/// Takes a stretch apart: headers and bodies.
+pub(in crate::block) fn apart(stretch: &Bytes) -> Vec<(Bytes, Bytes)> {
+    let (mut rest, mut blocks) = (stretch.clone(), Vec::new());
+    while rest.has_remaining() {
+        let header = usize::from(rest.get_u16());
+        let header = rest.split_to(header);
+        let body = usize::try_from(rest.get_u32()).unwrap();
+        blocks.push((header, rest.split_to(body)));
+    }
+    blocks
+}
+
 #[test]
 fn both_stores_agree_after_every_write_and_after_opening_again() {
     for (seed, packed_bytes) in [(0, usize::MAX), (1, 1), (2, 20)] {
@@ -57,6 +88,8 @@ fn both_stores_agree_after_every_write_and_after_opening_again() {
         for part in blocks.chunks(20) {
             feed(&mut core, part);
             same(&both.inner, &both.hook.0, &blocks);
+            let read = same_in_one_piece(&both.inner, &both.hook.0);
+            assert_eq!(read > 0, packed_bytes != usize::MAX, "{read}");
             let packs = both.hook.0.counted();
             assert_eq!(packs.is_empty(), packed_bytes == usize::MAX);
         }

@@ -2,11 +2,17 @@
 
 use std::process::Command;
 
+use futures::executor::block_on;
+
 use super::*;
-use crate::block::{
-    Block, Origin,
-    chain::Core,
-    kit::{self, Maker},
+use crate::{
+    block::{
+        Block, Origin,
+        chain::{Core, Longest},
+        kit::{self, Maker},
+        tests::stores::apart,
+    },
+    primitives::ManualClock,
 };
 
 /// Blocks of one write: their bodies go into a pack.
@@ -110,6 +116,79 @@ fn many_are_read_as_one_by_one_would_be() {
             assert_eq!(rocks.blocks(&hashes[from..], max_bytes).unwrap(), expected);
         }
     }
+}
+
+#[test]
+fn blocks_that_came_together_are_read_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path());
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+    let maker = Maker::new(1);
+    // Two packs, of which the first has empty bodies too, and then blocks that are in none.
+    let mut first = maker.row(&kit::genesis(), PART, 100_000);
+    first.extend(maker.row(&first[PART - 1], 3, 0));
+    let second = maker.row(&first[PART + 2], PART, 100_000);
+    let small = maker.row(&second[PART - 1], 5, 10);
+    let all = [first, second, small].concat();
+    for part in [&all[..PART + 3], &all[PART + 3..2 * PART + 3], &all[2 * PART + 3..]] {
+        core.import_segment(part.to_vec(), Origin::File, kit::NOW).unwrap();
+    }
+    assert_eq!((packs(&rocks).len(), rocks.counted().values().sum::<u32>()), (2, 2 * PART as u32));
+    let ends = [PART + 3, 2 * PART + 3];
+    for from in 1..=all.len() {
+        for count in [1, 2, 10, 100] {
+            for max_bytes in [0, 1000, 150_000, 350_000, usize::MAX] {
+                let stretch = rocks.stretch(from as u64, count, max_bytes).unwrap();
+                let Some(end) = ends.iter().find(|end| from <= **end) else {
+                    assert_eq!(stretch, None, "in no pack");
+                    continue;
+                };
+                let stretch = stretch.expect("in a pack");
+                let hashes = rocks.hashes(from as u64, count.min(end - from + 1)).unwrap();
+                let expected = rocks.blocks(&hashes, max_bytes).unwrap();
+                assert_eq!(apart(&stretch.bytes), expected, "{count} from {from}");
+                let last = &all[from + expected.len() - 2];
+                assert_eq!((stretch.count, stretch.last.hash), (expected.len(), last.hash()));
+                assert_eq!(stretch.parent, all[from - 1].header().parent);
+            }
+        }
+    }
+    assert_eq!(rocks.stretch(0, 10, usize::MAX).unwrap(), None, "the genesis block came alone");
+    assert_eq!(rocks.stretch(u64::MAX, 10, usize::MAX).unwrap(), None);
+    // Damaged ones are left to who reads them one by one, and says so.
+    let path = dir.path().join("bodies/block/0000000000000000");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[10] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(rocks.stretch(1, 2, usize::MAX).unwrap(), None, "a header");
+    assert!(rocks.stretch(2, 2, usize::MAX).unwrap().is_some());
+    assert_eq!(rocks.blocks(&rocks.hashes(1, 2).unwrap(), usize::MAX).unwrap().len(), 2, "which has a row of its own");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(rocks.stretch(2, 2, usize::MAX).unwrap(), None);
+}
+
+#[test]
+fn what_left_the_best_chain_is_not_served_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = Arc::new(open(dir.path()).packing_from(1));
+    let clock = Arc::new(ManualClock::new(kit::NOW));
+    let rules = kit::rules_with(12, Arc::new(Longest));
+    let chain = kit::chain_with(rules, rocks.clone(), clock);
+    let old = Maker::new(1).row(&kit::genesis(), 8, 1000);
+    let new = Maker::new(2).row(&old[3], 6, 1000);
+    let import = |blocks: &[Block]| block_on(chain.import_segment(blocks.to_vec(), Origin::File)).unwrap();
+    import(&old);
+    let hashes = |from| chain.stretch(from, 100, usize::MAX).unwrap().map(|s| (s.count, s.last.hash));
+    assert_eq!(hashes(1), Some((8, old[7].hash())));
+    import(&new);
+    assert_eq!(chain.status().head.hash, new[5].hash());
+    assert_eq!((hashes(1), hashes(5)), (None, None), "the pack of the old branch ends on it");
+    let prefix = chain.stretch(1, 4, usize::MAX).unwrap().unwrap();
+    assert_eq!((prefix.count, prefix.last.hash), (4, old[3].hash()), "what both branches have");
+    assert_eq!(hashes(9), Some((2, new[5].hash())), "above it there is the pack of the new one");
+    // Everything is served all the same.
+    let all: Vec<_> = chain.range(1, 100, usize::MAX).unwrap().into_iter().map(|b| b.hash).collect();
+    assert_eq!(all, points(&[&old[..4], &new].concat()).iter().map(|p| p.hash).collect::<Vec<_>>());
 }
 
 fn packs(rocks: &Rocks) -> Vec<u64> {

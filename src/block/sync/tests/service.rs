@@ -8,14 +8,14 @@ use super::stored;
 use crate::{
     block::{
         Block, Origin, Point,
-        chain::{self, Chain, Memory, Rules},
+        chain::{self, Chain, ChainStore, Memory, Rocks, Rules},
         kit::{self, Maker, NOW},
         penalty::{Offence, Penalties, Verdict},
         sync::{
             self, Deps, Handle, Metrics, Settings, State,
             wire::{
                 Greeting, Headers, Ladder, Pull, Push, Shakehand, Span, headers_request, pull_request, push_response,
-                read_pull_request,
+                read_pull_request, read_push_response,
             },
         },
         trace::{Code, Trace},
@@ -26,6 +26,7 @@ use crate::{
     },
     primitives::{Hash, ManualClock, PeerId},
     runtime::Stop,
+    store::Store,
     test_util::until,
     wire::{Status, proto::block_sync as pb},
 };
@@ -54,8 +55,12 @@ fn settings() -> Settings {
 }
 
 fn start(boards: &Boards, rules: Rules) -> Node {
+    start_on(boards, rules, Arc::new(Memory::default()))
+}
+
+fn start_on(boards: &Boards, rules: Rules, store: Arc<dyn ChainStore>) -> Node {
     let clock = Arc::new(ManualClock::new(NOW));
-    let chain = kit::chain_with(rules, Arc::new(Memory::default()), clock.clone());
+    let chain = kit::chain_with(rules, store, clock.clone());
     let id = PeerId::random();
     let (handle_net, net) = net::Handle::detached(id);
     let (penalties, verdicts) = Penalties::new();
@@ -201,6 +206,47 @@ async fn a_new_node_syncs_follows_and_shows_its_progress() {
     assert!([Code::Shakehand, Code::PullBlock, Code::PushBlock].iter().all(|c| codes.contains(c)));
     for node in old.into_iter().chain([new]) {
         assert!(!node.penalties.is_banned(&node.id));
+        node.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn blocks_are_pulled_from_packs_and_from_where_others_are() {
+    let boards = Boards::default();
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = Arc::new(Rocks::open(Store::open(dir.path()).unwrap()).unwrap().packing_from(100_000));
+    let maker = Maker::new(1);
+    let (packed, more) = (maker.row(&kit::genesis(), 200, 1000), 300);
+    let old = start_on(&boards, kit::rules(chain::DEFAULT_COMMIT_DEPTH), rocks);
+    for part in packed.chunks(150) {
+        old.chain.import_segment(part.to_vec(), Origin::File).await.unwrap();
+    }
+    let alone = maker.row(&packed[199], more, 10);
+    old.chain.import_segment(alone.clone(), Origin::File).await.unwrap();
+    assert_eq!(old.chain.stretch(140, 100, usize::MAX).unwrap().map(|s| s.count), Some(11), "a pack ends there");
+    let asking = Raw::join(&boards);
+    for (start, count) in [(1, 128), (140, 128), (151, 20), (190, 128), (450, 128)] {
+        let span = Span { start, count };
+        let answer = asking.ask.request(old.id, pull_request(span)).await.unwrap();
+        let Some(Push::Blocks(blocks)) = read_push_response(answer, span) else { panic!("no blocks from {start}") };
+        for (height, block) in (start..).zip(&blocks) {
+            let expected = packed.iter().chain(&alone).nth(usize::try_from(height).unwrap() - 1).unwrap();
+            assert_eq!((&block.header[..], &block.body), (&expected.header().encode()[..], expected.body().bytes()));
+        }
+        // One that ends where the packs do is short, and what follows is asked for.
+        let expected = if start == 140 { 11 } else { count.min(u32::try_from(501 - start).unwrap()) };
+        assert_eq!(blocks.len(), expected as usize, "from {start}");
+    }
+    let mut exchanges = old.trace.listen();
+    let new = start_with(&boards, &[]).await;
+    both_meet(&old, &new);
+    new.reaches(500).await;
+    let mut pushed = 0;
+    while let Ok(exchange) = exchanges.try_recv() {
+        pushed += usize::from(exchange.code == Code::PushBlock && exchange.data["block_header"]["height"].is_u64());
+    }
+    assert!(pushed >= 500, "each is told to who listens: {pushed}");
+    for node in [old, new] {
         node.stop().await;
     }
 }

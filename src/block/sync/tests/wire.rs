@@ -10,7 +10,7 @@ use super::stored;
 use crate::{
     block::{
         Point,
-        chain::Stored,
+        chain::{Stored, Stretch},
         kit::{self, Maker},
         sync::wire::{self, *},
     },
@@ -95,6 +95,25 @@ fn blocks_come_back_in_one_piece_and_share_its_bytes() {
     assert_eq!(decode(partial, span), None, "all of them are not a part");
     assert_eq!(decode(bytes.to_vec(), Span { start: 1, count: 4 }), None, "more than was asked for");
     assert_eq!(decode(bytes.to_vec(), Span { start: 1, count: 6 }), None, "fewer, and called all");
+}
+
+#[test]
+fn a_stretch_goes_out_as_its_blocks_would() {
+    let row = Maker::new(1).row(&kit::genesis(), 5, 3000);
+    let blocks = |range: std::ops::Range<usize>| {
+        let push = Push::Blocks(row[range.clone()].iter().map(stored).collect());
+        let pushed = pb::PushBlock::decode(Bytes::from(encode(&push, 9))).unwrap();
+        let (parent, last) = (row[range.start].header().parent, &row[range.end - 1]);
+        let last = Point { height: last.header().height, hash: last.hash() };
+        Stretch { bytes: pushed.blocks, count: range.len(), parent, last }
+    };
+    let all = Push::Blocks(row.iter().map(stored).collect());
+    for count in [5, 9] {
+        let stretches = [blocks(0..2), blocks(2..5)];
+        let pieces = wire::stretch_response(&stretches, count);
+        assert_eq!(pieces.concat(), encode(&all, count));
+        assert!(stretches.iter().all(|s| pieces.iter().any(|p| p.as_ptr() == s.bytes.as_ptr())), "no copy");
+    }
 }
 
 #[test]
