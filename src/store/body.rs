@@ -175,7 +175,8 @@ impl Bodies {
     /// Writes a pack, durably. One that could not be written wholly is removed.
     pub(super) fn write_pack(&self, number: u64, pieces: &[&[u8]]) -> io::Result<Vec<Spot>> {
         let write = || {
-            let mut pack = Pack::new(self.open_to_write(Shelf::Block, number)?, number);
+            let bytes = pieces.iter().map(|p| p.len()).sum();
+            let mut pack = Pack::new(self.open_to_write(Shelf::Block, number)?, number, bytes);
             let spots = pieces.iter().map(|piece| pack.put(piece)).collect::<io::Result<_>>()?;
             pack.write()?;
             pack.file.sync_data()?;
@@ -297,7 +298,7 @@ fn read(file: &File, from: u64, length: usize) -> io::Result<Vec<u8>> {
 /// Bytes between two pieces that are read for nothing rather than in two calls.
 const GAP: u64 = 1024;
 /// Bytes of a pack written at once: whoever writes sleeps until they are on the disk, and on a busy machine wakes up late.
-const CHUNK: usize = 4 * 1024 * 1024;
+const CHUNK: usize = 2 * 1024 * 1024;
 
 /// A pack that is being written, one chunk after another.
 struct Pack {
@@ -309,8 +310,10 @@ struct Pack {
 }
 
 impl Pack {
-    fn new(file: File, number: u64) -> Self {
-        Self { file, number, memory: vec![0; CHUNK + BLOCK], filled: 0, written: 0 }
+    /// For so many bytes.
+    fn new(file: File, number: u64, bytes: usize) -> Self {
+        let chunk = CHUNK.min(bytes.next_multiple_of(BLOCK));
+        Self { file, number, memory: vec![0; chunk + BLOCK], filled: 0, written: 0 }
     }
 
     fn put(&mut self, piece: &[u8]) -> io::Result<Spot> {

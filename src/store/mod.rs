@@ -43,8 +43,8 @@ pub use writer::{Committing, WriterStats};
 
 type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;
 
-/// The layout version this program writes. In 1 no body of a block was in a pack.
-pub const LAYOUT_VERSION: u32 = 2;
+/// The layout version this program writes. In 1 no body of a block was in a pack, in 2 packs had bodies alone and no index.
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Why the store could not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

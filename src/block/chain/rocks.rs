@@ -13,8 +13,8 @@
 //!
 //! Many bodies at once, as when a node catches up, go into a *pack*: one file beside the database, with their headers, in the order of the
 //! blocks, durable before the rows that name it are written. So they are written once, and many blocks are served with one read. A process
-//! that ends in between leaves a pack that nobody names; the next start removes it, or the next write when only the rows could not be written. A pack
-//! goes with the last of its bodies; only bodies of the best chain are in one.
+//! that ends in between leaves a pack that nobody names; the next start removes it, or the next write when only the rows could not be
+//! written. A pack goes with the last of its bodies; only blocks of the best chain are in one.
 
 mod stretch;
 

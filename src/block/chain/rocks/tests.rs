@@ -168,6 +168,30 @@ fn blocks_that_came_together_are_read_in_one_piece() {
 }
 
 #[test]
+fn packs_of_an_older_store_are_read_and_go_as_they_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path()).packing_from(1);
+    let row = Maker::new(1).row(&kit::genesis(), 4, 1000);
+    // As they were: bodies alone, a count without a height, and no index.
+    let bodies: Vec<&[u8]> = row.iter().map(|b| &b.body().bytes()[..]).collect();
+    let spots = rocks.store.write_pack(0, &bodies).unwrap();
+    let spots = row.iter().map(Block::hash).zip(spots).collect();
+    let old = Packed { number: 0, spots, index: None };
+    rocks.put(&add(&row), Some(&old), true).unwrap();
+    assert_eq!(rocks.store.get(Family::Block, &by_pack(0)).unwrap().unwrap(), [0, 0, 0, 4]);
+    let rocks = Rocks::open(rocks.store.clone()).unwrap().packing_from(1);
+    assert_eq!(rocks.stretch(1, 4, usize::MAX).unwrap(), None);
+    let hashes: Vec<_> = row.iter().map(Block::hash).collect();
+    let expected: Vec<_> = row.iter().map(|b| (Bytes::from(b.header().encode()), b.body().bytes().clone())).collect();
+    assert_eq!(rocks.blocks(&hashes, usize::MAX).unwrap(), expected);
+    rocks.write(&evict(&row[..3]), true).unwrap();
+    assert_eq!(rocks.counted(), HashMap::from([(0, 1)]));
+    rocks.write(&evict(&row[3..]), true).unwrap();
+    rocks.store.close();
+    assert!(packs(&rocks).is_empty());
+}
+
+#[test]
 fn what_left_the_best_chain_is_not_served_in_one_piece() {
     let dir = tempfile::tempdir().unwrap();
     let rocks = Arc::new(open(dir.path()).packing_from(1));
