@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 use super::{Rocks, Stretch, read_height};
 use crate::{
-    block::{Block, Header, Point},
+    block::{Block, Header, MAX_BODY_BYTES, Point},
     primitives::Hash,
     store::{Batch, Family, Spot, StoreError},
 };
@@ -75,7 +75,7 @@ fn parts(pack: u64, entries: &[u8]) -> impl Iterator<Item = [Spot; 2]> {
         let (body, rest) = rest.split_first_chunk()?;
         let head = Some(u16::from_be_bytes(*head)).filter(|length| usize::from(*length) > LENGTHS)?;
         let head = Spot { pack, offset, length: head.into(), sum: u32::from_be_bytes(*head_sum) };
-        let body = u32::from_be_bytes(*body);
+        let body = Some(u32::from_be_bytes(*body)).filter(|length| *length as usize <= MAX_BODY_BYTES)?; // u32 fits in usize
         let after = offset.checked_add(head.length)?;
         let body = Spot { pack, offset: after, length: body, sum: u32::from_be_bytes(rest.try_into().ok()?) };
         offset = after.checked_add(body.length)?;
