@@ -298,7 +298,7 @@ fn read(file: &File, from: u64, length: usize) -> io::Result<Vec<u8>> {
 /// Bytes between two pieces that are read for nothing rather than in two calls.
 const GAP: u64 = 1024;
 /// Bytes of a pack written at once: whoever writes sleeps until they are on the disk, and on a busy machine wakes up late.
-const CHUNK: usize = 2 * 1024 * 1024;
+const CHUNK: usize = 4 * 1024 * 1024;
 
 /// A pack that is being written, one chunk after another.
 struct Pack {
