@@ -1,4 +1,4 @@
-//! L6: a node of all features ([`wiring`]), and the order of start and shutdown.
+//! L6: a node of all features, each wired by a function of its own, and the order of start and shutdown.
 //!
 //! # Start
 //! Data directory and its lock → identity → store (migrated) → saved map → protocols and topics → network built and
