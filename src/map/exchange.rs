@@ -16,6 +16,7 @@ use super::{
 use crate::{
     net::rpc::{Client, RequestError},
     primitives::PeerId,
+    wire::Status,
 };
 
 /// Exchanges at once.
@@ -152,7 +153,11 @@ async fn compare_all(context: &Context, peer: PeerId) -> Result<Report, Exchange
     loop {
         let next = run.next(&context.mirror.read());
         let Some(ask) = next else { break };
-        let response = context.sync.request(peer, sync_request(&ask)).await?;
+        let response = match (context.sync.request(peer, sync_request(&ask)).await, &ask) {
+            // Some of it was broken, and the rest was taken.
+            (Err(RequestError::Status(Status::Invalid)), Ask::Push(_)) => continue,
+            (response, _) => response?,
+        };
         let (answer, full) = read_sync_response(response).ok_or(Nonsense)?;
         let envelopes = run.on_answer(&mut context.mirror.write(), &ask, answer, full)?;
         if let Ask::Push(pushed) = &ask {

@@ -133,7 +133,8 @@ impl RecordError {
         self != Self::Expired
     }
 
-    /// Whether no clock and no later version of the program makes it good: whoever passes such a record on has not looked at it.
+    /// Whether no clock makes it good, and it does not say that it is of another version: whoever passes such a record on has not looked at
+    /// it.
     #[must_use]
     pub fn is_broken(self) -> bool {
         !matches!(self, Self::Expired | Self::FromFuture | Self::Seq | Self::Version)

@@ -67,7 +67,8 @@ impl Fetches {
     #[must_use]
     pub(super) fn begin(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) -> Option<Received> {
         let source = received.source;
-        if self.is_dishonest(&source) || self.flying.contains_key(&hash) {
+        let waits = self.waiting.iter().any(|(_, known, _)| *known == hash);
+        if self.is_dishonest(&source) || self.flying.contains_key(&hash) || waits {
             return Some(received);
         }
         if self.has_room(&source) {
@@ -75,8 +76,7 @@ impl Fetches {
             return None;
         }
         let of_source = self.waiting.iter().filter(|(waits, ..)| waits.source == source).count();
-        let waits = self.waiting.iter().any(|(_, known, _)| *known == hash);
-        if waits || self.waiting.len() >= WAITING || of_source >= WAITING_PER_SOURCE {
+        if self.waiting.len() >= WAITING || of_source >= WAITING_PER_SOURCE {
             return Some(received);
         }
         self.waiting.push_back((received, hash, others));
