@@ -28,7 +28,7 @@ use crate::{
     net::{PeerEvent, rpc},
     primitives::{GrantId, Hash, ManualClock, MessageId, NetworkId, PeerId},
     runtime::Stop,
-    store::Store,
+    store::{Batch, Family, Store},
 };
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -109,6 +109,10 @@ impl Fixture {
     /// As after a kill: what was not committed is gone, what was is loaded.
     async fn restart(&mut self) {
         self.tasks.shutdown().await;
+        // What the old one has handed to the store is written before the new one reads: a process that is killed writes no more.
+        let mut last = Batch::new();
+        last.delete(Family::Mailbox, b"nothing");
+        soon("commit", self.store.commit(last)).await.unwrap();
         self.start();
     }
 
@@ -322,7 +326,7 @@ async fn contacts_have_their_own_share_and_can_be_shut_out_alone() {
     f.restart().await;
     assert_eq!(f.one(owner, &b, 8).await, Err(Refusal::BadAuth));
     f.ack(owner, &[id(2), id(3)]).await.unwrap();
-    assert!(f.one(owner, &a, 8).await.is_ok());
+    assert_eq!(f.one(owner, &a, 8).await.err(), None);
     let many = (0..255_u8).map(|n| ([n; 32], 1, 1)).collect::<Vec<_>>();
     for round in 0..4_u8 {
         let contacts = many
