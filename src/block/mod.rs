@@ -32,6 +32,7 @@ pub mod kit;
 pub mod penalty;
 pub mod pool;
 pub mod producer;
+mod record;
 pub mod segment;
 pub mod sync;
 pub mod trace;

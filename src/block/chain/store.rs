@@ -80,7 +80,7 @@ impl Change {
     }
 }
 
-/// Consecutive blocks as PUSH_BLOCK carries them: header length 2 ‖ header ‖ body length 4 ‖ body, one after another.
+/// Consecutive blocks as PUSH_BLOCK carries them, one record (`block/record.rs`) after another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stretch {
     /// All of them.

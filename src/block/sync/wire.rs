@@ -10,6 +10,7 @@ use crate::{
     block::{
         MAX_BODY_BYTES, MAX_HEADER_BYTES, Point,
         chain::{Status, Stored, Stretch},
+        record::{self, LENGTHS},
     },
     net::rpc::Wire,
     primitives::{Hash, PeerId, UnixMillis},
@@ -25,8 +26,6 @@ pub const MAX_COUNT: u32 = 128;
 pub const SOFT_BYTES: usize = 2 * 1024 * 1024;
 /// Headers in one answer.
 pub const MAX_HEADERS: u32 = 512;
-/// Bytes of the lengths of one block.
-const LENGTHS: usize = 2 + 4;
 /// Bytes of an address. An Ed25519 one has 38.
 const MAX_ADDRESS: usize = 64;
 /// The longest pause that a busy peer can ask for.
@@ -235,10 +234,7 @@ pub(super) fn push_response(push: &Push<Stored>, count: u32) -> Vec<Bytes> {
     let headers: usize = blocks.iter().map(|b| LENGTHS + b.header.len()).sum();
     let (mut out, mut ends) = (push_head(&head, bytes, headers), Vec::with_capacity(blocks.len()));
     for block in blocks {
-        let (header, body) = (u16::try_from(block.header.len()), u32::try_from(block.body.len()));
-        out.extend_from_slice(&header.expect("headers are short").to_be_bytes());
-        out.extend_from_slice(&block.header);
-        out.extend_from_slice(&body.expect("bodies are at most 4 MiB").to_be_bytes());
+        record::put_head(&mut out, &block.header, block.body.len());
         ends.push(out.len());
     }
     let (out, mut start) = (Bytes::from(out), 0);
@@ -301,16 +297,8 @@ pub(super) fn read_blocks(mut bytes: Bytes, count: usize) -> Option<Vec<RawBlock
         if blocks.len() == count {
             return None;
         }
-        let header = usize::from(bytes.try_get_u16().ok()?);
-        if header > MAX_HEADER_BYTES || header > bytes.len() {
-            return None;
-        }
-        let header = bytes.split_to(header);
-        let body = usize::try_from(bytes.try_get_u32().ok()?).ok()?;
-        if body > MAX_BODY_BYTES || body > bytes.len() {
-            return None;
-        }
-        blocks.push(RawBlock { header, body: bytes.split_to(body) });
+        let (header, body) = record::take(&mut bytes)?;
+        blocks.push(RawBlock { header, body });
     }
     // Only a single block may be longer than what was asked for.
     (blocks.len() == 1 || total <= SOFT_BYTES + count * LENGTHS).then_some(blocks)

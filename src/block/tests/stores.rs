@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf as _, Bytes};
-
 use super::{Random, feed, forest};
 use crate::{
     block::{
         Block,
         chain::{ChainStore, Change, Core, Memory, Retired, Rocks},
         kit::{self, Hooked, OnWrite},
+        record,
     },
     store::{Store, StoreError},
 };
@@ -55,23 +54,11 @@ fn same_in_one_piece(memory: &Memory, rocks: &Rocks) -> usize {
         }
         let hashes = memory.hashes(from, stretch.count).unwrap();
         assert!((1..=count).contains(&stretch.count) && hashes.last() == Some(&stretch.last.hash), "{stretch:?}");
-        assert_eq!(apart(&stretch.bytes), memory.blocks(&hashes, usize::MAX).unwrap());
+        assert_eq!(record::apart(stretch.bytes), memory.blocks(&hashes, usize::MAX).unwrap());
         assert_eq!(Some(stretch.parent), memory.hash_at(from - 1).unwrap());
         read += stretch.count;
     }
     read
-}
-
-/// Takes a stretch apart: headers and bodies.
-pub(in crate::block) fn apart(stretch: &Bytes) -> Vec<(Bytes, Bytes)> {
-    let (mut rest, mut blocks) = (stretch.clone(), Vec::new());
-    while rest.has_remaining() {
-        let header = usize::from(rest.get_u16());
-        let header = rest.split_to(header);
-        let body = usize::try_from(rest.get_u32()).unwrap();
-        blocks.push((header, rest.split_to(body)));
-    }
-    blocks
 }
 
 #[test]

@@ -206,8 +206,8 @@ pub(super) async fn cut_short(network: &mut Network, deadline: Deadline) -> Outc
     ))
 }
 
-/// Cut until both halves have final blocks that contradict each other. Nobody gives them up, and it does not go unnoticed: whoever has half
-/// of its peers on the other side halts and says so. In a small network of even halves that is everybody.
+/// Cut until both halves have final blocks that contradict each other. Nobody gives them up, and it does not go unnoticed: whoever has a
+/// peer on the other side says so, and whoever has half of its peers there halts. In a small network of even halves that is everybody.
 pub(super) async fn cut_long(network: &mut Network, deadline: Deadline) -> Outcome {
     let (told, heights) = {
         let (network, middle) = (&*network, split(network));
@@ -230,20 +230,7 @@ pub(super) async fn cut_long(network: &mut Network, deadline: Deadline) -> Outco
             return Err("both halves have the same final block: the network was not cut".into());
         }
         partition::heal(network, middle).await?;
-        let all = network.len() <= ALL_CONNECTED && network.planned().is_multiple_of(2);
-        let halted = async || {
-            let (mut sides, mut missing) = ([0, 0], String::new());
-            for (i, node) in network.nodes.iter().enumerate() {
-                let status = ask(node, "block/head").await?;
-                match status["state"] == "halted" && status["halted"].is_string() {
-                    true => sides[usize::from(i >= middle)] += 1,
-                    false => missing = format!("{} is {}", node.name, status["state"]),
-                }
-            }
-            let enough = if all { missing.is_empty() } else { sides[0] + sides[1] > 0 };
-            if enough { Ok(sides) } else { Err(missing) }
-        };
-        let told = deadline.until("nodes that say that the chain is split", halted).await?;
+        let told = deadline.until("nodes that say that the chain is split", async || noticed(network).await).await?;
         for (i, node) in network.nodes.iter().enumerate() {
             let (kept, expected) = (at_height(node, contested).await?, if i < middle { &on_left } else { &on_right });
             if kept != *expected {
@@ -253,10 +240,48 @@ pub(super) async fn cut_long(network: &mut Network, deadline: Deadline) -> Outco
         (told, [head(left).await?.height, head(right).await?.height])
     };
     restart(network, producers(network), &[]).await?;
+    let [left, right] = told;
     Ok(format!(
-        "two final branches, at heights {} and {}: {} and {} nodes halted and say why, nobody gave anything up",
-        heights[0], heights[1], told[0], told[1]
+        "two final branches, at heights {} and {}: {} and {} nodes are told of the other one, {} and {} of them halted and say why, \
+         nobody gave anything up",
+        heights[0], heights[1], left.told, right.told, left.halted, right.halted
     ))
+}
+
+/// What the nodes of one side know of the other one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Noticed {
+    /// Nodes that have a peer there, and raised the alarm.
+    told: usize,
+    /// Of these, nodes that halted.
+    halted: usize,
+}
+
+/// Looks whether everybody who has a peer on the other side says so, and on both sides there is one. When all are connected to all, and
+/// the sides are even, everybody has halted.
+async fn noticed(network: &Network) -> Result<[Noticed; 2], String> {
+    let middle = split(network);
+    let all = network.len() <= ALL_CONNECTED && network.planned().is_multiple_of(2);
+    let mut sides = [Noticed::default(); 2];
+    for (i, node) in network.nodes.iter().enumerate() {
+        let other = partition::across(network, node, middle).await?;
+        let status = ask(node, "block/head").await?;
+        let halted = status["state"] == "halted" && status["halted"].is_string();
+        if all && !halted {
+            return Err(format!("{} is {}", node.name, status["state"]));
+        }
+        match other {
+            Some(_) if halted || status["conflicting_peers"].as_u64() > Some(0) => {}
+            Some(other) => return Err(format!("{} says nothing of {}, which is its peer", node.name, other.name)),
+            None => continue,
+        }
+        let side = &mut sides[usize::from(i >= middle)];
+        (side.told, side.halted) = (side.told + 1, side.halted + usize::from(halted));
+    }
+    match sides.iter().all(|side| side.told > 0) {
+        true => Ok(sides),
+        false => Err("nobody has a peer on the other side".into()),
+    }
 }
 
 /// The hash of a node's block at a height.

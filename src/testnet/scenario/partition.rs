@@ -90,10 +90,15 @@ async fn has_name(node: &Node, address: &str, name: &str) -> Result<(), String> 
 
 /// Whether no peer of `node` is on the other side.
 async fn apart(network: &Network, node: &Node, middle: usize) -> Result<(), String> {
+    let crossing = across(network, node, middle).await?;
+    crossing.map_or(Ok(()), |n| Err(format!("{} is still connected to {}", node.name, n.name)))
+}
+
+/// Some peer of `node` that is on the other side.
+pub(super) async fn across<'a>(network: &'a Network, node: &Node, middle: usize) -> Result<Option<&'a Node>, String> {
     let answer = ask(node, "peers").await?;
     let is_left = network.nodes[..middle].iter().any(|n| n.name == node.name);
     let others = if is_left { &network.nodes[middle..] } else { &network.nodes[..middle] };
     let peers = answer["peers"].as_array().map_or(&[][..], Vec::as_slice);
-    let crossing = others.iter().find(|n| peers.iter().any(|p| p["address"] == n.address()));
-    crossing.map_or(Ok(()), |n| Err(format!("{} is still connected to {}", node.name, n.name)))
+    Ok(others.iter().find(|n| peers.iter().any(|p| p["address"] == n.address())))
 }

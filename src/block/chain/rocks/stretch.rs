@@ -1,10 +1,10 @@
 //! Packs as they go over the wire: consecutive blocks that are read in one go, and the index that finds them.
 //!
-//! In a pack each block is a *record*, just as PUSH_BLOCK carries it: header length 2 ‖ header ‖ body length 4 ‖ body. So whoever
-//! catches up is served with one read and no copy, and without a row for each block.
+//! In a pack each block is a [`record`], just as PUSH_BLOCK carries it. So whoever catches up is served with one read and no copy, and
+//! without a row for each block.
 //!
-//! An index is a row of family `block`: `i` ‖ last height 8 ‖ pack 8 → first height 8, and of each block the length of what is before its
-//! body 2 ‖ CRC-32 of that 4 ‖ body length 4 ‖ CRC-32 of the body 4. It stays as it was written: a reorg may have taken blocks of the
+//! An index is a row of family `block`: `i` ‖ last height 8 ‖ pack 8 → first height 8, and of each block the length of its record's head
+//! 2 ‖ CRC-32 of that 4 ‖ body length 4 ‖ CRC-32 of the body 4. It stays as it was written: a reorg may have taken blocks of the
 //! pack from the best chain, so who reads by it looks whether the last block is still there. The blocks of a pack are parents and children,
 //! so all before that are there too.
 
@@ -12,21 +12,22 @@ use std::ops::Bound;
 
 use super::{Rocks, Stretch, read_height};
 use crate::{
-    block::{Block, Header, MAX_BODY_BYTES, Point},
+    block::{
+        Block, Header, MAX_BODY_BYTES, Point,
+        record::{self, LENGTHS},
+    },
     primitives::Hash,
     store::{Batch, Family, Spot, StoreError},
 };
 
 const ENTRY: usize = 2 + 4 + 4 + 4;
-/// Bytes of the two lengths in a record.
-const LENGTHS: usize = 2 + 4;
 
-/// What is before a body.
+/// The head of a block's record.
 pub(super) fn head(block: &Block) -> Vec<u8> {
-    let (header, body) = (block.header().encode(), block.body().bytes().len());
-    let length = u16::try_from(header.len()).expect("headers are short");
-    let body = u32::try_from(body).expect("bodies are at most 4 MiB");
-    [&length.to_be_bytes()[..], &header, &body.to_be_bytes()].concat()
+    let header = block.header().encode();
+    let mut head = Vec::with_capacity(LENGTHS + header.len());
+    record::put_head(&mut head, &header, block.body().bytes().len());
+    head
 }
 
 /// The row of a pack.
@@ -121,7 +122,7 @@ impl Rocks {
         let Some(bytes) = self.store.packed_together(&spots)? else { return Ok(None) };
         let header = |head: &Spot| {
             let start = (head.offset - spots[0].offset) as usize; // u32 fits in usize
-            bytes.slice(start + 2..start + head.length as usize - 4)
+            bytes.slice(record::header_in(start..start + head.length as usize))
         };
         let (first, last) = (header(&spots[0]), header(&spots[spots.len() - 2]));
         let (Ok(one), Ok(other)) = (Header::decode(&first), Header::decode(&last)) else { return Ok(None) };

@@ -10,7 +10,7 @@ use crate::{
         Block, Origin,
         chain::{Core, Longest},
         kit::{self, Maker},
-        tests::stores::apart,
+        record,
     },
     primitives::ManualClock,
 };
@@ -146,7 +146,7 @@ fn blocks_that_came_together_are_read_in_one_piece() {
                 let stretch = stretch.expect("in a pack");
                 let hashes = rocks.hashes(from as u64, count.min(end - from + 1)).unwrap();
                 let expected = rocks.blocks(&hashes, max_bytes).unwrap();
-                assert_eq!(apart(&stretch.bytes), expected, "{count} from {from}");
+                assert_eq!(record::apart(stretch.bytes), expected, "{count} from {from}");
                 let last = &all[from + expected.len() - 2];
                 assert_eq!((stretch.count, stretch.last.hash), (expected.len(), last.hash()));
                 assert_eq!(stretch.parent, all[from - 1].header().parent);
