@@ -186,6 +186,10 @@ impl<S: ChainStore, H: OnWrite<S>> ChainStore for Hooked<S, H> {
         self.inner.retired()
     }
 
+    fn prepare(&self, added: &[Block]) {
+        self.inner.prepare(added);
+    }
+
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
         self.hook.on_write(&self.inner, change, synced)
     }

@@ -15,7 +15,7 @@
 //!
 //! A place that was never written, or not wholly, has no part: its checksum does not fit.
 //!
-//! [`Shelf::Block`] is otherwise: each of its files is a *pack*, many pieces one after another, written in one go and never again. The
+//! [`Shelf::Block`] is otherwise: each of its files is a *pack*, many pieces one after another, written as they come and never again. The
 //! row that names a piece has its [`Spot`] in the pack and its checksum. Pieces that lie close to each other are read in one call.
 //!
 //! # Durability
@@ -172,19 +172,11 @@ impl Bodies {
         options.open(self.path(shelf, number))
     }
 
-    /// Writes a pack, durably. One that could not be written wholly is removed.
-    pub(super) fn write_pack(&self, number: u64, pieces: &[&[u8]]) -> io::Result<Vec<Spot>> {
-        let write = || {
-            let bytes = pieces.iter().map(|p| p.len()).sum();
-            let mut pack = Pack::new(self.open_to_write(Shelf::Block, number)?, number, bytes);
-            let spots = pieces.iter().map(|piece| pack.put(piece)).collect::<io::Result<_>>()?;
-            pack.write()?;
-            pack.file.sync_data()?;
-            // The name of the file, as in `sync`.
-            File::open(self.shelf(Shelf::Block))?.sync_all()?;
-            Ok(spots)
-        };
-        write().inspect_err(|_| self.remove(Shelf::Block, number))
+    /// Begins a pack of about so many bytes.
+    pub(super) fn pack(&self, number: u64, bytes: usize) -> io::Result<Pack> {
+        let memory = vec![0; bytes.clamp(1, CHUNK).next_multiple_of(BLOCK) + BLOCK];
+        let (file, path) = (self.open_to_write(Shelf::Block, number)?, self.path(Shelf::Block, number));
+        Ok(Pack { file, path, number, memory, filled: 0, written: 0, is_whole: false })
     }
 
     /// The pieces at these places, in their order; `None` for one that is not there or damaged.
@@ -249,11 +241,7 @@ impl Bodies {
 
     /// Removes a body. One that is not there is fine; what cannot be removed is found at the next start.
     pub(super) fn remove(&self, shelf: Shelf, number: u64) {
-        if let Err(error) = fs::remove_file(self.path(shelf, number))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, shelf = shelf.name(), number, "cannot remove a body");
-        }
+        remove(&self.path(shelf, number));
     }
 
     /// Removes bodies for good.
@@ -267,6 +255,14 @@ impl Bodies {
     pub(super) fn bytes(&self) -> u64 {
         let files = Shelf::ALL.iter().filter_map(|shelf| fs::read_dir(self.shelf(*shelf)).ok()).flatten();
         files.filter_map(|entry| entry.ok()?.metadata().ok()).map(|m| m.blocks() * 512).sum()
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, file = %path.display(), "cannot remove a body");
     }
 }
 
@@ -297,41 +293,54 @@ fn read(file: &File, from: u64, length: usize) -> io::Result<Vec<u8>> {
 
 /// Bytes between two pieces that are read for nothing rather than in two calls.
 const GAP: u64 = 1024;
-/// Bytes of a pack written at once: whoever writes sleeps until they are on the disk, and on a busy machine wakes up late.
-const CHUNK: usize = 4 * 1024 * 1024;
+/// Bytes of a pack written at once: whoever writes sleeps until they are on the disk, and on a busy machine wakes up late. What comes
+/// last waits for no more than this.
+const CHUNK: usize = 2 * 1024 * 1024;
 
 /// A pack that is being written, one chunk after another.
-struct Pack {
+#[derive(Debug)]
+pub(super) struct Pack {
     file: File,
+    path: PathBuf,
     number: u64,
+    /// A chunk, and room to begin it where it is aligned.
     memory: Vec<u8>,
     filled: usize,
     written: u64,
+    is_whole: bool,
 }
 
 impl Pack {
-    /// For so many bytes.
-    fn new(file: File, number: u64, bytes: usize) -> Self {
-        let chunk = CHUNK.min(bytes.next_multiple_of(BLOCK));
-        Self { file, number, memory: vec![0; chunk + BLOCK], filled: 0, written: 0 }
-    }
-
-    fn put(&mut self, piece: &[u8]) -> io::Result<Spot> {
+    /// Adds a piece. It may be written, or wait for the next ones.
+    pub(super) fn put(&mut self, piece: &[u8]) -> io::Result<Spot> {
         let place = |_| io::Error::new(io::ErrorKind::InvalidInput, "a pack is at most 4 GiB");
         let offset = u32::try_from(self.written + self.filled as u64).map_err(place)?; // usize fits in u64
         let length = u32::try_from(piece.len()).map_err(place)?;
+        let chunk = self.memory.len() - BLOCK;
         let mut rest = piece;
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(CHUNK - self.filled));
+            let (now, later) = rest.split_at(rest.len().min(chunk - self.filled));
             let start = self.memory.as_ptr().align_offset(BLOCK) + self.filled;
             self.memory[start..start + now.len()].copy_from_slice(now);
             self.filled += now.len();
-            if self.filled == CHUNK {
+            if self.filled == chunk {
                 self.write()?;
             }
             rest = later;
         }
         Ok(Spot { pack: self.number, offset, length, sum: crc32fast::hash(piece) })
+    }
+
+    /// Makes all of it durable. One that was not, or could not be, is removed when it is dropped.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.write()?;
+        self.file.sync_data()?;
+        // The name of the file, as in `sync`.
+        if let Some(shelf) = self.path.parent() {
+            File::open(shelf)?.sync_all()?;
+        }
+        self.is_whole = true;
+        Ok(())
     }
 
     /// Writes what there is, and zeros up to the next multiple of [`BLOCK`].
@@ -343,6 +352,14 @@ impl Pack {
         self.written += length as u64; // usize fits in u64
         self.filled = 0;
         Ok(())
+    }
+}
+
+impl Drop for Pack {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            remove(&self.path);
+        }
     }
 }
 

@@ -290,14 +290,13 @@ impl Store {
         Ok(())
     }
 
-    /// Writes pieces into one new file of [`Shelf::Block`], durably, one after another, and returns where each lies. `number` must be
-    /// new. For many pieces at once: a few tens of MiB at most. Blocks.
+    /// Begins a new file of [`Shelf::Block`] for many pieces, one after another: about `bytes` of them, which takes that much memory up to
+    /// 2 MiB. `number` must be new. Blocks.
     ///
     /// # Errors
-    /// [`StoreError`] when the disk is full or fails; nothing is left behind then.
-    pub fn write_pack(&self, number: u64, pieces: &[&[u8]]) -> Result<Vec<Spot>, StoreError> {
-        self.inner.space.check(pieces.iter().map(|p| p.len()).sum())?;
-        Ok(self.inner.bodies.write_pack(number, pieces)?)
+    /// [`StoreError`] when the disk is full or fails.
+    pub fn write_pack(&self, number: u64, bytes: usize) -> Result<PackWriter, StoreError> {
+        Ok(PackWriter { pack: self.inner.bodies.pack(number, bytes)?, space: self.inner.space.clone() })
     }
 
     /// The pieces at these places, in their order; `None` for one that is not there, or is damaged. Those that lie close to each other
@@ -407,6 +406,32 @@ impl Store {
             tracing::error!(%error, "could not sync the store while closing");
         }
         self.inner.db.cancel_all_background_work(true);
+    }
+}
+
+/// Writes pieces of one pack. It is removed again when it is dropped unfinished.
+#[derive(Debug)]
+pub struct PackWriter {
+    pack: body::Pack,
+    space: Arc<Space>,
+}
+
+impl PackWriter {
+    /// Adds pieces and returns where they will lie; all of a pack come to 4 GiB at most. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails: then the pack is of no use any more.
+    pub fn put(&mut self, pieces: &[&[u8]]) -> Result<Vec<Spot>, StoreError> {
+        self.space.check(pieces.iter().map(|p| p.len()).sum())?;
+        Ok(pieces.iter().map(|piece| self.pack.put(piece)).collect::<Result<_, _>>()?)
+    }
+
+    /// Makes all pieces durable. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk is full or fails; nothing is left behind then.
+    pub fn finish(self) -> Result<(), StoreError> {
+        Ok(self.pack.finish()?)
     }
 }
 

@@ -87,8 +87,17 @@ fn packed_bodies_come_back_from_their_places_alone_and_together() {
         .map(|n| (0..n).map(|i: u32| (i % 251) as u8).collect())
         .into();
     let slices: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
-    let spots = store.write_pack(7, &slices).unwrap();
-    let more = store.write_pack(8, &slices[2..4]).unwrap();
+    let write = |store: &Store, number, slices: &[&[u8]], bytes| {
+        let mut pack = store.write_pack(number, bytes)?;
+        let (some, others) = slices.split_at(1);
+        let spots = [pack.put(some)?, pack.put(others)?].concat();
+        pack.finish().map(|()| spots)
+    };
+    let spots = write(&store, 7, &slices, usize::MAX).unwrap();
+    let more = write(&store, 8, &slices[2..4], 1).unwrap();
+    let mut unfinished = store.write_pack(11, 1).unwrap();
+    unfinished.put(&slices[5..]).unwrap();
+    drop(unfinished);
     assert!(spots.iter().all(|s| Spot::decode(&s.encode()) == Some(*s)) && Spot::decode(&[0; 19]).is_none());
     let of = |got: Vec<Option<Bytes>>| got.into_iter().map(|b| b.map(|b| b.to_vec())).collect::<Vec<_>>();
     let all: Vec<_> = bodies.iter().cloned().map(Some).collect();
@@ -111,7 +120,7 @@ fn packed_bodies_come_back_from_their_places_alone_and_together() {
         assert_eq!(body, all[i].clone().filter(|_| i != 4 && i != 6), "{i}: damaged and cut off ones are not there");
     }
     store.pretend_full(true);
-    assert!(matches!(store.write_pack(10, &slices), Err(StoreError::DiskFull(_))));
+    assert!(matches!(write(&store, 10, &slices, 1), Err(StoreError::DiskFull(_))));
     assert_eq!(store.body_numbers(Shelf::Block).unwrap().len(), 2);
 }
 

@@ -275,6 +275,14 @@ impl Core {
         Ok(self.insert(block, header, origin, now))
     }
 
+    /// Has the store begin with what was applied, before the next flush, when it is nothing but blocks on the head.
+    pub(super) fn prepare(&self) {
+        let Change { added, attached, detached, evicted, .. } = &self.change;
+        if !added.is_empty() && added.len() == attached.len() && detached.is_empty() && evicted.is_empty() {
+            self.store.prepare(added);
+        }
+    }
+
     /// What can be said of a block by its hash, its height and its parent's hash.
     fn apply_known(&mut self, block: &Block, now: UnixMillis) -> Result<Option<Outcome>, ChainError> {
         let (hash, header) = (block.hash(), block.header());

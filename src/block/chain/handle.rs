@@ -112,6 +112,20 @@ pub struct SegmentOutcome {
     pub stopped: Option<Outcome>,
 }
 
+/// Blocks in the chain's queue. They are imported also when this is dropped.
+#[derive(Debug)]
+pub struct Queued(oneshot::Receiver<Result<SegmentOutcome, ChainError>>);
+
+impl Queued {
+    /// Waits until they are written, as [`Chain::import_segment`] does.
+    ///
+    /// # Errors
+    /// [`ChainError`].
+    pub async fn outcome(self) -> Result<SegmentOutcome, ChainError> {
+        self.0.await.map_err(|_| ChainError::Stopped)?
+    }
+}
+
 /// What happened to the chain. Everything told is on disk already.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -337,11 +351,21 @@ impl Chain {
     /// # Errors
     /// [`ChainError`].
     pub async fn import_segment(&self, blocks: Vec<Block>, origin: Origin) -> Result<SegmentOutcome, ChainError> {
+        self.queue_segment(blocks, origin, false).await?.outcome().await
+    }
+
+    /// The first half of [`Chain::import_segment`]: returns when the blocks have a place in the queue, and they are imported in the order
+    /// of these places. `more`: others will follow at once. Then the chain may wait some milliseconds for each of them, to write all together, and a
+    /// quarter second for all.
+    ///
+    /// # Errors
+    /// [`ChainError::Stopped`].
+    pub async fn queue_segment(&self, blocks: Vec<Block>, origin: Origin, more: bool) -> Result<Queued, ChainError> {
         let room = self.room.clone().acquire_many_owned(kib(&blocks)).await.map_err(|_| ChainError::Stopped)?;
         let (answer, outcome) = oneshot::channel();
-        let command = Command::Segment(blocks, origin, answer, room);
+        let command = Command::Segment { blocks, origin, more, answer, room };
         self.commands.send(command).await.map_err(|_| ChainError::Stopped)?;
-        outcome.await.map_err(|_| ChainError::Stopped)?
+        Ok(Queued(outcome))
     }
 
     /// Reports headers that `peer` proved: consecutive, signed, the first one's parent on our chain below the committed block, the

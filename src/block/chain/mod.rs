@@ -53,10 +53,13 @@ mod view;
 
 pub use self::core::{Core, Rules, Written};
 pub use fork_choice::{Branch, ForkChoice, Longest, Norn};
-pub use handle::{Chain, ChainError, Event, Judgement, Known, MAX_RANGE, Outcome, SegmentOutcome, Status, Stored};
+pub use handle::{
+    Chain, ChainError, Event, Judgement, Known, MAX_RANGE, Outcome, Queued, SegmentOutcome, Status, Stored,
+};
 pub use memory::Memory;
 pub use metrics::Metrics;
 pub use owner::{Deps, Ended, Service, open};
+pub(in crate::block) use owner::{MERGE_BLOCKS, MERGE_BYTES};
 pub use rocks::Rocks;
 pub use start::OpenError;
 pub use store::{ChainStore, Change, Marks, Retired, Stretch};

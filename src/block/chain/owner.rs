@@ -1,5 +1,7 @@
 //! The thread that owns the chain. It takes what is waiting, applies it, writes it in one batch, shows it, and then answers: so
-//! many waiting blocks share one write and one sync.
+//! many waiting blocks share one write and one sync. When whoever catches up says that more follows, it waits a moment for that, and
+//! has the store begin with what is here meanwhile: the disk works while blocks still come in, and little is left to do when the last one
+//! is here.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -7,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    runtime::Runtime,
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+};
 
 use super::{
     core::{Core, Rules},
@@ -25,10 +30,13 @@ use crate::{
 
 /// Commands waiting for the owner. What they hold is bounded by bytes as well ([`super::handle::QUEUED_KIB`]).
 const QUEUE: usize = 64;
-/// Blocks written in one batch, unless one segment alone has more.
-const MERGE_BLOCKS: usize = 1024;
-/// Bytes of bodies written in one batch, unless one segment alone has more.
-const MERGE_BYTES: usize = 8 * 1024 * 1024;
+/// Blocks written in one batch; what comes last may bring more.
+pub(in crate::block) const MERGE_BLOCKS: usize = 2048;
+/// Bytes of bodies written in one batch; what comes last may bring more. Larger ones share more, and still take less than a quarter
+/// second.
+pub(in crate::block) const MERGE_BYTES: usize = 16 * 1024 * 1024;
+/// How long blocks wait for those that follow them, each time: some answers of a fast neighbour, and nothing that anybody notices.
+const LINGER: Duration = Duration::from_millis(20);
 /// How often waiting blocks are looked through.
 const TICK: Duration = Duration::from_millis(250);
 /// Between two tries to read a store that failed.
@@ -41,8 +49,20 @@ const REORG_WINDOW_MS: u64 = 60_000;
 #[derive(Debug)]
 pub(super) enum Command {
     Import(Box<Block>, Origin, Answer<Outcome>, OwnedSemaphorePermit),
-    Segment(Vec<Block>, Origin, Answer<SegmentOutcome>, OwnedSemaphorePermit),
-    Conflict { peer: PeerId, headers: Vec<VerifiedHeader>, told: HashSet<PeerId>, answer: Answer<()> },
+    Segment {
+        blocks: Vec<Block>,
+        origin: Origin,
+        /// Others follow soon.
+        more: bool,
+        answer: Answer<SegmentOutcome>,
+        room: OwnedSemaphorePermit,
+    },
+    Conflict {
+        peer: PeerId,
+        headers: Vec<VerifiedHeader>,
+        told: HashSet<PeerId>,
+        answer: Answer<()>,
+    },
     Tick,
     Stop,
 }
@@ -53,7 +73,7 @@ impl Command {
     fn blocks(&self) -> &[Block] {
         match self {
             Self::Import(block, ..) => std::slice::from_ref(&**block),
-            Self::Segment(blocks, ..) => blocks,
+            Self::Segment { blocks, .. } => blocks,
             _ => &[],
         }
     }
@@ -151,53 +171,71 @@ impl Service {
     }
 
     fn own(mut self) {
+        // Without it nothing waits for what follows.
+        let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().ok();
         while let Some(first) = self.queue.blocking_recv() {
-            let mut commands = vec![first];
-            let size = |c: &Command| c.blocks().iter().map(|b| b.body().bytes().len()).sum::<usize>();
-            let (mut blocks, mut bytes) = (commands[0].blocks().len(), size(&commands[0]));
-            while blocks < MERGE_BLOCKS && bytes < MERGE_BYTES {
-                let Ok(next) = self.queue.try_recv() else { break };
-                blocks += next.blocks().len();
-                bytes += size(&next);
-                commands.push(next);
-            }
-            if !self.handle(commands) {
+            if !self.take(first, timer.as_ref()) {
                 return;
             }
         }
     }
 
-    /// `false` when asked to stop.
-    fn handle(&mut self, commands: Vec<Command>) -> bool {
-        let now = self.clock.now();
-        let mut pending = Vec::new();
+    /// Handles a command and those behind it that may share its write. `false` when asked to stop.
+    fn take(&mut self, first: Command, timer: Option<&Runtime>) -> bool {
+        let (mut pending, mut blocks, mut bytes) = (Vec::new(), 0, 0);
+        let mut next = Some(first);
         let mut go_on = true;
-        for command in commands {
-            match command {
-                Command::Import(block, origin, answer, _room) => match self.core.apply(*block, origin, now) {
-                    Ok(outcome) => pending.push(Pending::Import(outcome, answer)),
-                    Err(error) => drop(answer.send(Err(error))),
-                },
-                Command::Segment(blocks, origin, answer, _room) => match self.core.apply_segment(blocks, origin, now) {
+        while let Some(command) = next.filter(|_| go_on) {
+            blocks += command.blocks().len();
+            bytes += command.blocks().iter().map(|b| b.body().bytes().len()).sum::<usize>();
+            let more = matches!(command, Command::Segment { more: true, .. });
+            go_on = self.handle(command, &mut pending);
+            // Who has a new block is not kept waiting.
+            let more = more && !pending.iter().any(|p| matches!(p, Pending::Import(..)));
+            next = match blocks < MERGE_BLOCKS && bytes < MERGE_BYTES {
+                true => self.queue.try_recv().ok().or_else(|| timer.filter(|_| more).and_then(|t| self.linger(t))),
+                false => None,
+            };
+        }
+        self.finish(pending, self.clock.now());
+        go_on
+    }
+
+    /// What comes within [`LINGER`].
+    fn linger(&mut self, timer: &Runtime) -> Option<Command> {
+        self.core.prepare();
+        let queue = &mut self.queue;
+        timer.block_on(async { tokio::time::timeout(LINGER, queue.recv()).await.ok().flatten() })
+    }
+
+    /// `false` when asked to stop.
+    fn handle(&mut self, command: Command, pending: &mut Vec<Pending>) -> bool {
+        let now = self.clock.now();
+        match command {
+            Command::Import(block, origin, answer, _room) => match self.core.apply(*block, origin, now) {
+                Ok(outcome) => pending.push(Pending::Import(outcome, answer)),
+                Err(error) => drop(answer.send(Err(error))),
+            },
+            Command::Segment { blocks, origin, answer, room: _room, .. } => {
+                match self.core.apply_segment(blocks, origin, now) {
                     Ok(outcome) => pending.push(Pending::Segment(outcome, answer)),
                     Err(error) => drop(answer.send(Err(error))),
-                },
-                Command::Conflict { peer, headers, told, answer } => {
-                    self.finish(std::mem::take(&mut pending), now);
-                    self.metrics.conflicts.inc();
-                    let result = self.core.conflict(peer, &headers, told, now);
-                    let result = result.map(|events| self.publish(events, now));
-                    drop(answer.send(result));
                 }
-                Command::Tick => {
-                    self.finish(std::mem::take(&mut pending), now);
-                    self.tick(now);
-                }
-                Command::Stop => go_on = false,
             }
+            Command::Conflict { peer, headers, told, answer } => {
+                self.finish(std::mem::take(pending), now);
+                self.metrics.conflicts.inc();
+                let result = self.core.conflict(peer, &headers, told, now);
+                let result = result.map(|events| self.publish(events, now));
+                drop(answer.send(result));
+            }
+            Command::Tick => {
+                self.finish(std::mem::take(pending), now);
+                self.tick(now);
+            }
+            Command::Stop => return false,
         }
-        self.finish(pending, now);
-        go_on
+        true
     }
 
     /// Writes, shows, answers. Blocks released by what came are taken too, one portion before and the others after the answers.

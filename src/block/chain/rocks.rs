@@ -12,7 +12,8 @@
 //! A block that is committed in the write that adds it costs two rows and its body. The genesis block is written like any other.
 //!
 //! Many bodies at once, as when a node catches up, go into a *pack*: one file beside the database, with their headers, in the order of the
-//! blocks, durable before the rows that name it are written. So they are written once, and many blocks are served with one read. A process
+//! blocks, durable before the rows that name it are written. So they are written once, and many blocks are served with one read. A pack is
+//! begun with the first blocks of a write while others are still to come, so that hardly anything is left to be written then. A process
 //! that ends in between leaves a pack that nobody names; the next start removes it, or the next write when only the rows could not be
 //! written. A pack goes with the last of its bodies; only blocks of the best chain are in one.
 
@@ -34,7 +35,7 @@ use super::store::{ChainStore, Change, Marks, Retired, Room, Stretch};
 use crate::{
     block::{Block, Header, MAX_BODY_BYTES, Point},
     primitives::Hash,
-    store::{Batch, Family, Shelf, Spot, Store, StoreError},
+    store::{Batch, Family, PackWriter, Shelf, Spot, Store, StoreError},
 };
 
 const MARKS: &[u8] = b"m";
@@ -63,10 +64,36 @@ struct Packed {
     index: Option<Index>,
 }
 
-/// Numbers of packs.
+/// A pack that is begun, for a change that is to be written.
+#[derive(Debug)]
+struct Begun {
+    number: u64,
+    pack: PackWriter,
+    /// The blocks in it, and where their parts are.
+    hashes: Vec<Hash>,
+    spots: Vec<Spot>,
+}
+
+impl Begun {
+    fn put(&mut self, blocks: &[&Block]) -> Result<(), StoreError> {
+        let heads: Vec<Vec<u8>> = blocks.iter().map(|b| stretch::head(b)).collect();
+        let pieces: Vec<&[u8]> = heads.iter().zip(blocks).flat_map(|(h, b)| [&h[..], &b.body().bytes()[..]]).collect();
+        self.spots.extend(self.pack.put(&pieces)?);
+        self.hashes.extend(blocks.iter().map(|b| b.hash()));
+        Ok(())
+    }
+
+    /// Whether these are its blocks, and maybe more after them.
+    fn begins(&self, blocks: &[&Block]) -> bool {
+        self.hashes.len() <= blocks.len() && self.hashes.iter().zip(blocks).all(|(hash, b)| *hash == b.hash())
+    }
+}
+
+/// Packs to come.
 #[derive(Debug)]
 struct Packs {
     next: u64,
+    begun: Option<Begun>,
     /// Those whose rows could not be written, as far as we were told.
     doubtful: Vec<u64>,
 }
@@ -92,7 +119,7 @@ impl Rocks {
         if !unnamed.is_empty() {
             store.clear_bodies(Shelf::Block, &unnamed)?;
         }
-        let packs = Packs { next, doubtful: Vec::new() };
+        let packs = Packs { next, begun: None, doubtful: Vec::new() };
         Ok(Self { store, rows: Arc::default(), packs: Arc::new(Mutex::new(packs)), packed_bytes: PACKED_BYTES })
     }
 
@@ -274,19 +301,41 @@ impl Rocks {
         self.store.get(Family::Block, &by_hash(hash))
     }
 
-    /// Puts blocks into a pack.
-    fn pack(&self, added: &[&Block]) -> Result<Packed, StoreError> {
-        let heads: Vec<Vec<u8>> = added.iter().map(|b| stretch::head(b)).collect();
-        let pieces: Vec<&[u8]> = heads.iter().zip(added).flat_map(|(h, b)| [&h[..], &b.body().bytes()[..]]).collect();
-        let number = {
-            let mut packs = self.packs.lock().expect("no panic while held");
-            packs.next += 1;
-            packs.next - 1
+    /// Puts blocks into the pack that is begun for them, where some of the first ones are already, or into a new one. `None` when they
+    /// are too few for a pack.
+    fn put_in_pack(&self, begun: Option<Begun>, blocks: &[&Block]) -> Result<Option<Begun>, StoreError> {
+        // What was begun for other blocks goes.
+        let mut begun = match begun.filter(|begun| begun.begins(blocks)) {
+            Some(begun) => begun,
+            None => {
+                let bytes: usize = blocks.iter().map(|b| b.body().bytes().len()).sum();
+                if bytes == 0 || bytes < self.packed_bytes {
+                    return Ok(None);
+                }
+                let number = {
+                    let mut packs = self.packs.lock().expect("no panic while held");
+                    packs.next += 1;
+                    packs.next - 1
+                };
+                let pack = self.store.write_pack(number, bytes)?;
+                Begun { number, pack, hashes: Vec::new(), spots: Vec::new() }
+            }
         };
-        let spots = self.store.write_pack(number, &pieces)?;
-        let index = Index::of(added, &spots);
-        let bodies = added.iter().zip(spots.chunks_exact(2)).filter(|(b, _)| !b.body().is_empty());
+        begun.put(&blocks[begun.hashes.len()..])?;
+        Ok(Some(begun))
+    }
+
+    /// Makes a pack durable.
+    fn finish(begun: Begun, blocks: &[&Block]) -> Result<Packed, StoreError> {
+        let Begun { number, pack, spots, .. } = begun;
+        pack.finish()?;
+        let index = Index::of(blocks, &spots);
+        let bodies = blocks.iter().zip(spots.chunks_exact(2)).filter(|(b, _)| !b.body().is_empty());
         Ok(Packed { number, spots: bodies.map(|(b, parts)| (b.hash(), parts[1])).collect(), index })
+    }
+
+    fn take_begun(&self) -> Option<Begun> {
+        self.packs.lock().expect("no panic while held").begun.take()
     }
 
     /// Adds the rows about packs: the new one, those that bodies leave, and those that nobody names.
@@ -478,12 +527,19 @@ impl ChainStore for Rocks {
         Ok(all)
     }
 
+    fn prepare(&self, added: &[Block]) {
+        let blocks: Vec<_> = added.iter().collect();
+        // What cannot be written now is tried again, and told, when the change is written.
+        let begun = self.put_in_pack(self.take_begun(), &blocks).unwrap_or_default();
+        self.packs.lock().expect("no panic while held").begun = begun;
+    }
+
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
         // Losers are not packed: they are deleted one by one, and would stay as long as the pack does.
         let best: HashSet<&Hash> = change.attached.iter().map(|p| &p.hash).collect();
         let packed: Vec<_> = change.added.iter().filter(|b| best.contains(&b.hash())).collect();
-        let bytes: usize = packed.iter().map(|b| b.body().bytes().len()).sum();
-        let pack = if bytes > 0 && bytes >= self.packed_bytes { Some(self.pack(&packed)?) } else { None };
+        let begun = self.put_in_pack(self.take_begun(), &packed)?;
+        let pack = begun.map(|begun| Self::finish(begun, &packed)).transpose()?;
         let written = self.put(change, pack.as_ref(), synced);
         let mut packs = self.packs.lock().expect("no panic while held");
         match (&written, pack) {

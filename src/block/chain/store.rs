@@ -177,6 +177,10 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
     /// [`StoreError`].
     fn retired(&self) -> Result<Vec<Retired>, StoreError>;
 
+    /// Blocks of a change that is to be written soon, from the first one on; called again when more came. What takes long may begin now.
+    /// Nothing is promised: the change may be written otherwise, or not at all. Blocks.
+    fn prepare(&self, _added: &[Block]) {}
+
     /// Writes a change. When this returns it survives the end of the process; with `synced` also a power cut.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::{
     primitives::{Hash, UnixMillis},
 };
 
-/// Events that a slow receiver may be behind: some seconds of catching up at full speed. An event is a hundred bytes, and its ring is
+/// Events that a slow receiver may be behind: many seconds of broadcast. One write while catching up has more. An event is a hundred bytes, and its ring is
 /// laid out at once.
 const EVENTS: usize = 1024;
 

@@ -6,14 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::wire::Greeting;
+use super::{
+    run::{BATCHES, WITH_CHAIN},
+    wire::{Greeting, MAX_COUNT},
+};
 use crate::{
     block::{Block, Point},
     primitives::{Hash, PeerId},
 };
 
-/// How far beyond what is proven a claim counts: 32 batches, more than are ever under way.
-pub(super) const AHEAD: u64 = 4096;
+/// How far beyond what is proven a claim counts: 96 batches, more than are ever with the chain and under way, so that whatever is under way
+/// is told of by as many peers as have it.
+pub(super) const AHEAD: u64 = 3 * 4096;
+const _: () = assert!(AHEAD as usize > WITH_CHAIN.blocks + BATCHES * MAX_COUNT as usize);
 /// Pulls that may fail before a claim is cut to what is proven.
 const FAILURES: u8 = 3;
 /// For how long it is cut, and for how long a peer on a branch below our committed block is left alone.

@@ -2,8 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use futures::{StreamExt as _, stream::FuturesOrdered};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     check,
@@ -26,10 +27,6 @@ use crate::{
 const CHECKS: usize = 8;
 /// A peer that only says that it is busy is left alone for this long.
 const BUSY: Duration = Duration::from_secs(1);
-/// Between two tries to hand blocks to a chain that has too much to do.
-const CHAIN_BUSY: Duration = Duration::from_millis(100);
-/// Such tries: twenty seconds, then they are pulled again.
-const CHAIN_TRIES: usize = 200;
 
 /// What the jobs share.
 #[derive(Clone, Debug)]
@@ -43,6 +40,18 @@ pub(super) struct Exchange {
     pub(super) max_body: usize,
     checks: Arc<Semaphore>,
 }
+
+/// Blocks for the chain; see [`Output::Import`](super::plan::Output::Import).
+#[derive(Debug)]
+pub(super) struct Import {
+    pub(super) id: u64,
+    pub(super) peer: PeerId,
+    pub(super) blocks: Vec<Block>,
+    pub(super) more: bool,
+}
+
+/// An import, and how it ended.
+pub(super) type Ended = (u64, Imported);
 
 /// How a SHAKEHAND ended.
 #[derive(Debug)]
@@ -160,21 +169,42 @@ impl Exchange {
         })
     }
 
-    /// Hands blocks to the chain; waits while it has too much to do.
-    pub(super) async fn import(self, peer: PeerId, blocks: Vec<Block>) -> Imported {
-        for _ in 0..CHAIN_TRIES {
-            // Clones share the bodies.
-            match self.chain.import_segment(blocks.clone(), Origin::Peer(peer)).await {
-                Ok(SegmentOutcome { held, stopped }) => return Imported::Held(held, stopped),
-                Err(ChainError::Busy) => tokio::time::sleep(CHAIN_BUSY).await,
-                Err(ChainError::Stopped) => return Imported::Refused,
-                Err(error) => {
-                    tracing::warn!(%error, "the chain takes no blocks");
-                    return Imported::Refused;
+    /// Hands blocks to the chain and tells how it ended, both in the order in which they come, until nobody hands or listens any more. Waits
+    /// while the chain has too much to do.
+    pub(super) async fn imports(self, mut queue: mpsc::Receiver<Import>, ended: mpsc::Sender<Ended>) {
+        let mut waiting = FuturesOrdered::new(); // as many as the planner hands over at once
+        let mut warned = false;
+        loop {
+            tokio::select! {
+                next = queue.recv() => {
+                    let Some(Import { id, peer, blocks, more }) = next else { return };
+                    let queued = self.chain.queue_segment(blocks, Origin::Peer(peer), more).await;
+                    waiting.push_back(async move {
+                        match queued {
+                            Ok(queued) => (id, queued.outcome().await),
+                            Err(error) => (id, Err(error)),
+                        }
+                    });
+                }
+                Some((id, outcome)) = waiting.next() => {
+                    let imported = match outcome {
+                        Ok(SegmentOutcome { held, stopped }) => {
+                            warned = false;
+                            Imported::Held(held, stopped)
+                        }
+                        Err(error) => {
+                            if !std::mem::replace(&mut warned, true) && error != ChainError::Stopped {
+                                tracing::warn!(%error, "the chain takes no blocks");
+                            }
+                            Imported::Refused
+                        }
+                    };
+                    if ended.send((id, imported)).await.is_err() {
+                        return;
+                    }
                 }
             }
         }
-        Imported::Refused
     }
 }
 

@@ -71,8 +71,9 @@ pub(super) enum Output {
     /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`]. `told`:
     /// connected peers that told their head.
     Prove { id: u64, peer: PeerId, span: Span, fork: Point, told: HashSet<PeerId> },
-    /// Blocks for the chain; ends with [`Planner::on_imported`].
-    Import { id: u64, peer: PeerId, blocks: Vec<Block> },
+    /// Blocks for the chain, each time those on what was handed over before; ends with [`Planner::on_imported`], in this order. `more`:
+    /// others will follow.
+    Import { id: u64, peer: PeerId, blocks: Vec<Block>, more: bool },
     /// For the penalties.
     Report { peer: PeerId, offence: Offence },
 }

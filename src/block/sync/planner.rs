@@ -18,7 +18,7 @@ mod pull;
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use self::pull::Pace;
 use super::{
     claims::{CUT, Claim, Claims},
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
-    run::{Handover, Mismatch, Run, Size},
+    run::{Handover, Load, Mismatch, Run, Size},
     search::{Search, Step},
     wire::{Greeting, Ladder, Span},
 };
@@ -39,6 +39,9 @@ use crate::{
 const STALL: Duration = Duration::from_secs(30);
 /// Between tries when stalled, and before a run begins with a peer whose blocks most others contradicted.
 const PROBE: Duration = Duration::from_secs(10);
+/// Imports under way: what they hold is bounded by bytes and blocks, which 32 answers at most come to when they are full. Half of the
+/// chain's queue is left to others.
+pub(super) const IMPORTS: usize = 32;
 /// Headers of one proof that a branch contradicts what is final: all that the chain looks at.
 const MAX_PROOF: u32 = 1024;
 /// How long peers are given to tell their heads before any of them proves that we are wrong: of few, a liar is many.
@@ -69,6 +72,7 @@ struct Importing {
     id: u64,
     run: u64,
     from: Vec<(PeerId, usize)>,
+    load: Load,
     /// The block at each place: where the run is when that many are held.
     points: Vec<Point>,
 }
@@ -89,7 +93,8 @@ pub(super) struct Planner {
     /// A peer whose chain is to be compared with ours, and a height where they differ.
     suspect: Option<(PeerId, u64)>,
     proving: Option<(u64, PeerId, Point)>,
-    importing: Option<Importing>,
+    /// What is with the chain, in the order in which it was handed over.
+    importing: VecDeque<Importing>,
     flights: HashMap<u64, Flight>,
     last_id: u64,
     size: Size,
@@ -118,7 +123,7 @@ impl Planner {
             search: None,
             suspect: None,
             proving: None,
-            importing: None,
+            importing: VecDeque::new(),
             flights: HashMap::new(),
             last_id: 0,
             size: Size::default(),
@@ -328,7 +333,7 @@ impl Planner {
 
     /// Ends a run to which nothing comes. Somebody else's head is the reason for the next one.
     fn end_idle(&mut self, now: Instant) {
-        let idle = self.importing.is_none() && now.saturating_duration_since(self.moved) >= IDLE;
+        let idle = self.importing.is_empty() && now.saturating_duration_since(self.moved) >= IDLE;
         if self.run.is_none() || !idle {
             return;
         }
@@ -346,10 +351,12 @@ impl Planner {
 
     /// The chain took blocks, or did not.
     pub(super) fn on_imported(&mut self, id: u64, result: Imported, now: Instant) {
-        let Some(importing) = self.importing.take_if(|i| i.id == id) else { return };
+        let Some(at) = self.importing.iter().position(|i| i.id == id) else { return };
+        let Some(importing) = self.importing.remove(at) else { return };
         let (held, stopped) = match result {
             Imported::Held(held, stopped) => (held.min(importing.points.len()), stopped),
             Imported::Refused => {
+                self.importing.retain(|i| i.run != importing.run);
                 if importing.run == self.runs {
                     self.give_up(now);
                 }
@@ -373,6 +380,8 @@ impl Planner {
             }
         }
         let Some(why) = stopped else { return };
+        // What was handed over after it does not fit on anything either. How that ends says nothing.
+        self.importing.retain(|i| i.run != importing.run);
         let sender = Handover::sender(&importing.from, held);
         match (why, sender) {
             (Outcome::Invalid(why), Some(peer)) => {
@@ -399,7 +408,7 @@ impl Planner {
         }
         self.decide(&place, now);
         self.end_idle(now);
-        if !place.halted && self.importing.is_none() {
+        if !place.halted {
             self.import(now);
         }
         self.start(&place, now);
@@ -454,17 +463,19 @@ impl Planner {
 
     /// Hands finished batches to the chain.
     fn import(&mut self, now: Instant) {
-        let Some(run) = &mut self.run else { return };
-        match run.take(self.twice) {
-            Ok(Some(Handover { blocks, from })) => {
-                let id = self.id();
-                let points = blocks.iter().map(|b| Point { height: b.header().height, hash: b.hash() }).collect();
-                let peer = from[0].0;
-                self.importing = Some(Importing { id, run: self.runs, from, points });
-                self.out.push(Output::Import { id, peer, blocks });
-            }
-            Ok(None) => {}
-            Err(Mismatch { peer, on }) => self.on_mismatch(peer, on, now),
+        while self.importing.len() < IMPORTS {
+            let Some(run) = &mut self.run else { return };
+            let with_chain = self.importing.iter().fold(Load::default(), |load, i| load.plus(i.load));
+            let Handover { blocks, from, load, more } = match run.take(self.twice, with_chain) {
+                Ok(Some(handover)) => handover,
+                Ok(None) => return,
+                Err(Mismatch { peer, on }) => return self.on_mismatch(peer, on, now),
+            };
+            let id = self.id();
+            let points = blocks.iter().map(|b| Point { height: b.header().height, hash: b.hash() }).collect();
+            let peer = from[0].0;
+            self.importing.push_back(Importing { id, run: self.runs, from, load, points });
+            self.out.push(Output::Import { id, peer, blocks, more });
         }
     }
 
@@ -489,7 +500,7 @@ impl Planner {
             let ladder = search.first();
             return self.ask(search, ladder);
         }
-        let idle = self.run.is_none() && self.search.is_none() && self.proving.is_none() && self.importing.is_none();
+        let idle = self.run.is_none() && self.search.is_none() && self.proving.is_none() && self.importing.is_empty();
         if !idle || !self.is_settled(now) || self.pause_until.is_some_and(|t| now < t) {
             return;
         }

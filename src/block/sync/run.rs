@@ -1,10 +1,14 @@
-//! One stretch of catching up: consecutive heights cut into batches, each pulled from some peer, handed over in order.
+//! One stretch of catching up: consecutive heights cut into batches, each pulled from some peer, handed over in order. What was handed over
+//! is on its way into the chain: the next batch that fits on it follows as soon as it is here.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::wire::{MAX_COUNT, SOFT_BYTES, Span};
 use crate::{
-    block::{Block, Point},
+    block::{
+        Block, Point,
+        chain::{MERGE_BLOCKS, MERGE_BYTES},
+    },
     primitives::PeerId,
 };
 
@@ -13,17 +17,16 @@ pub(super) const BATCHES: usize = 16 + FINISHED;
 /// Finished batches that may wait for one before them, or for the chain to write; while there are that many only the first missing one
 /// is pulled. What they hold is bounded by [`BYTES`] before that when blocks are large.
 const FINISHED: usize = 16;
-/// Bytes of batches in flight and finished: what a sync may hold.
+/// Bytes of batches in flight and finished: what a sync may hold besides what it has handed over.
 const BYTES: usize = 64 * 1024 * 1024;
 /// Tries of one batch.
 const TRIES: u8 = 5;
 /// How often neighbours that contradict each other are pulled again; after that the first one counts, and what follows shows.
 const DISPUTES: u8 = 2;
-/// Bytes handed to the chain at once: fewer and larger writes, and still less than a quarter second of work. With 8 MiB catching up takes a
-/// tenth longer.
-const IMPORT_BYTES: usize = 16 * 1024 * 1024;
-/// Blocks handed to the chain at once.
-const IMPORT_BLOCKS: usize = 2048;
+/// What may be handed over at once: no more than the chain writes at once.
+const AT_ONCE: Load = Load { blocks: MERGE_BLOCKS, bytes: MERGE_BYTES };
+/// What may be with the chain: one write's worth that it makes durable, and one that it is given meanwhile.
+pub(super) const WITH_CHAIN: Load = Load { blocks: 2 * MERGE_BLOCKS, bytes: 2 * MERGE_BYTES };
 
 /// Where a batch is.
 #[derive(Debug)]
@@ -52,11 +55,31 @@ impl Batch {
     }
 }
 
+/// How much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Load {
+    pub(super) blocks: usize,
+    pub(super) bytes: usize,
+}
+
+impl Load {
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self { blocks: self.blocks + other.blocks, bytes: self.bytes + other.bytes }
+    }
+
+    fn fits(self, other: Self) -> bool {
+        self.blocks <= other.blocks && self.bytes <= other.bytes
+    }
+}
+
 /// Blocks for the chain, and who sent how many of them.
 #[derive(Debug, Default)]
 pub(super) struct Handover {
     pub(super) blocks: Vec<Block>,
     pub(super) from: Vec<(PeerId, usize)>,
+    pub(super) load: Load,
+    /// Whether others are missing, on their way or here.
+    pub(super) more: bool,
 }
 
 impl Handover {
@@ -92,7 +115,7 @@ pub(super) struct Mismatch {
 /// See the module doc.
 #[derive(Debug)]
 pub(super) struct Run {
-    /// The block on which the next batch has to fit.
+    /// Up to here the run is in the chain.
     pub(super) anchor: Point,
     /// Only peers on the branch of this one are asked.
     pub(super) branch: Option<PeerId>,
@@ -101,8 +124,10 @@ pub(super) struct Run {
     /// Blocks of this run are in the chain.
     pub(super) progressed: bool,
     batches: BTreeMap<u64, Batch>,
-    /// The chain was given everything up to here.
-    given: u64,
+    /// The chain was given everything up to here: the block on which the next batch has to fit.
+    given: Point,
+    /// Batches were handed over since others were cut.
+    shorter: bool,
     /// Batches that a neighbour contradicted: who sent them and how they ended, by their first height.
     doubted: BTreeMap<u64, (PeerId, Point)>,
     /// How often that happened between two batches, by the second one's first height.
@@ -117,7 +142,8 @@ impl Run {
             excluded: HashSet::new(),
             progressed: false,
             batches: BTreeMap::new(),
-            given: anchor.height,
+            given: anchor,
+            shorter: false,
             doubted: BTreeMap::new(),
             disputes: BTreeMap::new(),
         }
@@ -125,7 +151,8 @@ impl Run {
 
     /// Cuts the heights up to `top` into batches of `count`, as far as there may be batches.
     pub(super) fn cut(&mut self, top: u64, count: u32) {
-        let mut next = self.batches.last_key_value().map_or(self.given + 1, |(s, b)| s + u64::from(b.count));
+        self.shorter = false;
+        let mut next = self.batches.last_key_value().map_or(self.given.height + 1, |(s, b)| s + u64::from(b.count));
         while next <= top && self.batches.len() < BATCHES {
             let left = u32::try_from(top - next + 1).unwrap_or(u32::MAX);
             let count = count.min(left).clamp(1, MAX_COUNT);
@@ -226,35 +253,39 @@ impl Run {
         others || *tries < TRIES
     }
 
-    /// The next blocks for the chain, as many finished batches as fit on each other. Below `twice`, where more than one peer has
-    /// blocks, a batch waits for the next one of another sender that fits on it: what is handed over becomes final soon.
+    /// The next blocks for the chain, as many finished batches as fit on each other and beside what is `with_chain` already. Below `twice`,
+    /// where more than one peer has blocks, a batch waits for the next one of another sender that fits on it: what is handed over
+    /// becomes final soon.
     ///
     /// # Errors
-    /// When the first one does not fit on what is there.
-    pub(super) fn take(&mut self, twice: u64) -> Result<Option<Handover>, Mismatch> {
-        let (mut out, mut total) = (Handover::default(), 0);
-        let mut on = self.anchor;
+    /// When the first one does not fit on what is in the chain.
+    pub(super) fn take(&mut self, twice: u64, with_chain: Load) -> Result<Option<Handover>, Mismatch> {
+        let mut out = Handover::default();
+        let mut on = self.given;
         while let Some((start, batch)) = self.batches.first_key_value() {
             let Stage::Here { peer, blocks, bytes } = &batch.stage else { break };
             let (start, peer, bytes) = (*start, *peer, *bytes);
             if blocks.first().is_none_or(|b| b.header().parent != on.hash) {
-                if out.blocks.is_empty() {
+                if with_chain == Load::default() && out.blocks.is_empty() {
                     self.batches.remove(&start);
                     return Err(Mismatch { peer, on });
                 }
                 break; // found again when those before it are in the chain
             }
-            let full = total + bytes > IMPORT_BYTES || out.blocks.len() + blocks.len() > IMPORT_BLOCKS;
-            if (full && !out.blocks.is_empty()) || !self.is_vouched_for(start, twice) {
+            let load = Load { blocks: blocks.len(), bytes };
+            let (now, all) = (out.load.plus(load), with_chain.plus(out.load).plus(load));
+            let first = all == load;
+            if !(first || (now.fits(AT_ONCE) && all.fits(WITH_CHAIN))) || !self.is_vouched_for(start, twice) {
                 break;
             }
             let Some(Batch { stage: Stage::Here { blocks, .. }, .. }) = self.batches.remove(&start) else { break };
-            total += bytes;
+            (out.load, self.shorter) = (now, true);
             out.from.push((peer, blocks.len()));
             on = blocks.last().map_or(on, point);
-            self.given = on.height;
+            self.given = on;
             out.blocks.extend(blocks);
         }
+        out.more = !self.batches.is_empty();
         Ok((!out.blocks.is_empty()).then_some(out))
     }
 
@@ -273,8 +304,8 @@ impl Run {
                 return true;
             }
             let (peer, last) = (*peer, blocks.last().map(point).unwrap_or_default());
-            // The last one that there may be just now: nothing can come after it before it is gone.
-            let Some(after) = self.batches.get(&next) else { return true };
+            // The last one that there may be: nothing can come after it before it is gone.
+            let Some(after) = self.batches.get(&next) else { return !self.shorter };
             let Stage::Here { peer: other, blocks, .. } = &after.stage else { return false };
             if blocks.first().is_some_and(|b| b.header().parent == last.hash) {
                 at = next;
@@ -301,10 +332,10 @@ impl Run {
         (self.anchor, self.progressed) = (to, true);
     }
 
-    /// The heights after the anchor have to be pulled again.
+    /// The heights after the anchor have to be pulled again, those that were handed over too.
     pub(super) fn again(&mut self) {
         self.batches.clear();
-        self.given = self.anchor.height;
+        self.given = self.anchor;
     }
 
     /// Whether some peer is being asked.
@@ -399,8 +430,8 @@ mod tests {
         run.fly(Span { start: 1, count: 100 }, peer);
         run.on_blocks(Span { start: 1, count: 100 }, peer, chain[..30].to_vec(), 1);
         assert_eq!(spans(&run), [Span { start: 31, count: 70 }]);
-        assert_eq!(run.take(0).unwrap().unwrap().blocks.len(), 30);
-        assert!(run.take(0).unwrap().is_none());
+        assert_eq!(run.take(0, Load::default()).unwrap().unwrap().blocks.len(), 30);
+        assert!(run.take(0, Load::default()).unwrap().is_none());
         run.cut(100, 128);
         assert_eq!(spans(&run), [Span { start: 31, count: 70 }], "what was handed over is not pulled again");
         run.again();
@@ -417,18 +448,60 @@ mod tests {
         run.cut(30, 10);
         let all = spans(&run);
         assert_eq!(send(&mut run, liar, &other, all[0], 1), None);
-        assert!(run.take(30).unwrap().is_none(), "nobody vouches for it");
+        assert!(run.take(30, Load::default()).unwrap().is_none(), "nobody vouches for it");
         assert_eq!(run.missing()[0].beside, [liar]);
         assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
-        assert!(run.take(30).unwrap().is_none());
+        assert!(run.take(30, Load::default()).unwrap().is_none());
         assert_eq!(spans(&run), all, "both again");
         assert_eq!(send(&mut run, third, &chain, all[0], 1), Some(liar));
         assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
-        assert_eq!(run.take(30).unwrap().unwrap().blocks.len(), 10, "the second one waits for the third");
+        assert_eq!(
+            run.take(30, Load::default()).unwrap().unwrap().blocks.len(),
+            10,
+            "the second one waits for the third"
+        );
         run.advance(point(&chain[9]));
         assert_eq!(send(&mut run, liar, &other, all[2], 1), None);
-        assert!(run.take(30).unwrap().is_none());
-        assert_eq!(run.take(20).unwrap().map(|h| h.blocks.len()), None, "they are pulled again");
+        assert!(run.take(30, Load::default()).unwrap().is_none());
+        assert_eq!(run.take(20, Load::default()).unwrap().map(|h| h.blocks.len()), None, "they are pulled again");
+    }
+
+    #[test]
+    fn what_follows_is_handed_over_while_the_chain_still_writes_as_far_as_it_may_hold() {
+        let (chain, other) = (Maker::new(1).row(&kit::genesis(), 60, 0), Maker::new(2).row(&kit::genesis(), 60, 0));
+        let peer = PeerId::random();
+        let mut run = Run::new(genesis(), None);
+        run.cut(60, 10);
+        let all = spans(&run);
+        let mut with_chain = Load::default();
+        for (i, span) in all[..2].iter().enumerate() {
+            send(&mut run, peer, &chain, *span, MERGE_BYTES);
+            let handover = run.take(0, with_chain).unwrap().unwrap();
+            assert_eq!((handover.blocks[0].header().height, handover.more), (10 * i as u64 + 1, true));
+            with_chain = with_chain.plus(handover.load);
+        }
+        assert_eq!(with_chain, Load { blocks: 20, bytes: 2 * MERGE_BYTES });
+        send(&mut run, peer, &chain, all[2], 1);
+        assert!(run.take(0, with_chain).unwrap().is_none(), "the chain has enough");
+        run.advance(point(&chain[9]));
+        let with_chain = Load { blocks: 10, bytes: MERGE_BYTES };
+        assert_eq!(run.take(0, with_chain).unwrap().unwrap().load, Load { blocks: 10, bytes: 1 });
+        // One that does not fit may be right: whether it is shows when the chain has what is before it.
+        send(&mut run, peer, &other, all[3], 1);
+        assert!(run.take(0, with_chain).unwrap().is_none());
+        run.advance(point(&chain[19]));
+        assert!(run.take(0, with_chain).unwrap().is_none());
+        run.advance(point(&chain[29]));
+        assert_eq!(run.take(0, Load::default()).unwrap_err(), Mismatch { peer, on: point(&chain[29]) });
+        // What the chain did not take is pulled again, with all that was handed over after it.
+        run.again();
+        run.cut(60, 30);
+        let all = spans(&run);
+        assert_eq!(all[0].start, 31);
+        // However large, one alone always goes.
+        send(&mut run, peer, &chain, all[0], 3 * MERGE_BYTES);
+        let last = run.take(0, Load::default()).unwrap().unwrap();
+        assert_eq!((last.load.bytes, last.more), (3 * MERGE_BYTES, false));
     }
 
     #[test]
@@ -439,7 +512,7 @@ mod tests {
         let peer = PeerId::random();
         let first = spans(&run)[0];
         send(&mut run, peer, &other, first, 1);
-        assert_eq!(run.take(0).unwrap_err(), Mismatch { peer, on: run.anchor });
+        assert_eq!(run.take(0, Load::default()).unwrap_err(), Mismatch { peer, on: run.anchor });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The actor: feeds the planner with what happens, carries out what it says, greets peers in turn, and shows the progress. It
-//! never waits for a peer or for the disk: what takes time runs in its `JoinSet` and comes back as [`Done`].
+//! never waits for a peer or for the disk: what takes time runs in its `JoinSet` and comes back as [`Done`], and imports, whose order
+//! counts, go through a task of their own.
 
 use std::{
     collections::VecDeque,
@@ -17,12 +18,12 @@ use tokio::{
 use super::{
     answer::Answers,
     clock::Offsets,
-    exchange::{Exchange, Greeted, greeting_json},
+    exchange::{Ended, Exchange, Greeted, Import, greeting_json},
     greet::{Schedule, Silence},
     handle::{COMMANDS, Foreign, HEADS, Handle, Progress},
     metrics::Metrics,
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
-    planner::Planner,
+    planner::{self, Planner},
     serve::Places,
     wire::{Greeting, Headers, Pull, RawBlock, Shakehand, Span},
 };
@@ -46,6 +47,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// Over how long the rate is measured.
 const RATE: Duration = Duration::from_secs(5);
+/// Imports that wait for the chain, or to be told: twice what the planner has under way, since it may forget them.
+const IMPORTS: usize = 2 * planner::IMPORTS;
 /// Block intervals without any block after which peers are asked.
 const QUIET: u32 = 3;
 
@@ -91,7 +94,6 @@ enum Done {
     Pulled(u64, Result<Pulled, Failure>),
     Headers(u64, Result<Vec<Header>, Failure>),
     Proven(u64, Result<(), Failure>),
-    Imported(u64, Imported),
 }
 
 /// Sync's actor.
@@ -117,6 +119,9 @@ pub struct Service {
     state: watch::Sender<State>,
     progress: watch::Sender<Progress>,
     jobs: JoinSet<Done>,
+    /// To the task that hands blocks to the chain in their order.
+    imports: mpsc::Sender<Import>,
+    import_queue: Option<mpsc::Receiver<Import>>,
 }
 
 #[derive(Debug)]
@@ -152,6 +157,7 @@ pub fn new(settings: Settings, deps: Deps, metrics: Metrics) -> (Service, Handle
     let (claims, queue) = mpsc::channel(COMMANDS);
     let (state, state_seen) = watch::channel(State::default());
     let (progress, progress_seen) = watch::channel(Progress::default());
+    let (imports, import_queue) = mpsc::channel(IMPORTS);
     let foreign = Foreign::default();
     let heads = broadcast::Sender::new(HEADS);
     let handle =
@@ -184,6 +190,8 @@ pub fn new(settings: Settings, deps: Deps, metrics: Metrics) -> (Service, Handle
         state,
         progress,
         jobs: JoinSet::new(),
+        imports,
+        import_queue: Some(import_queue),
     };
     (service, handle)
 }
@@ -194,7 +202,7 @@ impl Service {
     /// # Errors
     /// None.
     pub async fn run(mut self, stop: Stop) -> Result<(), Infallible> {
-        let Some(mut queues) = self.inbound.take() else { return Ok(()) };
+        let (Some(mut queues), Some(imports)) = (self.inbound.take(), self.import_queue.take()) else { return Ok(()) };
         let answers = Answers {
             chain: self.chain.clone(),
             trace: self.trace.clone(),
@@ -206,6 +214,8 @@ impl Service {
         let mut servers = JoinSet::new();
         servers.spawn(answers.clone().pulls(queues.pull));
         servers.spawn(answers.headers(queues.headers));
+        let (ended, mut imported) = mpsc::channel::<Ended>(IMPORTS);
+        servers.spawn(self.exchange.clone().imports(imports, ended));
         let (mut events, mut peers) = (self.chain.events(), self.net.subscribe());
         self.net.peers().iter().for_each(|p| self.schedule.add(p.address, Instant::now()));
         let mut tick = tokio::time::interval(TICK);
@@ -215,6 +225,12 @@ impl Service {
                 biased;
                 () = stop.wait() => break,
                 event = peers.recv() => self.on_peer(&event),
+                Some((id, result)) = imported.recv() => self.planner.on_imported(id, result, Instant::now()),
+                Some(done) = servers.join_next() => {
+                    if let Err(error) = done && error.is_panic() {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.on_done(done),
                 Some(asked) = queues.shakehand.recv() => self.on_shakehand(asked),
                 Some((peer, head)) = self.claims.recv() => self.planner.on_claim(&peer, head),
@@ -342,7 +358,6 @@ impl Service {
                 }
                 self.planner.on_proven(id, result, &self.chain, now);
             }
-            Done::Imported(id, result) => self.planner.on_imported(id, result, now),
         }
     }
 
@@ -417,8 +432,10 @@ impl Service {
             Output::Prove { id, peer, span, fork, told } => {
                 self.jobs.spawn(async move { Done::Proven(id, exchange.prove(peer, span, fork, told).await) });
             }
-            Output::Import { id, peer, blocks } => {
-                self.jobs.spawn(async move { Done::Imported(id, exchange.import(peer, blocks).await) });
+            Output::Import { id, peer, blocks, more } => {
+                if self.imports.try_send(Import { id, peer, blocks, more }).is_err() {
+                    self.planner.on_imported(id, Imported::Refused, Instant::now());
+                }
             }
             Output::Report { peer, offence } => {
                 self.penalties.report(peer, offence);

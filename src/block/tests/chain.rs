@@ -168,3 +168,23 @@ async fn blocks_that_are_final_in_the_very_write_that_adds_them_are_known_to_the
     }
     assert_eq!((chain.status().head.height, chain.status().committed.height), (30, 26));
 }
+
+#[tokio::test]
+async fn what_was_said_to_follow_shares_the_write_and_is_not_waited_for_long() {
+    let (store, metrics) = (Arc::new(Memory::default()), chain::Metrics::default());
+    let clock = Arc::new(ManualClock::new(kit::NOW));
+    let deps = chain::Deps { store, clock, metrics: metrics.clone() };
+    let (service, chain) = chain::open(kit::rules(4), deps).unwrap();
+    let (row, before) = (Maker::new(1).row(&kit::genesis(), 30, 0), metrics.writes.get());
+    let mut queued = Vec::new();
+    for part in row.chunks(10) {
+        // What the last one says does not come.
+        queued.push(chain.queue_segment(part.to_vec(), Origin::File, true).await.unwrap());
+    }
+    service.run_detached();
+    for queued in queued {
+        let outcome = tokio::time::timeout(Duration::from_secs(10), queued.outcome()).await.expect("in time").unwrap();
+        assert_eq!((outcome.held, outcome.stopped), (10, None));
+    }
+    assert_eq!((chain.status().head.height, metrics.writes.get()), (30, before + 1));
+}

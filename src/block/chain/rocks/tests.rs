@@ -34,16 +34,25 @@ fn open(dir: &std::path::Path) -> Rocks {
     Rocks::open(Store::open(dir).unwrap()).unwrap()
 }
 
+/// Makes a pack that no row names.
+fn pack(rocks: &Rocks, blocks: &[Block]) {
+    let blocks: Vec<_> = blocks.iter().collect();
+    let begun = rocks.put_in_pack(None, &blocks).unwrap().unwrap();
+    Rocks::finish(begun, &blocks).unwrap();
+}
+
 /// Ends as a killed process does: nothing is closed.
-fn end_after(dir: &std::path::Path, parts: usize, midway: bool) {
+fn end_after(dir: &std::path::Path, parts: usize, ending: &str) {
     let (rocks, row) = (open(dir), row());
     let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
     let mut all = row.chunks(PART);
     for part in all.by_ref().take(parts) {
         core.import_segment(part.to_vec(), Origin::File, kit::NOW).unwrap();
     }
-    if midway {
-        rocks.pack(&all.next().unwrap().iter().collect::<Vec<_>>()).unwrap();
+    match ending {
+        "packed" => pack(&rocks, all.next().unwrap()),
+        "begun" => rocks.prepare(all.next().unwrap()),
+        _ => {}
     }
     std::process::abort();
 }
@@ -52,20 +61,20 @@ fn end_after(dir: &std::path::Path, parts: usize, midway: bool) {
 fn large_writes_survive_the_end_of_the_process_with_every_body() {
     if let Some(dir) = std::env::var_os(DIR) {
         let after = std::env::var(AFTER).unwrap();
-        let (parts, midway) = after.split_once(' ').unwrap();
-        return end_after(dir.as_ref(), parts.parse().unwrap(), midway == "midway");
+        let (parts, ending) = after.split_once(' ').unwrap();
+        return end_after(dir.as_ref(), parts.parse().unwrap(), ending);
     }
     let (row, me) = (row(), std::env::current_exe().unwrap());
-    for (parts, midway) in [(1, false), (3, false), (0, true), (2, true)] {
+    for (parts, ending) in [(1, ""), (3, ""), (0, "packed"), (2, "packed"), (0, "begun"), (2, "begun")] {
         let dir = tempfile::tempdir().unwrap();
         let name = "block::chain::rocks::tests::large_writes_survive_the_end_of_the_process_with_every_body";
-        let after = format!("{parts} {}", if midway { "midway" } else { "" });
+        let after = format!("{parts} {ending}");
         let mut process = Command::new(&me);
         process.args(["--exact", name]).env(DIR, dir.path()).env(AFTER, after);
         let ended = process.output().unwrap().status;
         assert!(!ended.success() && ended.code().is_none(), "it was ended by a signal: {ended}");
         let there = || std::fs::read_dir(dir.path().join("bodies/block")).unwrap().count();
-        assert_eq!(there(), parts + usize::from(midway));
+        assert_eq!(there(), parts + usize::from(!ending.is_empty()));
         let rocks = open(dir.path());
         assert_eq!(there(), parts, "one that nobody names is removed");
         let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
@@ -174,7 +183,9 @@ fn packs_of_an_older_store_are_read_and_go_as_they_did() {
     let row = Maker::new(1).row(&kit::genesis(), 4, 1000);
     // As they were: bodies alone, a count without a height, and no index.
     let bodies: Vec<&[u8]> = row.iter().map(|b| &b.body().bytes()[..]).collect();
-    let spots = rocks.store.write_pack(0, &bodies).unwrap();
+    let mut pack = rocks.store.write_pack(0, 1).unwrap();
+    let spots = pack.put(&bodies).unwrap();
+    pack.finish().unwrap();
     let spots = row.iter().map(Block::hash).zip(spots).collect();
     let old = Packed { number: 0, spots, index: None };
     rocks.put(&add(&row), Some(&old), true).unwrap();
@@ -276,7 +287,7 @@ fn packs_whose_rows_are_not_written_are_removed_with_the_next_write() {
     rocks.store.pretend_full(false);
     assert_eq!(packs(&rocks), [0]);
     // As if two writes of rows had failed: one's were written all the same, and one's were not.
-    rocks.pack(&row[PART..2 * PART].iter().collect::<Vec<_>>()).unwrap();
+    pack(&rocks, &row[PART..2 * PART]);
     let other = packs(&rocks).into_iter().max().unwrap();
     rocks.packs.lock().unwrap().doubtful = vec![0, other];
     rocks.write(&Change::default(), true).unwrap();
@@ -290,6 +301,45 @@ fn packs_whose_rows_are_not_written_are_removed_with_the_next_write() {
     let rocks = open(dir.path());
     assert_eq!(packs(&rocks), [0]);
     assert_eq!(rocks.body(&row[3].hash()).unwrap().as_ref(), Some(row[3].body().bytes()));
+}
+
+#[test]
+fn a_pack_begun_ahead_becomes_that_of_the_write_or_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path());
+    let row = row();
+    rocks.prepare(&row[..2]);
+    assert!(packs(&rocks).is_empty(), "too few");
+    for end in [PART, PART + 3, 2 * PART] {
+        rocks.prepare(&row[..end]);
+        assert_eq!(packs(&rocks), [0]);
+    }
+    // More may come with the write itself.
+    let last = 2 * PART + 5;
+    rocks.write(&add(&row[..last]), true).unwrap();
+    assert_eq!((packs(&rocks), rocks.counted()), (vec![0], HashMap::from([(0, u32::try_from(last).unwrap())])));
+    let stretch = rocks.stretch(1, 2 * PART + 5, usize::MAX).unwrap().expect("in one piece");
+    let expected: Vec<_> =
+        row[..last].iter().map(|b| (Bytes::from(b.header().encode()), b.body().bytes().clone())).collect();
+    assert_eq!((stretch.count, record::apart(stretch.bytes)), (last, expected));
+    // Of a write that came otherwise than it was prepared, and of one that did not come.
+    rocks.prepare(&row[last..last + PART]);
+    rocks.prepare(&row[last + 1..last + 1 + PART]);
+    assert_eq!(packs(&rocks).len(), 2, "what was begun for others goes");
+    rocks.write(&Change { added: row[last..last + 3].to_vec(), ..Change::default() }, true).unwrap();
+    assert_eq!(packs(&rocks), [0]);
+    for block in &row[..last + 3] {
+        assert_eq!(rocks.body(&block.hash()).unwrap().as_ref(), Some(block.body().bytes()));
+    }
+    // A full disk is told by the write.
+    rocks.store.pretend_full(true);
+    rocks.prepare(&row[last..]);
+    assert_eq!(packs(&rocks), [0]);
+    assert!(matches!(rocks.write(&add(&row[last..]), true), Err(StoreError::DiskFull(_))));
+    rocks.store.pretend_full(false);
+    rocks.prepare(&row[last..]);
+    rocks.write(&add(&row[last..]), true).unwrap();
+    assert_eq!(packs(&rocks).len(), 2);
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl Planner {
         run.cut(top, self.size.count());
         let next = run.anchor.height + 1;
         let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
-        if self.importing.is_none() && !run.is_flying() && nobody {
+        if self.importing.is_empty() && !run.is_flying() && nobody {
             return self.give_up(now);
         }
         let (late, missing) = (run.awaited(), run.missing());
