@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::join_all;
 use vos::{
     block::{
         Origin, Unverified,
@@ -100,8 +101,9 @@ async fn catch_up(peers: &Peers, height: usize) -> (Duration, Duration) {
     let (chain, store) = chain(&dir);
     let (net, _tasks) = start(chain.clone()).await;
     let (start, used) = (Instant::now(), cpu());
-    for addr in &peers.addrs {
-        net.handle.connect(addr.clone()).await.expect("connects");
+    // All at once, as a node that starts does.
+    for connected in join_all(peers.addrs.iter().map(|addr| net.handle.connect(addr.clone()))).await {
+        connected.expect("connects");
     }
     let mut status = chain.watch();
     status.wait_for(|s| s.head.height >= height as u64).await.expect("the chain runs");

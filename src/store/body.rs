@@ -176,7 +176,10 @@ impl Bodies {
     pub(super) fn pack(&self, number: u64, bytes: usize) -> io::Result<Pack> {
         let memory = vec![0; bytes.clamp(1, CHUNK).next_multiple_of(BLOCK) + BLOCK];
         let (file, path) = (self.open_to_write(Shelf::Block, number)?, self.path(Shelf::Block, number));
-        Ok(Pack { file, path, number, memory, filled: 0, written: 0, is_whole: false })
+        let pack = Pack { file, number, memory, path, filled: 0, written: 0, is_whole: false };
+        // The name of the file, as in `sync`: now, while whoever waits for the pack to be finished does not wait yet.
+        File::open(self.shelf(Shelf::Block))?.sync_all()?;
+        Ok(pack)
     }
 
     /// The pieces at these places, in their order; `None` for one that is not there or damaged.
@@ -335,10 +338,6 @@ impl Pack {
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.write()?;
         self.file.sync_data()?;
-        // The name of the file, as in `sync`.
-        if let Some(shelf) = self.path.parent() {
-            File::open(shelf)?.sync_all()?;
-        }
         self.is_whole = true;
         Ok(())
     }

@@ -26,6 +26,8 @@ pub enum FrameError {
 pub const TRUSTED: usize = 64 * 1024;
 /// How many times what has arrived is reserved then: little is copied again, and who sends little cannot make us reserve much.
 const GROWTH: usize = 8;
+/// How much of it is cleared at once.
+const CLEARED: usize = 64 * 1024;
 
 /// Reads one frame of at most `limit` bytes; `None` when the stream ended cleanly before a frame began. Up to `trusted` bytes are
 /// reserved before any of them came: [`TRUSTED`], or more where few frames are under way. Not cancel-safe.
@@ -67,11 +69,15 @@ async fn read_trusting<S: AsyncRead + Unpin>(
     length: usize,
     trusted: usize,
 ) -> Result<Vec<u8>, FrameError> {
-    let mut body = vec![0; length.min(trusted)];
+    let mut body = Vec::with_capacity(length.min(trusted));
     let mut filled = 0;
     while filled < length {
         if filled == body.len() {
-            body.resize(length.min(body.len() * GROWTH), 0);
+            if filled == body.capacity() {
+                body.reserve_exact(length.min(filled * GROWTH) - filled);
+            }
+            // What is cleared a moment before it is written is still in the processor's cache then.
+            body.resize(body.capacity().min(length).min(filled + CLEARED), 0);
         }
         match stream.read(&mut body[filled..]).await? {
             0 => return Err(FrameError::Truncated),
