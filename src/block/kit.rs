@@ -190,6 +190,10 @@ impl<S: ChainStore, H: OnWrite<S>> ChainStore for Hooked<S, H> {
         self.inner.prepare(added);
     }
 
+    fn check_room(&self, bytes: usize) -> Result<(), StoreError> {
+        self.inner.check_room(bytes)
+    }
+
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
         self.hook.on_write(&self.inner, change, synced)
     }

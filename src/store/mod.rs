@@ -395,7 +395,13 @@ impl Store {
     /// For tests: as if the disk were full, or had room again.
     #[cfg(any(test, feature = "test-util"))]
     pub fn pretend_full(&self, full: bool) {
-        self.inner.space.pretend_full(full);
+        self.pretend_free(full.then_some(0));
+    }
+
+    /// For tests: as if the disk had so many free bytes, or those that it has.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn pretend_free(&self, free: Option<u64>) {
+        self.inner.space.pretend_free(free);
     }
 
     /// Stops the writer after what is queued and makes everything durable. Blocks. Later commits answer

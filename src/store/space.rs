@@ -21,7 +21,7 @@ const SMALL: usize = 16 * 1024;
 pub(super) struct Space {
     path: PathBuf,
     #[cfg(any(test, feature = "test-util"))]
-    full: std::sync::atomic::AtomicBool,
+    pretended: std::sync::Mutex<Option<u64>>,
 }
 
 impl Space {
@@ -29,21 +29,17 @@ impl Space {
         Self {
             path: path.to_owned(),
             #[cfg(any(test, feature = "test-util"))]
-            full: std::sync::atomic::AtomicBool::new(false),
+            pretended: std::sync::Mutex::default(),
         }
     }
 
     #[cfg(any(test, feature = "test-util"))]
-    pub(super) fn pretend_full(&self, full: bool) {
-        self.full.store(full, std::sync::atomic::Ordering::Relaxed);
+    pub(super) fn pretend_free(&self, free: Option<u64>) {
+        *self.pretended.lock().expect("no panic while held") = free;
     }
 
     /// Whether `bytes` more may be written: one system call of about a microsecond. Removals need not ask.
     pub(super) fn check(&self, bytes: usize) -> Result<(), StoreError> {
-        #[cfg(any(test, feature = "test-util"))]
-        if self.full.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(full(0));
-        }
         // A disk that cannot be asked is not full for that; the write itself will tell.
         let Some(free) = self.free() else { return Ok(()) };
         if allows(free, bytes) { Ok(()) } else { Err(full(free)) }
@@ -51,6 +47,10 @@ impl Space {
 
     /// Free bytes; `None` when the disk cannot be asked.
     pub(super) fn free(&self) -> Option<u64> {
+        #[cfg(any(test, feature = "test-util"))]
+        if let Some(free) = *self.pretended.lock().expect("no panic while held") {
+            return Some(free);
+        }
         let stat = nix::sys::statvfs::statvfs(&self.path).ok()?;
         #[allow(clippy::useless_conversion, reason = "the counts have 32 bits on macOS")]
         let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));

@@ -96,6 +96,8 @@ pub struct Core {
     /// What the last write that succeeded left of it.
     written_hold: Option<Hold>,
     halted: Option<Halt>,
+    /// Bytes of bodies of the write that failed last.
+    failed_bytes: usize,
     change: Change,
     /// Of the change that is not written yet.
     events: Vec<Event>,
@@ -130,6 +132,7 @@ impl Core {
             hold,
             written_hold: hold,
             halted: None,
+            failed_bytes: 0,
             change: loaded.repairs,
             events: Vec::new(),
             released: Vec::new(),
@@ -442,6 +445,7 @@ impl Core {
         if let Err(error) = self.store.write(&change, change.is_final()) {
             tracing::error!(%error, "the chain could not be written; no blocks are taken until it can");
             self.halted = Some(Halt::Store(error.clone()));
+            self.failed_bytes = change.added.iter().map(|b| b.body().bytes().len()).sum();
             self.events.clear();
             self.released.clear();
             return Err(error);
@@ -483,7 +487,9 @@ impl Core {
     pub fn recover(&mut self, now: UnixMillis) -> Vec<Event> {
         // One that ended with the failed write has not ended.
         let hold = self.hold.or(self.written_hold);
-        let opened = Self::read(self.rules.clone(), self.store.clone(), hold, now);
+        // On a disk that is nearly full small writes work still; what failed would fail again, and the reason be shown for moments only.
+        let room = self.store.check_room(self.failed_bytes).map_err(OpenError::Store);
+        let opened = room.and_then(|()| Self::read(self.rules.clone(), self.store.clone(), hold, now));
         // Reading works on a full disk, too.
         let writes = |core: Self| {
             let change = Change { marks: core.marks(), ..Change::default() };

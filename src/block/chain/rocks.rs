@@ -534,6 +534,10 @@ impl ChainStore for Rocks {
         self.packs.lock().expect("no panic while held").begun = begun;
     }
 
+    fn check_room(&self, bytes: usize) -> Result<(), StoreError> {
+        self.store.check_room(bytes as u64) // usize fits in u64
+    }
+
     fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
         // Losers are not packed: they are deleted one by one, and would stay as long as the pack does.
         let best: HashSet<&Hash> = change.attached.iter().map(|p| &p.hash).collect();

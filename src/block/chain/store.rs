@@ -181,6 +181,14 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
     /// Nothing is promised: the change may be written otherwise, or not at all. Blocks.
     fn prepare(&self, _added: &[Block]) {}
 
+    /// Whether there is room for so many bytes of bodies.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`] when there is not.
+    fn check_room(&self, _bytes: usize) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Writes a change. When this returns it survives the end of the process; with `synced` also a power cut.
     ///
     /// # Errors

@@ -23,6 +23,8 @@ const _: () = assert!(AHEAD as usize > WITH_CHAIN.blocks + BATCHES * MAX_COUNT a
 const FAILURES: u8 = 3;
 /// For how long it is cut, and for how long a peer on a branch below our committed block is left alone.
 pub(super) const CUT: Duration = Duration::from_secs(60);
+/// Pulls that end within it may end with one connection.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Answers of "busy" in a row that count as one failure.
 const BUSIES: u8 = 8;
 /// Peers remembered; connections are limited to fewer.
@@ -54,6 +56,8 @@ pub(super) struct Claim {
     pub(super) earliest: u64,
     failures: u8,
     busies: u8,
+    /// When a failure was counted that may have been the connection's.
+    lost_at: Option<Instant>,
     cut_until: Option<Instant>,
     busy_until: Option<Instant>,
     since: Instant,
@@ -163,6 +167,7 @@ impl Claims {
                 earliest: 0,
                 failures: 0,
                 busies: 0,
+                lost_at: None,
                 cut_until: cut.map(|(until, _)| until),
                 busy_until: None,
                 since: now,
@@ -204,6 +209,16 @@ impl Claims {
         claim.failures += 1;
         if claim.failures >= FAILURES {
             (claim.failures, claim.cut_until) = (0, Some(now + CUT));
+        }
+    }
+
+    /// Its connection broke, or it could not answer. All pulls that are under way end with a connection, so those of a moment count once.
+    pub(super) fn lost(&mut self, peer: &PeerId, now: Instant) {
+        let Some(claim) = self.peers.get_mut(peer) else { return };
+        let counted = claim.lost_at.is_some_and(|at| now.saturating_duration_since(at) < MOMENT);
+        if !counted {
+            claim.lost_at = Some(now);
+            self.fail(peer, now);
         }
     }
 

@@ -226,7 +226,7 @@ impl Planner {
                 self.claims.prune(&peer, earliest);
                 return false;
             }
-            Failure::Lost => self.claims.fail(&peer, now),
+            Failure::Lost => self.claims.lost(&peer, now),
             Failure::Timeout => {
                 self.claims.fail(&peer, now);
                 self.report(peer, Offence::Timeout);
@@ -284,8 +284,9 @@ impl Planner {
         let Some(hash) = view.hash_at(height) else { return self.give_up(now) };
         let fork = Point { height, hash };
         if height >= committed.height && halted {
-            // Nothing is taken now; what contradicts the final blocks is still looked for.
-            self.claims.cut(&peer, now + CUT);
+            // Nothing is taken now; what contradicts the final blocks is still looked for, at the others first. When the chain takes blocks
+            // again, this one's are wanted.
+            self.claims.pass(&peer, now + PROBE);
             self.give_up(now);
         } else if height >= committed.height {
             self.begin(Run::new(fork, Some(peer)), peer, now);

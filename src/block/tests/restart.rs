@@ -122,6 +122,28 @@ fn a_failed_store_is_read_again_without_a_restart() {
     assert_eq!(answer(&core, faulty.as_ref()), answer(&never, store.as_ref()));
 }
 
+#[test]
+fn a_disk_with_too_little_room_for_what_failed_stays_the_reason_until_there_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(Rocks::open(store.clone()).unwrap()), kit::NOW).unwrap();
+    let row = kit::Maker::new(1).row(&kit::genesis(), 3, 1_000_000);
+    core.import_segment(row[..1].to_vec(), Origin::Local, kit::NOW).unwrap();
+    // Room for small writes, and for the reserve, but not for these blocks as well.
+    store.pretend_free(Some(9 << 20));
+    let error = core.import_segment(row[1..].to_vec(), Origin::Local, kit::NOW).unwrap_err();
+    assert!(matches!(error, ChainError::Store(StoreError::DiskFull(_))), "{error}");
+    for _ in 0..3 {
+        assert_eq!(core.recover(kit::NOW), []);
+        assert!(core.status().halted.is_some_and(|h| h.contains("disk is full")));
+    }
+    store.pretend_free(Some(12 << 20));
+    core.recover(kit::NOW);
+    assert_eq!((core.status().halted, core.head().height), (None, 1));
+    core.import_segment(row[1..].to_vec(), Origin::Local, kit::NOW).unwrap();
+    assert_eq!(core.head().height, 3);
+}
+
 #[tokio::test]
 async fn a_full_disk_stops_blocks_and_they_go_on_by_themselves_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
 //! The planner alone, against peers played by hand.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     cmp::Reverse,
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
@@ -25,14 +25,14 @@ use crate::{
 
 const DEPTH: u64 = 12;
 
-/// Our chain: what was imported, one branch, all but the last [`DEPTH`] blocks final.
-pub(super) struct Ours(RefCell<Vec<Block>>);
+/// Our chain: what was imported, one branch, all but the last [`DEPTH`] blocks final; and whether it is halted.
+pub(super) struct Ours(RefCell<Vec<Block>>, Cell<bool>);
 
 impl Ours {
     fn new(blocks: &[Block]) -> Self {
         let mut all = vec![kit::genesis()];
         all.extend_from_slice(blocks);
-        Self(RefCell::new(all))
+        Self(RefCell::new(all), Cell::new(false))
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -57,7 +57,7 @@ impl View for Ours {
         let all = self.0.borrow();
         let point = |height: usize| Point { height: height as u64, hash: all[height].hash() };
         let head = all.len() - 1;
-        Place { head: point(head), committed: point(head.saturating_sub(DEPTH as usize)), halted: false }
+        Place { head: point(head), committed: point(head.saturating_sub(DEPTH as usize)), halted: self.1.get() }
     }
 
     fn held(&self, hash: &Hash) -> Option<u64> {
@@ -570,4 +570,45 @@ fn a_chain_that_is_slow_is_given_no_more_than_it_may_hold_and_all_in_order() {
     }
     assert_eq!(world.ours.head(), 9000);
     assert!((MERGE_BLOCKS..=2 * MERGE_BLOCKS).contains(&most), "{most}");
+}
+
+#[test]
+fn a_connection_that_breaks_is_one_failure_however_much_was_asked_for() {
+    let chain = Maker::new(1).row(&kit::genesis(), 2000, 0);
+    let peer = PeerId::random();
+    let mut world = World::new(&[]);
+    world.greet(peer, head_of(&chain));
+    world.run(Duration::from_secs(2), |_, _| None);
+    assert!(world.waiting.len() > 1, "{:?}", world.waiting);
+    for (_, id) in std::mem::take(&mut world.waiting) {
+        world.planner.on_pulled(id, Err(Failure::Lost), world.now);
+    }
+    world.planner.on_gone(&peer, world.now);
+    world.run(Duration::from_secs(1), |_, _| panic!("nobody is there"));
+    world.greet(peer, head_of(&chain));
+    world.run(Duration::from_secs(5), |_, span| honest(&chain, span));
+    assert_eq!((world.ours.head(), world.planner.state()), (2000, State::Synced));
+    // One whose connections do nothing but break is cut in the end.
+    let more = [chain.clone(), Maker::new(1).row(&chain[1999], 100, 0)].concat();
+    world.greet(peer, head_of(&more));
+    let mut asked = 0;
+    world.run(Duration::from_secs(50), |_, _| {
+        asked += 1;
+        Some(Err(Failure::Lost))
+    });
+    assert!((3..40).contains(&asked), "{asked}");
+}
+
+#[test]
+fn when_a_halted_chain_takes_blocks_again_it_goes_on_soon() {
+    let chain = Maker::new(1).row(&kit::genesis(), 300, 0);
+    let mut world = World::new(&chain[..100]);
+    world.headers = chain.clone();
+    world.greet(PeerId::random(), head_of(&chain));
+    world.ours.1.set(true);
+    world.run(Duration::from_secs(60), |_, _| panic!("nothing is pulled meanwhile"));
+    assert_eq!(world.planner.state(), State::Stalled);
+    world.ours.1.set(false);
+    world.run(Duration::from_secs(15), |_, span| honest(&chain, span));
+    assert_eq!((world.ours.head(), world.planner.state(), world.reports.len()), (300, State::Synced, 0));
 }
