@@ -398,7 +398,7 @@ impl Store {
         self.pretend_free(full.then_some(0));
     }
 
-    /// For tests: as if the disk had so many free bytes, or those that it has.
+    /// For tests: writes go as if the disk had so many free bytes, or those that it has.
     #[cfg(any(test, feature = "test-util"))]
     pub fn pretend_free(&self, free: Option<u64>) {
         self.inner.space.pretend_free(free);
