@@ -23,8 +23,9 @@ testnet *args:
 test *args:
     @cargo test --locked "$@"
 
-# Lints are errors
+# Lints are errors, in the program as it is shipped and in everything
 lint:
+    cargo clippy --locked -- -D warnings
     cargo clippy --locked --all-targets -- -D warnings
 
 # Format the sources

@@ -40,7 +40,7 @@ use crate::{
     net,
     primitives::{Multiaddr, NetworkId, PeerId},
     runtime::{Ended, Stop, Supervisor},
-    store::{self, Store},
+    store::Store,
 };
 
 /// For each of the three groups of tasks to end, out of 5 s together.
@@ -237,7 +237,7 @@ impl Node {
     /// What the store's writer has done: benches show how many messages share a sync.
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]
-    pub fn writer_stats(&self) -> store::WriterStats {
+    pub fn writer_stats(&self) -> crate::store::WriterStats {
         self.store.writer_stats()
     }
 
