@@ -355,8 +355,8 @@ impl Chain {
     }
 
     /// The first half of [`Chain::import_segment`]: returns when the blocks have a place in the queue, and they are imported in the order
-    /// of these places. `more`: others will follow at once. Then the chain may wait some milliseconds for each of them, to write all together, and a
-    /// quarter second for all.
+    /// of these places. `more`: others will follow at once. Then the chain may wait some milliseconds for each of them, to write all
+    /// together, and a quarter second for all.
     ///
     /// # Errors
     /// [`ChainError::Stopped`].

@@ -19,8 +19,8 @@ use crate::{
     primitives::{Hash, UnixMillis},
 };
 
-/// Events that a slow receiver may be behind: many seconds of broadcast. One write while catching up has more. An event is a hundred bytes, and its ring is
-/// laid out at once.
+/// Events that a slow receiver may be behind: many seconds of broadcast. One write while catching up has more. An event is a hundred
+/// bytes, and its ring is laid out at once.
 const EVENTS: usize = 1024;
 
 /// One published state.

@@ -16,9 +16,10 @@
 //! # Catching up
 //! Missing heights are cut into batches of 128 blocks or some 2 MiB; each is pulled from one of the peers whose head is high
 //! enough, two at once from a peer that has proven something, or while most places are free; what is being checked counts no more. What
-//! comes is checked by itself (heights, links, roots, signatures), one answer on each core, and whoever sent nonsense is named. A batch goes to the chain as
-//! soon as it fits on the one before, which may still be on its way there: the chain writes those that come in time together. What goes there becomes final soon, so a batch waits until the next one, by another sender, fits on it, and until it
-//! does not contradict what most peers hold for final. Neighbours that contradict each other are pulled again, and whose content
+//! comes is checked by itself (heights, links, roots, signatures), one answer on each core, and whoever sent nonsense is named. A batch
+//! goes to the chain as soon as it fits on the one before, which may still be on its way there: the chain writes those that come in time
+//! together. What goes there becomes final soon, so a batch waits until the next one, by another sender, fits on it, and until it does not
+//! contradict what most peers hold for final. Neighbours that contradict each other are pulled again, and whose content
 //! changed is asked no more. When the batch that all others wait for takes clearly longer than pulls do, somebody else is asked
 //! for it as well, and what comes first counts. One that does not fit on what is there shows that its sender's chain leaves ours
 //! or that it lies: headers at evenly spaced heights tell where. Above our committed block the branch is pulled and the fork
@@ -31,8 +32,7 @@
 //!
 //! # Limits
 //! 16 pulls at once, 16 finished batches waiting for one before them or for the chain, 64 MiB; 32 MiB and 4096 blocks that the chain has and
-//! has not written; serving: see `serve.rs`. Answers are capped
-//! before they are read, and carry no more structure than their bytes.
+//! has not written; serving: see `serve.rs`. Answers are capped before they are read, and carry no more structure than their bytes.
 //!
 //! # Security
 //! A height is a hint: it counts for 12288 blocks beyond what its peer has proven, and after three pulls that fail not at all for a

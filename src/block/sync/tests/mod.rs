@@ -1,5 +1,6 @@
 //! Tests of sync as a whole: its bytes, the planner alone, many planners over real chains in a simulation, and the real service.
 
+mod imports;
 mod late;
 mod planner;
 mod service;
