@@ -184,14 +184,12 @@ impl Service {
     fn take(&mut self, first: Command, timer: Option<&Runtime>) -> bool {
         let (mut pending, mut blocks, mut bytes) = (Vec::new(), 0, 0);
         let mut next = Some(first);
-        while let Some(command) = next {
+        let mut go_on = true;
+        while let Some(command) = next.filter(|_| go_on) {
             blocks += command.blocks().len();
             bytes += command.blocks().iter().map(|b| b.body().bytes().len()).sum::<usize>();
             let more = matches!(command, Command::Segment { more: true, .. });
-            if !self.handle(command, &mut pending) {
-                self.finish(pending, self.clock.now());
-                return false;
-            }
+            go_on = self.handle(command, &mut pending);
             // Who has a new block is not kept waiting.
             let more = more && !pending.iter().any(|p| matches!(p, Pending::Import(..)));
             next = match blocks < MERGE_BLOCKS && bytes < MERGE_BYTES {
@@ -200,7 +198,7 @@ impl Service {
             };
         }
         self.finish(pending, self.clock.now());
-        true
+        go_on
     }
 
     /// What comes within [`LINGER`].
