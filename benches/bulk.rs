@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::{Multiaddr, StreamProtocol, SwarmBuilder, noise, swarm::SwarmEvent, tcp, yamux};
 use libp2p_request_response as rr;
@@ -12,22 +13,33 @@ use tokio::sync::{mpsc, oneshot};
 const PIECE: usize = 256 << 10;
 const ADDR: &str = "/ip4/127.0.0.1/tcp/0";
 
+/// What is sent; whoever has received it keeps nothing of it.
+#[derive(Clone, Debug)]
+struct Transfer(Bytes);
+
 #[derive(Clone)]
 struct Codec(usize);
 
 impl rr::Codec for Codec {
     type Protocol = StreamProtocol;
-    type Request = Vec<u8>;
+    type Request = Transfer;
     type Response = u32;
 
     async fn read_request<T: futures::AsyncRead + Unpin + Send>(
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-    ) -> std::io::Result<Vec<u8>> {
-        let mut body = vec![0; self.0];
-        io.read_exact(&mut body).await?;
-        Ok(body)
+    ) -> std::io::Result<Transfer> {
+        let mut piece = vec![0; PIECE];
+        let mut left = self.0;
+        while left > 0 {
+            let room = left.min(PIECE);
+            match io.read(&mut piece[..room]).await? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                n => left -= n,
+            }
+        }
+        Ok(Transfer(Bytes::new()))
     }
 
     async fn read_response<T: futures::AsyncRead + Unpin + Send>(
@@ -44,7 +56,7 @@ impl rr::Codec for Codec {
         &mut self,
         _: &StreamProtocol,
         io: &mut T,
-        body: Vec<u8>,
+        Transfer(body): Transfer,
     ) -> std::io::Result<()> {
         for piece in body.chunks(PIECE) {
             io.write_all(piece).await?;
@@ -103,12 +115,10 @@ pub(crate) async fn start(size: usize) -> Bulk {
     };
     tokio::spawn(async move {
         loop {
-            if let SwarmEvent::Behaviour(rr::Event::Message {
-                message: rr::Message::Request { request, channel, .. },
-                ..
-            }) = b.select_next_some().await
+            if let SwarmEvent::Behaviour(rr::Event::Message { message: rr::Message::Request { channel, .. }, .. }) =
+                b.select_next_some().await
             {
-                let count = u32::try_from(request.len()).expect("16 MiB");
+                let count = u32::try_from(size).expect("16 MiB");
                 b.behaviour_mut().send_response(channel, count).expect("the asker waits");
             }
         }
@@ -117,13 +127,14 @@ pub(crate) async fn start(size: usize) -> Bulk {
     while !a.is_connected(&peer) {
         a.select_next_some().await;
     }
+    let body = Transfer(vec![7; size].into());
     let (asks, mut queue) = mpsc::channel::<oneshot::Sender<()>>(1);
     tokio::spawn(async move {
         let mut waiting: Option<oneshot::Sender<()>> = None;
         loop {
             tokio::select! {
                 Some(done) = queue.recv(), if waiting.is_none() => {
-                    a.behaviour_mut().send_request(&peer, vec![7; size]);
+                    a.behaviour_mut().send_request(&peer, body.clone());
                     waiting = Some(done);
                 }
                 event = a.select_next_some() => match event {
