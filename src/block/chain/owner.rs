@@ -180,16 +180,19 @@ impl Service {
         }
     }
 
-    /// Handles a command and those behind it that may share its write. `false` when asked to stop.
+    /// Handles a command and those behind it that may share its write. `false` when asked to stop: what is behind that stays in the queue,
+    /// and whoever sent it is told that the chain stopped.
     fn take(&mut self, first: Command, timer: Option<&Runtime>) -> bool {
         let (mut pending, mut blocks, mut bytes) = (Vec::new(), 0, 0);
         let mut next = Some(first);
-        let mut go_on = true;
-        while let Some(command) = next.filter(|_| go_on) {
+        while let Some(command) = next {
             blocks += command.blocks().len();
             bytes += command.blocks().iter().map(|b| b.body().bytes().len()).sum::<usize>();
             let more = matches!(command, Command::Segment { more: true, .. });
-            go_on = self.handle(command, &mut pending);
+            if !self.handle(command, &mut pending) {
+                self.finish(pending, self.clock.now());
+                return false;
+            }
             // Who has a new block is not kept waiting.
             let more = more && !pending.iter().any(|p| matches!(p, Pending::Import(..)));
             next = match blocks < MERGE_BLOCKS && bytes < MERGE_BYTES {
@@ -198,7 +201,7 @@ impl Service {
             };
         }
         self.finish(pending, self.clock.now());
-        go_on
+        true
     }
 
     /// What comes within [`LINGER`].
