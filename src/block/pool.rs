@@ -174,8 +174,12 @@ impl Pool {
         }
     }
 
-    /// A block became part of the best chain.
+    /// A block became part of the best chain. One that is known to be is not counted again: whoever reads the newest blocks after
+    /// events were lost is told of some of them once more.
     pub fn attach<'a>(&mut self, block: Hash, transactions: impl Iterator<Item = &'a [u8]>) {
+        if self.recent.iter().any(|(hash, _)| *hash == block) {
+            return;
+        }
         let hashes: Vec<Hash> = transactions.map(Hash::of).collect();
         for hash in &hashes {
             self.remove(hash);

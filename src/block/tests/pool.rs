@@ -74,6 +74,18 @@ fn a_detached_block_gives_its_transactions_back_but_not_those_of_the_new_branch(
 }
 
 #[test]
+fn a_block_that_is_told_twice_counts_once() {
+    let mut pool = Pool::new(100, 10_000);
+    let all: Vec<Bytes> = (0..3).map(transaction).collect();
+    for _ in 0..2 {
+        attach(&mut pool, 1, &all);
+    }
+    assert_eq!(pool.add(all[0].clone(), None, NOW), Err(PoolError::Included));
+    detach(&mut pool, 1, &all);
+    assert_eq!(pool.package(usize::MAX, 100), all, "they wait again");
+}
+
+#[test]
 fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
     let mut pool = Pool::new(40, 10_000);
     let peers: Vec<_> = (0..5).map(|_| Identity::generate().address()).collect();
