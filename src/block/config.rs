@@ -84,6 +84,13 @@ impl ChainConfig {
         Ok(Arc::new(Listed::new(keys)))
     }
 
+    /// Whether the node with this address is one of [`ChainConfig::producers`], or everybody may produce.
+    #[must_use]
+    pub fn may_produce(&self, address: &PeerId) -> bool {
+        self.producers.is_empty()
+            || self.producers.iter().any(|p| p.parse().is_ok_and(|producer: PeerId| producer == *address))
+    }
+
     /// What the chain goes by. Reads the genesis file. The numbers were checked before.
     ///
     /// # Errors

@@ -377,16 +377,55 @@ impl Service {
             return Ok(false);
         }
         let validator = self.chain.validator();
-        let picked = validator.select(&parent, self.pool.package(self.max_bytes, MAX_TRANSACTIONS));
-        let Ok(body) = Body::new(&picked) else {
+        let mut picked = validator.select(&parent, self.pool.package(self.max_bytes, MAX_TRANSACTIONS));
+        let mut last: Option<Bytes> = None;
+        loop {
+            let Some(block) = self.make(&parent, time, &picked) else { return Ok(false) };
+            // A block that is not ours to make is not the fault of its transactions.
+            for verdict in [validator.header(block.header()), validator.contextual(block.header(), &parent)] {
+                if let Verdict::Ignore(why) | Verdict::Invalid(why) = verdict {
+                    tracing::debug!(%why, "no block is produced now");
+                    return Ok(false);
+                }
+            }
+            match self.chain.import(block, Origin::Local).await? {
+                Outcome::Imported { .. } => {
+                    // Without it a block is good.
+                    if let Some(transaction) = last.filter(|_| picked.is_empty()) {
+                        tracing::warn!("a transaction makes every block invalid and is dropped");
+                        self.pool.remove(&Hash::of(&transaction));
+                    }
+                    return Ok(true);
+                }
+                Outcome::Invalid(why) if picked.is_empty() => {
+                    tracing::warn!(%why, "our own block is invalid, whatever is in it");
+                    return Ok(false);
+                }
+                // One of them is bad, and would be in the next block again. Those before it are found in a few tries.
+                Outcome::Invalid(why) => {
+                    tracing::debug!(%why, transactions = picked.len(), "our own block is invalid, half of it is tried");
+                    last = picked.first().cloned();
+                    picked.truncate(picked.len() / 2);
+                }
+                other => {
+                    tracing::debug!(?other, "our own block was not taken");
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// A block of these transactions on `parent`.
+    fn make(&self, parent: &Header, time: UnixMillis, transactions: &[Bytes]) -> Option<Block> {
+        let Ok(body) = Body::new(transactions) else {
             tracing::error!("the picked transactions are no body");
-            return Ok(false);
+            return None;
         };
-        let mut extra = validator.extra(&parent);
+        let mut extra = self.chain.validator().extra(parent);
         extra.truncate(MAX_EXTRA_BYTES);
         let header = Header {
-            height: head.height.saturating_add(1),
-            parent: head.hash,
+            height: parent.height.saturating_add(1),
+            parent: parent.hash(),
             time,
             producer: [0; 32],
             body_root: body.root(),
@@ -395,22 +434,7 @@ impl Service {
             extra,
             signature: [0; 64],
         };
-        let block = Block::trusted(header.signed(&self.identity, &self.purpose), body);
-        match self.chain.import(block, Origin::Local).await? {
-            Outcome::Imported { .. } => Ok(true),
-            Outcome::Invalid(why) => {
-                // Or the next one would be the same.
-                tracing::warn!(%why, "our own block is invalid; its transactions are dropped");
-                for transaction in picked {
-                    self.pool.remove(&Hash::of(&transaction));
-                }
-                Ok(false)
-            }
-            other => {
-                tracing::debug!(?other, "our own block was not taken");
-                Ok(false)
-            }
-        }
+        Some(Block::trusted(header.signed(&self.identity, &self.purpose), body))
     }
 
     fn on_submit(&mut self, submit: Submit) {

@@ -112,6 +112,9 @@ async fn open(
 pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) -> Result<block::Handle, Error> {
     let Parts { config, identity, store, clock, registry, net, chain: own } = parts;
     let network = &config.node.network;
+    if config.block.produce && own.validator.is_none() && !config.chain.may_produce(&identity.address()) {
+        return Err(Error::NotProducer(identity.address()));
+    }
     let (chain_metrics, sync_metrics) = (chain::Metrics::default(), sync::Metrics::default());
     let (broadcast_metrics, pool_metrics) = (broadcast::Metrics::default(), producer::Metrics::default());
     chain_metrics.register(registry);

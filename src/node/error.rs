@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{DataDirError, bootstrap};
-use crate::{api, block, identity::KeystoreError, map, net, runtime::Ended, store};
+use crate::{api, block, identity::KeystoreError, map, net, primitives::PeerId, runtime::Ended, store};
 
 /// Why a node could not start, or ended by itself. Each text says what the operator can do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,12 @@ pub enum Error {
     /// A producer of the chain is no address.
     #[error("chain.producers: {0} is not the address of a node")]
     Producer(String),
+    /// It is to produce and may not.
+    #[error(
+        "block.produce is set, but this node is none of chain.producers, so nobody would take its blocks: add {0} to \
+         chain.producers on every node, or turn block.produce off"
+    )]
+    NotProducer(PeerId),
     /// The genesis file cannot be used.
     #[error(transparent)]
     Genesis(#[from] block::GenesisError),
@@ -59,6 +65,6 @@ impl Error {
     /// Whether what the user wrote is wrong, in the configuration or a file that it names.
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Bootstrap(_) | Self::Producer(_))
+        matches!(self, Self::Bootstrap(_) | Self::Producer(_) | Self::NotProducer(_))
     }
 }

@@ -241,6 +241,9 @@ fn what_cannot_be_done_says_why_with_its_exit_status() {
     fails(&home.run(&["block", "sync", "--wait", "--timeout", "0.2"]), 6);
     // A chain is not opened with another genesis block, nor with one that cannot be read.
     drop(running);
+    let others = format!("chain.producers=['{}']", without.address);
+    let reason = fails(&home.daemon_fails(&["--set", "block.produce=true", "--set", &others]), 2);
+    assert!(reason.contains("none of chain.producers"), "{reason}");
     let genesis = home.file("genesis.toml");
     fs::write(&genesis, "time = 1767225600001\nextra = 'mine'\n").unwrap();
     let set = format!("chain.genesis={}", genesis.display());

@@ -263,11 +263,47 @@ async fn rules_of_the_chain_apply_to_transactions_and_a_bad_block_of_ours_does_n
         node.gossip.send(Received::detached(from, data)).await.unwrap();
     }
     node.until(|n| n.metrics.rejected.get() == 2).await;
-    node.handle.submit(Bytes::from_static(b"poison")).await.unwrap();
-    node.until(|n| n.metrics.failed.get() >= 1).await;
-    node.handle.submit(Bytes::from_static(b"good")).await.unwrap();
-    node.until(|n| !n.heights_of(b"good").is_empty()).await;
+    // One that spoils every block is found and goes, and takes none of the others with it.
+    let others: Vec<Vec<u8>> = (0..9).map(|n| format!("good {n}").into_bytes()).collect();
+    node.in_sync.send(false).unwrap();
+    for (n, good) in others.iter().enumerate() {
+        if n == 4 {
+            node.handle.submit(Bytes::from_static(b"poison")).await.unwrap();
+        }
+        node.handle.submit(good.clone().into()).await.unwrap();
+    }
+    node.in_sync.send(true).unwrap();
+    node.until(|n| others.iter().all(|good| n.heights_of(good).len() == 1)).await;
+    node.until(|n| n.metrics.transactions.get() == 0).await;
     assert_eq!(node.heights_of(b"poison"), [0; 0]);
+    node.end().await;
+}
+
+/// Lets nobody produce as long as it is closed.
+#[derive(Debug, Default)]
+struct Turns {
+    open: std::sync::atomic::AtomicBool,
+}
+
+impl Validator for Turns {
+    fn contextual(&self, _: &crate::block::Header, _: &crate::block::Header) -> Verdict {
+        match self.open.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Verdict::Accept,
+            false => Verdict::Invalid("not its turn".into()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_produce_now_keeps_the_transactions_until_it_may() {
+    let (mut rules, turns) = (kit::rules(12), Arc::new(Turns::default()));
+    rules.validator = turns.clone();
+    let node = node(true, true, rules, system());
+    node.handle.submit(Bytes::from_static(b"patient")).await.unwrap();
+    node.until(|n| n.metrics.failed.get() >= 3).await;
+    assert_eq!((node.chain.status().head.height, node.metrics.transactions.get()), (0, 1));
+    turns.open.store(true, std::sync::atomic::Ordering::SeqCst);
+    node.until(|n| n.heights_of(b"patient").len() == 1).await;
     node.end().await;
 }
 
