@@ -290,7 +290,8 @@ impl Service {
     fn on_shakehand(&mut self, asked: Inbound<Shakehand>) {
         let peer = asked.peer;
         if self.penalties.is_banned(&peer) {
-            return asked.refuse(Status::Refused);
+            // Bans end. "Refused" is what those of another chain are told, and whoever hears it serves us nothing any more.
+            return asked.refuse(Status::Busy);
         }
         let Some(theirs) = Greeting::read(&asked.request, peer) else {
             self.penalties.report(peer, Offence::WrongData);
@@ -303,6 +304,7 @@ impl Service {
             asked.refuse(Status::Refused);
             return self.on_foreign(peer);
         }
+        self.foreign.remove(&peer);
         self.trace.sent(peer, Code::Shakehand, || greeting_json(&ours));
         asked.respond(ours.to_wire());
         // A request may come from a connection that is gone already: only peers that will be told gone are counted.
