@@ -104,6 +104,12 @@ impl Service {
         let (from, point) = (candidate.from, Point { height, hash });
         let Ok(judgement) = self.chain.judge(&candidate.header) else { return };
         match judgement {
+            // It would be fetched, not taken, and fetched again with the next one. What is not fetched could not be given to those who
+            // would ask us for it, so it goes no further from here.
+            Judgement::Good | Judgement::Orphan if self.chain.status().halted.is_some() => {
+                self.sync.claim(from, point);
+                self.ignore(&hash);
+            }
             Judgement::Good => self.take(candidate, Verdict::Accept),
             Judgement::Orphan => self.on_orphan(candidate),
             Judgement::Early(at) => {

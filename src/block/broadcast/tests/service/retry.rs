@@ -112,9 +112,7 @@ async fn the_child_of_a_block_that_the_chain_could_not_take_brings_it_again() {
     serve(next(&mut asked).await, &block);
     assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&block)));
     assert_eq!(next(&mut verdict).await, Verdict::Ignore, "its parent is not on its way any more");
-    for why in ["an orphan", "the chain is halted"] {
-        assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&child)), "{why}");
-    }
+    assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&child)));
     broken.recover().await;
     let mut tasks = JoinSet::new();
     tasks.spawn(serve_all(asked, vec![block.clone(), child.clone()]));
@@ -122,4 +120,29 @@ async fn the_child_of_a_block_that_the_chain_could_not_take_brings_it_again() {
     broken.rig.new_in.send(received).await.unwrap();
     broken.rig.held(&block).await;
     broken.rig.held(&child).await;
+}
+
+#[tokio::test]
+async fn a_halted_chain_fetches_nothing() {
+    let mut broken = Broken::start();
+    let mut peer = broken.rig.peer();
+    let first = broken.rig.block(&kit::genesis(), 100, 1);
+    broken.fail_next();
+    assert_eq!(next(&mut broken.rig.gossip(&peer, topic(&first)).await).await, Verdict::Accept);
+    assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(&first)));
+    let good = broken.rig.block(&kit::genesis(), LARGE, 2);
+    let orphan = broken.rig.block(&first, LARGE, 3);
+    for block in [&good, &orphan, &good] {
+        let mut verdict = broken.rig.gossip(&peer, topic(block)).await;
+        assert_eq!(next(&mut verdict).await, Verdict::Ignore);
+        assert_eq!(next(&mut broken.rig.claims).await, (peer.id, point(block)), "sync does what is left");
+    }
+    assert_eq!(broken.rig.metrics.fetching.get(), 0);
+    assert!(peer.asked.try_recv().is_err());
+    broken.recover().await;
+    let mut verdict = broken.rig.gossip(&peer, topic(&good)).await;
+    assert_eq!(next(&mut verdict).await, Verdict::Accept);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve_all(peer.asked, vec![good.clone()]));
+    broken.rig.held(&good).await;
 }
