@@ -230,4 +230,7 @@ pub struct Exchange {
     /// What it carries.
     #[schema(value_type = Object)]
     pub data: serde_json::Value,
+    /// With `PULL_BLOCK`: how many blocks from the height in `data` up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
 }

@@ -263,3 +263,34 @@ impl From<chain::Event> for Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::primitives::Hash;
+
+    fn row(from: u64, count: u64) -> Vec<Point> {
+        (from..from + count).map(|height| Point { height, hash: Hash::of(&height.to_be_bytes()) }).collect()
+    }
+
+    #[test]
+    fn a_new_head_that_leaves_blocks_behind_is_a_reorg() {
+        let (detached, attached) = (row(8, 2), row(8, 3));
+        let head = attached[2];
+        let event = |detached, attached| Event::from(chain::Event::Head { head, detached, attached });
+        assert_eq!(event(Vec::new(), attached.clone()), Event::BlockHead { block: head.into() });
+        let reorg = serde_json::to_value(event(detached, attached)).unwrap();
+        assert_eq!((&reorg["event"], &reorg["head"]["height"]), (&"reorg".into(), &10.into()));
+        let heights =
+            |key: &str| reorg[key].as_array().unwrap().iter().map(|p| p["height"].as_u64().unwrap()).collect();
+        assert_eq!((heights("detached"), heights("attached")), (vec![8, 9], vec![8, 9, 10]));
+    }
+
+    #[test]
+    fn a_reorg_of_many_blocks_is_still_a_line() {
+        let many = row(1, 5000);
+        let event = Event::from(chain::Event::Head { head: many[4999], detached: many.clone(), attached: many });
+        let Event::Reorg { head, detached, attached } = event else { panic!("{event:?}") };
+        assert_eq!((head.height, detached.len(), attached.len()), (5000, MAX_REORG, MAX_REORG));
+    }
+}

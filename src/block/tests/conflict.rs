@@ -6,12 +6,12 @@ use super::{answer, feed};
 use crate::{
     block::{
         Block, Origin, VerifiedHeader,
-        chain::{ChainError, ChainStore, Core, Event, Longest, MAX_CONFLICT_HEADERS, Memory},
+        chain::{self, ChainError, ChainStore, Core, Event, Longest, MAX_CONFLICT_HEADERS, Memory},
         kit::{self, Maker},
         purpose,
     },
     identity::Identity,
-    primitives::{PeerId, UnixMillis},
+    primitives::{ManualClock, PeerId, UnixMillis},
 };
 
 fn verified(blocks: &[Block]) -> Vec<VerifiedHeader> {
@@ -244,4 +244,45 @@ fn a_loser_next_to_a_final_block_can_win_after_all() {
     assert_eq!(store.retired().unwrap().len(), 0);
     let (outcome, _) = core.import_segment(theirs.clone(), Origin::File, kit::NOW).unwrap();
     assert_eq!((outcome.held, core.head().hash), (20, theirs[19].hash()));
+}
+
+#[tokio::test]
+async fn the_alarm_is_a_metric_and_so_is_the_halt() {
+    let ours = Maker::new(1).row(&kit::genesis(), 20, 10);
+    let theirs = Maker::new(2).row(&ours[9], 20, 10);
+    let metrics = chain::Metrics::default();
+    let (store, clock) = (Arc::new(Memory::default()), Arc::new(ManualClock::new(kit::NOW)));
+    let deps = chain::Deps { store, clock, metrics: metrics.clone() };
+    let (service, chain) = chain::open(kit::rules_with(4, Arc::new(Longest)), deps).unwrap();
+    service.run_detached();
+    chain.import_segment(ours, Origin::File).await.unwrap();
+    let peers = peers(4);
+    let shown = || (metrics.conflict_peers.get(), metrics.halted.get(), metrics.conflicts.get());
+    assert_eq!(shown(), (0, 0, 0));
+    chain.conflict(peers[0], verified(&theirs), only(&peers)).await.unwrap();
+    assert_eq!((shown(), chain.status().conflicting_peers), ((1, 0, 1), 1), "an alarm");
+    chain.conflict(peers[1], verified(&theirs), only(&peers)).await.unwrap();
+    assert_eq!(shown(), (2, 1, 2), "half of them: a halt");
+    assert!(chain.status().halted.is_some());
+}
+
+#[tokio::test]
+async fn reorgs_are_counted() {
+    let metrics = chain::Metrics::default();
+    let (store, clock) = (Arc::new(Memory::default()), Arc::new(ManualClock::new(kit::NOW)));
+    let deps = chain::Deps { store, clock, metrics: metrics.clone() };
+    let (service, chain) = chain::open(kit::rules_with(12, Arc::new(Longest)), deps).unwrap();
+    service.run_detached();
+    // Two branches that are the longest one in turn.
+    let mut branches = [1, 2].map(|n| (Maker::new(n), vec![kit::genesis()]));
+    for round in 0..9 {
+        let (maker, branch) = &mut branches[round % 2];
+        for _ in 0..if round == 0 { 1 } else { 2 } {
+            let next = maker.block(branch.last().unwrap(), u64::try_from(round + 1).unwrap(), &[]);
+            branch.push(next.clone());
+            chain.import(next, Origin::File).await.unwrap();
+        }
+        assert_eq!(chain.status().head.hash, branches[round % 2].1.last().unwrap().hash());
+        assert_eq!(metrics.reorgs.get(), u64::try_from(round).unwrap());
+    }
 }

@@ -69,3 +69,23 @@ pub(super) async fn name(context: &Context, args: Name) -> Result<(), CliError> 
     let name: schema::Name = context.client()?.put("/v1/name", &schema::Name { name: args.name }).await?;
     context.out.show(&name, |name| context.out.fields(&[("name", name.name.clone())]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_the_chain_says_what_is_wrong_with_it() {
+        let mut block: schema::BlockHead = serde_json::from_value(serde_json::json!({
+            "head": { "height": 20, "hash": "ab" }, "head_at": 0, "committed": { "height": 8, "hash": "cd" },
+            "state": "synced", "genesis": "ef", "earliest": 1, "peers": 5, "clock_offset_ms": null,
+        }))
+        .unwrap();
+        assert_eq!(chain(&block), "height 20, 8 committed, synced");
+        block.conflicting_peers = 2;
+        let alarm = "2 of 5 peers are on a branch that contradicts what is final here";
+        assert_eq!(chain(&block), format!("height 20, 8 committed, synced: {alarm}"));
+        (block.state, block.halted) = ("halted".into(), Some("3 of 5 peers have another chain".into()));
+        assert_eq!(chain(&block), "height 20, 8 committed, halted: 3 of 5 peers have another chain");
+    }
+}
