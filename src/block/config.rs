@@ -52,7 +52,8 @@ crate::config_section! {
         pub enabled: bool = true,
         /// Neighbours that a new block is passed on to. 0: the square root of `net.target_peers`, rounded up. At most 64.
         pub degree: usize = 0,
-        /// Whether it produces blocks from submitted transactions, for networks without a consensus of their own.
+        /// Whether it produces blocks from submitted transactions, for networks without a consensus of their own. Where `chain.producers`
+        /// names who may, it has to be one of them.
         pub produce: bool = false,
         /// Whether it also produces while it is connected to nobody. For the first node of a new network; on others a pulled cable
         /// would end in a chain of their own, which is final after `chain.commit_depth` blocks.
