@@ -45,6 +45,11 @@ const UNHEARD: usize = 1024;
 const SWEEP: Duration = Duration::from_secs(2);
 /// Publications at once; a publication waits for the swarm task only.
 const PUBLISHING: usize = 32;
+/// A transaction of ours that is still in no block is told once more after this long: on links that were busy gossip may have dropped it.
+/// Before that the network takes it for one that it knows (`duplicate_cache_time`).
+const AGAIN: Duration = Duration::from_secs(310);
+/// Transactions of ours that are looked at again; of more the oldest are not.
+const OWN: usize = 20_000;
 /// Producers wait a random part of the interval's fifth, so that one of them is first.
 const JITTER: u64 = 5;
 /// A block this far ahead of our clock would be kept back by everybody: then somebody's clock is wrong and we wait.
@@ -179,6 +184,8 @@ pub struct Service {
     interval: Duration,
     max_bytes: usize,
     unheard: VecDeque<Bytes>,
+    /// What was submitted here, and when it was published last; oldest first.
+    own: VecDeque<(UnixMillis, Hash)>,
     publishing: JoinSet<(Bytes, Result<(), PublishError>)>,
     due: Instant,
     gossip_ended: bool,
@@ -209,6 +216,7 @@ pub fn new(config: &Config, deps: Deps) -> (Service, Handle) {
         interval: Duration::from_millis(config.interval_ms),
         max_bytes: deps.max_body_bytes,
         unheard: VecDeque::new(),
+        own: VecDeque::new(),
         publishing: JoinSet::new(),
         due: Instant::now(),
         gossip_ended: false,
@@ -439,8 +447,9 @@ impl Service {
 
     fn on_submit(&mut self, submit: Submit) {
         let result = self.take(submit.transaction.clone());
-        if result.is_ok() {
+        if let Ok(hash) = result {
             self.metrics.submitted.inc();
+            self.remember_own(hash);
             self.publish(submit.transaction);
         }
         // A caller that went away does not take it back.
@@ -526,6 +535,13 @@ impl Service {
         });
     }
 
+    fn remember_own(&mut self, hash: Hash) {
+        if self.own.len() == OWN {
+            self.own.pop_front();
+        }
+        self.own.push_back((self.clock.now(), hash));
+    }
+
     fn on_published(&mut self, done: Result<(Bytes, Result<(), PublishError>), tokio::task::JoinError>) {
         if let Ok((transaction, Err(PublishError::NoPeers | PublishError::Busy))) = done {
             self.keep_unheard(transaction);
@@ -545,6 +561,16 @@ impl Service {
         for _ in 0..self.unheard.len().min(PUBLISHING) {
             let Some(transaction) = self.unheard.pop_front() else { break };
             if self.pool.contains(&Hash::of(&transaction)) {
+                self.publish(transaction);
+            }
+        }
+        let now = self.clock.now();
+        for _ in 0..PUBLISHING {
+            let due = self.own.front().filter(|(at, _)| now.since(*at) >= AGAIN);
+            let Some((_, hash)) = due.copied() else { break };
+            self.own.pop_front();
+            if let Some(transaction) = self.pool.get(&hash) {
+                self.remember_own(hash);
                 self.publish(transaction);
             }
         }

@@ -231,6 +231,26 @@ async fn transactions_in_blocks_that_came_by_the_hundreds_are_known_all_the_same
     }
 }
 
+#[tokio::test]
+async fn a_transaction_of_ours_that_is_in_no_block_is_told_again_until_it_is() {
+    let clock = Arc::new(ManualClock::new(kit::NOW));
+    let mut node = node(false, true, kit::rules(12), clock.clone());
+    let (lost, taken) = (Bytes::from_static(b"lost"), Bytes::from_static(b"taken"));
+    for transaction in [&lost, &taken] {
+        node.handle.submit(transaction.clone()).await.unwrap();
+        assert_eq!(within(node.published.recv()).await.unwrap(), News::encode(transaction));
+    }
+    let block = Maker::new(1).block(&kit::genesis(), 1, &[taken.to_vec()]);
+    node.chain.import(block, Origin::File).await.unwrap();
+    node.until(|n| n.metrics.transactions.get() == 1).await;
+    for round in 1..3 {
+        assert!(node.published.try_recv().is_err());
+        clock.set(UnixMillis(kit::NOW.0 + round * 310_000));
+        assert_eq!(within(node.published.recv()).await.unwrap(), News::encode(&lost), "and not the other one");
+    }
+    node.end().await;
+}
+
 /// Refuses some transactions alone, and others only in a block.
 #[derive(Debug)]
 struct Picky;
