@@ -543,8 +543,11 @@ impl Service {
     }
 
     fn on_published(&mut self, done: Result<(Bytes, Result<(), PublishError>), tokio::task::JoinError>) {
-        if let Ok((transaction, Err(PublishError::NoPeers | PublishError::Busy))) = done {
-            self.keep_unheard(transaction);
+        match done {
+            Ok((transaction, Err(PublishError::NoPeers | PublishError::Busy))) => self.keep_unheard(transaction),
+            // There is room again: what waits behind a burst need not wait for the next round.
+            Ok((_, Ok(()))) => self.publish_unheard(),
+            _ => {}
         }
     }
 
@@ -555,14 +558,20 @@ impl Service {
         self.unheard.push_back(transaction);
     }
 
+    /// Publishes the oldest of what nobody has heard of, unless a block has it meanwhile.
+    fn publish_unheard(&mut self) {
+        while let Some(transaction) = self.unheard.pop_front() {
+            if self.pool.contains(&Hash::of(&transaction)) {
+                return self.publish(transaction);
+            }
+        }
+    }
+
     fn on_sweep(&mut self) {
         self.fetches.forgive();
         self.pool.sweep(self.clock.now());
         for _ in 0..self.unheard.len().min(PUBLISHING) {
-            let Some(transaction) = self.unheard.pop_front() else { break };
-            if self.pool.contains(&Hash::of(&transaction)) {
-                self.publish(transaction);
-            }
+            self.publish_unheard();
         }
         let now = self.clock.now();
         for _ in 0..PUBLISHING {
