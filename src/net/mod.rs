@@ -39,7 +39,6 @@ mod peers;
 pub mod pubsub;
 #[cfg(test)]
 pub(crate) mod raw;
-mod read_ahead;
 pub mod rpc;
 mod swarm;
 mod transport;

@@ -12,7 +12,7 @@ use libp2p::{
     quic, tcp, websocket, yamux,
 };
 
-use super::{StartError, read_ahead::ReadAhead};
+use super::StartError;
 use crate::primitives::PeerId;
 
 type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
@@ -33,7 +33,7 @@ const YAMUX_STREAMS: usize = 1024;
 pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<Muxed, StartError> {
     let setup = |e: &dyn std::fmt::Display| StartError::Setup(e.to_string());
     let noise = noise::Config::new(keypair).map_err(|e| setup(&e))?;
-    let tcp = || tcp::tokio::Transport::new(tcp::Config::default()).map(|socket, _| ReadAhead::new(socket));
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::default());
     // WebSocket comes first and refuses other addrs at once; a DNS transport takes every addr, so it stands last. It has
     // DNS of its own, because a TLS dial needs the host's name.
     let ws = websocket::Config::new(dns::tokio::Transport::system(tcp()).map_err(|e| setup(&e))?);

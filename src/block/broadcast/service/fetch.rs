@@ -149,7 +149,7 @@ impl Service {
             Ok(Outcome::Known | Outcome::Early(_)) => self.core.on_imported(&hash),
             Ok(Outcome::Orphan { missing }) => {
                 self.core.on_imported(&hash);
-                if !self.is_syncing() && self.chain.status().halted.is_none() {
+                if !self.is_syncing() {
                     self.core.want(now(), from, missing);
                 }
             }
