@@ -114,12 +114,14 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         let text = error.to_string();
         match error {
-            SubmitError::Pool(PoolError::Size) => Self::too_large(text),
+            SubmitError::Pool(PoolError::Empty) => Self::invalid(text),
+            SubmitError::Pool(PoolError::TooLarge) => Self::too_large(text),
             SubmitError::Pool(PoolError::Full) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
             SubmitError::Pool(PoolError::Known | PoolError::Included) => {
                 Self::new(StatusCode::CONFLICT, "duplicate", text)
             }
             SubmitError::Refused(_) => Self::refused(text),
+            SubmitError::Halted(_) => Self::new(StatusCode::CONFLICT, "halted", text),
             SubmitError::Stopped => Self::stopping(),
         }
     }
@@ -130,7 +132,7 @@ impl From<SegmentError> for ApiError {
         match error {
             SegmentError::Io(error) => Self::io("the segment", &error),
             SegmentError::Chain(error) => error.into(),
-            SegmentError::NoSuchRange { .. } => Self::not_found(error.to_string()),
+            SegmentError::NoSuchRange { .. } | SegmentError::Empty => Self::not_found(error.to_string()),
             SegmentError::Changed { .. } => Self::new(StatusCode::CONFLICT, "changed", error.to_string()),
             other => Self::invalid(other.to_string()),
         }

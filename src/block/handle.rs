@@ -117,11 +117,11 @@ impl Handle {
         self.pool.submit(transaction).await
     }
 
-    /// Writes blocks `from` to `to` of the best chain as a segment file. Blocks.
+    /// Writes blocks `from` to `to` of the best chain, to the head without `to`, as a segment file. Blocks.
     ///
     /// # Errors
     /// [`SegmentError`].
-    pub fn export(&self, from: u64, to: u64, out: impl Write) -> Result<segment::Progress, SegmentError> {
+    pub fn export(&self, from: u64, to: Option<u64>, out: impl Write) -> Result<segment::Progress, SegmentError> {
         segment::export(&self.chain, from, to, out, |_| {})
     }
 

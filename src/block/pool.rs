@@ -3,6 +3,8 @@
 //! A transaction is in the pool once, and not again while a recent block of the best chain has it. When a reorg detaches a block its
 //! transactions return to the front, unless the new branch has them too. What is older than 128 blocks is not known any more: rules
 //! of a chain that cannot bear a transaction twice must refuse the second one ([`super::chain::Validator::full`]).
+//!
+//! One that no block has taken for half an hour is dropped, and counted.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -26,9 +28,12 @@ const LENGTH: usize = 4;
 /// Why a transaction is not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PoolError {
-    /// None, or more than [`MAX_TRANSACTION_BYTES`]: can never be taken.
-    #[error("a transaction has 1 to {MAX_TRANSACTION_BYTES} bytes")]
-    Size,
+    /// It has no bytes: can never be taken.
+    #[error("a transaction has at least one byte")]
+    Empty,
+    /// More than [`MAX_TRANSACTION_BYTES`]: can never be taken.
+    #[error("a transaction has at most {MAX_TRANSACTION_BYTES} bytes")]
+    TooLarge,
     /// It waits already.
     #[error("already waiting")]
     Known,
@@ -125,8 +130,11 @@ impl Pool {
     /// # Errors
     /// [`PoolError`].
     pub fn add(&mut self, bytes: Bytes, from: Option<PeerId>, now: UnixMillis) -> Result<Hash, PoolError> {
-        if bytes.is_empty() || bytes.len() > MAX_TRANSACTION_BYTES {
-            return Err(PoolError::Size);
+        if bytes.is_empty() {
+            return Err(PoolError::Empty);
+        }
+        if bytes.len() > MAX_TRANSACTION_BYTES {
+            return Err(PoolError::TooLarge);
         }
         let hash = Hash::of(&bytes);
         if self.entries.contains_key(&hash) {
@@ -196,7 +204,8 @@ impl Pool {
         }
     }
 
-    /// A block is no longer part of the best chain: its transactions wait again, before all others.
+    /// A block is no longer part of the best chain: its transactions wait again, before all others. They were accepted before,
+    /// so there may be twice as much as else; blocks of others, one branch after the other, cannot make it more.
     pub fn detach<'a>(&mut self, block: &Hash, transactions: impl Iterator<Item = &'a [u8]>, now: UnixMillis) {
         if let Some(at) = self.recent.iter().rposition(|(hash, _)| hash == block)
             && let Some((_, hashes)) = self.recent.remove(at)
@@ -206,7 +215,7 @@ impl Pool {
         let transactions: Vec<&[u8]> = transactions.collect();
         for bytes in transactions.into_iter().rev() {
             let hash = Hash::of(bytes);
-            let fits = self.entries.len() < self.max_transactions && self.bytes + bytes.len() <= self.max_bytes;
+            let fits = self.entries.len() < 2 * self.max_transactions && self.bytes + bytes.len() <= 2 * self.max_bytes;
             if fits && !self.entries.contains_key(&hash) && !self.included.contains_key(&hash) {
                 self.front -= 1;
                 let bytes = Bytes::copy_from_slice(bytes);
@@ -252,12 +261,13 @@ impl Pool {
         picked
     }
 
-    /// Drops what nobody has taken for long.
-    pub fn sweep(&mut self, now: UnixMillis) {
+    /// Drops what nobody has taken for long. Returns how many that were.
+    pub fn sweep(&mut self, now: UnixMillis) -> usize {
         let old = |e: &Entry| now.0.saturating_sub(e.since.0) > MAX_AGE_MS;
         let gone: Vec<Hash> = self.entries.iter().filter(|(_, e)| old(e)).map(|(h, _)| *h).collect();
-        for hash in gone {
-            self.remove(&hash);
+        for hash in &gone {
+            self.remove(hash);
         }
+        gone.len()
     }
 }

@@ -64,6 +64,9 @@ pub enum SubmitError {
     /// The rules of the chain refuse it.
     #[error("refused by the chain's rules: {0}")]
     Refused(String),
+    /// No block is taken, so none would have it.
+    #[error("the chain is halted: {0}")]
+    Halted(String),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
@@ -84,6 +87,8 @@ pub struct Metrics {
     pub ignored: Counter,
     /// Transactions from peers that can never be taken.
     pub rejected: Counter,
+    /// Transactions that no block had taken after half an hour, dropped.
+    pub expired: Counter,
     /// Blocks produced.
     pub produced: Counter,
     /// Blocks that were due and not produced: busy, halted, or found invalid by our own rules.
@@ -101,6 +106,7 @@ impl Metrics {
             ("accepted", "Transactions from peers that were new", &self.accepted),
             ("ignored", "Transactions from peers that were known or found no room", &self.ignored),
             ("rejected", "Transactions from peers that can never be taken", &self.rejected),
+            ("expired", "Transactions that no block had taken after half an hour, dropped", &self.expired),
             ("produced", "Blocks produced", &self.produced),
             ("failed", "Blocks that were due and not produced", &self.failed),
         ];
@@ -457,6 +463,9 @@ impl Service {
     }
 
     fn take(&mut self, transaction: Bytes) -> Result<Hash, SubmitError> {
+        if let Some(why) = self.chain.status().halted {
+            return Err(SubmitError::Halted(why));
+        }
         match self.chain.validator().transaction(&transaction) {
             Verdict::Accept => Ok(self.pool.add(transaction, None, self.clock.now())?),
             Verdict::Ignore(why) | Verdict::Invalid(why) => Err(SubmitError::Refused(why)),
@@ -501,7 +510,7 @@ impl Service {
             Verdict::Invalid(_) => pubsub::Verdict::Reject,
             Verdict::Accept => match self.pool.add(transaction, Some(source), self.clock.now()) {
                 Ok(_) => pubsub::Verdict::Accept,
-                Err(PoolError::Size) => pubsub::Verdict::Reject,
+                Err(PoolError::Empty | PoolError::TooLarge) => pubsub::Verdict::Reject,
                 Err(PoolError::Known | PoolError::Included | PoolError::Full) => pubsub::Verdict::Ignore,
             },
         }
@@ -569,7 +578,14 @@ impl Service {
 
     fn on_sweep(&mut self) {
         self.fetches.forgive();
-        self.pool.sweep(self.clock.now());
+        let expired = self.pool.sweep(self.clock.now());
+        if expired > 0 {
+            tracing::warn!(
+                expired,
+                "transactions that no block has taken for half an hour were dropped: does anybody produce?"
+            );
+            self.metrics.expired.inc_by(expired as u64); // usize fits in u64
+        }
         for _ in 0..self.unheard.len().min(PUBLISHING) {
             self.publish_unheard();
         }

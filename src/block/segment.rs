@@ -57,6 +57,14 @@ pub enum SegmentError {
     /// The bytes are not those that were written.
     #[error("the file is damaged: its checksum is wrong, though every block in it is good")]
     Checksum,
+    /// Something comes after the segment.
+    #[error(
+        "the file goes on after its blocks up to height {last}, which were imported: import what follows as a file of its own"
+    )]
+    Trailing {
+        /// The last height of the segment.
+        last: u64,
+    },
     /// A block is broken.
     #[error("block {height} in the file is bad: {why}")]
     Block {
@@ -79,6 +87,17 @@ pub enum SegmentError {
         /// Where.
         height: u64,
     },
+    /// Heights that end before they begin.
+    #[error("the last height, {to}, is below the first one, {from}")]
+    Backwards {
+        /// Asked for.
+        from: u64,
+        /// Asked for.
+        to: u64,
+    },
+    /// There is only the genesis block.
+    #[error("there is no block to export yet: this chain ends at its genesis block")]
+    Empty,
     /// There is no such range.
     #[error("heights {from} to {to} are not all here: this chain ends at {head}")]
     NoSuchRange {
@@ -113,7 +132,7 @@ pub struct Progress {
     pub skipped: u64,
 }
 
-/// Writes the best chain from `from` to `to`, both included. The genesis block is never written: a file begins at 1 at least.
+/// Writes the best chain from `from` to `to`, both included, to the head without `to`. The genesis block is never written: a file begins at 1 at least.
 /// Flushes at the end; making the file durable is the caller's.
 ///
 /// # Errors
@@ -121,13 +140,20 @@ pub struct Progress {
 pub fn export(
     chain: &Chain,
     from: u64,
-    to: u64,
+    to: Option<u64>,
     out: impl Write,
     mut progress: impl FnMut(Progress),
 ) -> Result<Progress, SegmentError> {
     let (from, status) = (from.max(1), chain.status());
-    if to < from || to > status.head.height {
-        return Err(SegmentError::NoSuchRange { from, to, head: status.head.height });
+    let head = status.head.height;
+    match to {
+        Some(to) if to < from => return Err(SegmentError::Backwards { from, to }),
+        None if head == 0 => return Err(SegmentError::Empty),
+        _ => {}
+    }
+    let to = to.unwrap_or(head);
+    if from > head || to > head {
+        return Err(SegmentError::NoSuchRange { from, to, head });
     }
     let mut out = Hashing::new(out);
     out.write_all(MAGIC)?;
@@ -189,7 +215,14 @@ pub fn import(
     let sum = *input.hasher_after_end()?.as_bytes();
     let mut found = [0; 32];
     input.inner.read_exact(&mut found).map_err(|_| SegmentError::Checksum)?;
-    if sum == found { Ok(done) } else { Err(SegmentError::Checksum) }
+    if sum != found {
+        return Err(SegmentError::Checksum);
+    }
+    // Two files one after the other would lose the second one. A sender that never ends, or breaks off here, has sent all of it.
+    match input.inner.read(&mut [0]) {
+        Ok(1..) => Err(SegmentError::Trailing { last: done.last }),
+        Ok(0) | Err(_) => Ok(done),
+    }
 }
 
 fn read_blocks<R: Read>(

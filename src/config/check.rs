@@ -103,8 +103,8 @@ impl Config {
         let most = u64::try_from(MAX_BRANCH_BYTES).unwrap_or(u64::MAX);
         match bytes > most {
             true => Err(ConfigError::Invalid(format!(
-                "chain: {depth} blocks (commit_depth and deep_reorg_max) of max_bytes = {} come to more than {most} bytes; lower one \
-                 of the three",
+                "chain: {depth} blocks (commit_depth and deep_reorg_max) of max_bytes = {} come to more than {most} bytes: lower \
+                 deep_reorg_max (the other two are the same on every node of a network)",
                 chain.max_bytes
             ))),
             false => Ok(()),

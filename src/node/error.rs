@@ -65,6 +65,10 @@ impl Error {
     /// Whether what the user wrote is wrong, in the configuration or a file that it names.
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Bootstrap(_) | Self::Producer(_) | Self::NotProducer(_))
+        match self {
+            Self::Bootstrap(_) | Self::Producer(_) | Self::NotProducer(_) | Self::Genesis(_) => true,
+            Self::Chain(error) => matches!(error, block::chain::OpenError::Genesis { .. }),
+            _ => false,
+        }
     }
 }

@@ -157,8 +157,22 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     let at_empty = empty.start(&[]);
     fails(&empty.run(&["block", "import", path]), 2);
     assert!(height(&empty) < 10, "blocks before the damage are good and stay");
-    fails(&other.run(&["block", "import", "/nowhere/blocks"]), 1);
+    fails(&other.run(&["block", "import", "/nowhere/blocks"]), 2);
     fails(&pair.a.run(&["block", "export", path, "--from", "5", "--to", "9999"]), 4);
+    let reason = fails(&pair.a.run(&["block", "export", path, "--from", "5", "--to", "3"]), 2);
+    assert!(reason.contains("below"), "{reason}");
+    // A file that is not ours to touch, and a name that is a link.
+    let (unrelated, link) = (other.file("blocks.part"), other.file("latest"));
+    fs::write(&unrelated, "mine").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert!(pair.a.run(&["block", "export", link.to_str().unwrap(), "--to", "5"]).status.success());
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && fs::read(&file).unwrap().starts_with(b"VOSBLK"));
+    assert_eq!(fs::read(&unrelated).unwrap(), b"mine");
+    let parts = fs::read_dir(file.parent().unwrap()).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok());
+    assert_eq!(parts.filter(|name| name.starts_with(".vos-export")).count(), 0);
+    // Two in one: the first one is imported, the second one is not lost without a word.
+    fs::write(&file, [&good[..], &good[..]].concat()).unwrap();
+    assert!(fails(&other.run(&["block", "import", path]), 2).contains("goes on"));
     let two = pair.a.run(&["--json", "block", "export", "-"]);
     assert_eq!(two.status.code(), Some(2), "blocks and a document do not fit in one stream: {}", shown(&two));
     assert!(pair.a.run(&["block", "export", "/dev/null", "--to", "5"]).status.success());
@@ -226,7 +240,7 @@ fn what_cannot_be_done_says_why_with_its_exit_status() {
     assert!(missing.contains("ends at 0"), "{missing}");
     fails(&home.run(&["block", "get", &"ab".repeat(32)]), 4);
     fails(&home.run(&["block", "get", "seven"]), 2);
-    fails(&home.run(&["block", "submit", "/nowhere/transaction"]), 1);
+    fails(&home.run(&["block", "submit", "/nowhere/transaction"]), 2);
     fs::write(home.file("empty"), b"").unwrap();
     fails(&home.run(&["block", "submit", home.file("empty").to_str().unwrap()]), 2);
     fs::write(home.file("huge"), vec![7; 5 << 20]).unwrap();
@@ -247,10 +261,10 @@ fn what_cannot_be_done_says_why_with_its_exit_status() {
     let genesis = home.file("genesis.toml");
     fs::write(&genesis, "time = 1767225600001\nextra = 'mine'\n").unwrap();
     let set = format!("chain.genesis={}", genesis.display());
-    let reason = fails(&home.daemon_fails(&["--set", &set]), 1);
+    let reason = fails(&home.daemon_fails(&["--set", &set]), 2);
     assert!(reason.contains("genesis"), "{reason}");
     fs::write(&genesis, "time = 'soon'\n").unwrap();
-    assert!(fails(&home.daemon_fails(&["--set", &set]), 1).contains("genesis file"));
+    assert!(fails(&home.daemon_fails(&["--set", &set]), 2).contains("genesis file"));
     let reason = fails(&home.daemon_fails(&["--set", "chain.commit_depth=0"]), 2);
     assert!(reason.contains("chain.commit_depth"), "{reason}");
     let _: Daemon = without;

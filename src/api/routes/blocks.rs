@@ -18,6 +18,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
+use http_body_util::LengthLimitError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError::Lagged};
 
@@ -26,7 +27,9 @@ use super::super::{
     error::ApiError,
     events,
     extract::{Params, Segment},
-    schema::{Block, BlockHead, BlockSync, ErrorBody, Exchange, ImportedSegment, SegmentOptions, Submitted},
+    schema::{
+        Block, BlockHead, BlockSync, ErrorBody, ImportedSegment, Octets, SegmentOptions, Submitted, TraceLagged, Traced,
+    },
 };
 use crate::{
     block::{self, BlockId, pool::MAX_TRANSACTION_BYTES, segment::SegmentError},
@@ -39,6 +42,8 @@ const PIPE: usize = 8;
 const PIECE: usize = 256 * 1024;
 /// How long a sender of a segment may pause.
 const PAUSE: Duration = Duration::from_secs(60);
+/// How long a sender whose segment is not wanted may pause until it is answered.
+const QUIET: Duration = Duration::from_secs(1);
 /// For a place among the segments that are moved.
 const TURN: Duration = Duration::from_secs(10);
 
@@ -61,7 +66,7 @@ pub(super) async fn head(State(app): State<App>) -> Result<Json<BlockHead>, ApiE
 #[utoipa::path(
     get, path = "/v1/block/blocks/{id}", tag = "blocks",
     params(("id" = String, Path, description = "A height, or a hash of 64 hex digits")),
-    responses((status = 200, body = Block), (status = "4XX", body = ErrorBody))
+    responses((status = 200, body = Block), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
 pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Result<Json<Block>, ApiError> {
     let block = block(&app)?;
@@ -91,14 +96,17 @@ fn block_id(text: &str) -> Result<BlockId, ApiError> {
 /// Puts a transaction in; the request's body is the transaction.
 #[utoipa::path(
     post, path = "/v1/block/transactions", tag = "blocks",
-    request_body(content = inline(Vec<u8>), content_type = "application/octet-stream"),
+    request_body(content = inline(Octets), content_type = "application/octet-stream"),
     responses((status = 200, body = Submitted), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
 pub(super) async fn submit(State(app): State<App>, request: Request) -> Result<Json<Submitted>, ApiError> {
     let block = block(&app)?;
-    let too_large = |_| ApiError::too_large(format!("a transaction has at most {MAX_TRANSACTION_BYTES} bytes"));
+    let broken = |error: axum::Error| match error.into_inner().is::<LengthLimitError>() {
+        true => ApiError::too_large(format!("a transaction has at most {MAX_TRANSACTION_BYTES} bytes")),
+        false => ApiError::invalid("the transaction broke off"),
+    };
     let bytes = tokio::time::timeout(PAUSE, to_bytes(request.into_body(), MAX_TRANSACTION_BYTES)).await;
-    let bytes = bytes.map_err(|_| ApiError::timed_out("the transaction stopped coming"))?.map_err(too_large)?;
+    let bytes = bytes.map_err(|_| ApiError::timed_out("the transaction stopped coming"))?.map_err(broken)?;
     Ok(Json(block.submit(bytes).await?.into()))
 }
 
@@ -118,7 +126,8 @@ pub(super) async fn sync(State(app): State<App>) -> Result<Json<BlockSync>, ApiE
 #[utoipa::path(
     get, path = "/v1/block/trace", tag = "blocks",
     responses(
-        (status = 200, body = Exchange, content_type = "text/event-stream"),
+        (status = 200, body = Traced, content_type = "text/event-stream"),
+        (status = "4XX", body = ErrorBody),
         (status = 503, body = ErrorBody, description = "32 streams are open")
     )
 )]
@@ -128,7 +137,10 @@ pub(super) async fn trace(
     let exchanges = BroadcastStream::new(block(&app)?.trace()).map(|exchange| {
         let (name, data) = match exchange {
             Ok(exchange) => ("exchange", exchange.to_json()),
-            Err(Lagged(lost)) => ("lagged", serde_json::json!({ "event": "lagged", "source": "blocks", "lost": lost })),
+            Err(Lagged(lost)) => {
+                let lagged = TraceLagged { event: "lagged".to_owned(), source: "blocks".to_owned(), lost };
+                ("lagged", serde_json::json!(lagged))
+            }
         };
         sse::Event::default().event(name).data(data.to_string())
     });
@@ -146,8 +158,8 @@ async fn turn(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
 #[utoipa::path(
     get, path = "/v1/block/segment", tag = "blocks", params(SegmentOptions),
     responses(
-        (status = 200, body = inline(Vec<u8>), content_type = "application/octet-stream"),
-        (status = "4XX", body = ErrorBody)
+        (status = 200, body = inline(Octets), content_type = "application/octet-stream"),
+        (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)
     )
 )]
 pub(super) async fn export(
@@ -156,14 +168,14 @@ pub(super) async fn export(
 ) -> Result<Response, ApiError> {
     let block = block(&app)?;
     let place = turn(&app).await?;
-    let head = block.status().head.height;
-    let (from, to) = (options.from.unwrap_or(1), options.to.unwrap_or(head));
+    let (from, to) = (options.from.unwrap_or(1), options.to);
     let (pieces, out) = mpsc::channel(PIPE);
     let runtime = tokio::runtime::Handle::current();
     let work = move || -> Result<(), SegmentError> {
         let done = block.export(from, to, Pipe { runtime, pieces, piece: BytesMut::new() });
         drop(place);
-        done.map(drop)
+        // Once the first piece has left, the answer can only break off.
+        done.map(drop).inspect_err(|error| tracing::warn!(%error, "an export of blocks broke off"))
     };
     let working = tokio::task::spawn_blocking(work);
     let mut out = ReceiverStream::new(out).peekable();
@@ -185,37 +197,46 @@ pub(super) async fn export(
 /// Checks and imports blocks from a file; the request's body is the file. What is here already is skipped.
 #[utoipa::path(
     post, path = "/v1/block/segment", tag = "blocks",
-    request_body(content = inline(Vec<u8>), content_type = "application/octet-stream"),
+    request_body(content = inline(Octets), content_type = "application/octet-stream"),
     responses(
         (status = 200, body = ImportedSegment), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)
     )
 )]
 pub(super) async fn import(State(app): State<App>, request: Request) -> Result<Json<ImportedSegment>, ApiError> {
     let block = block(&app)?;
-    let _place = turn(&app).await?;
+    let place = turn(&app).await?;
     let (sender, pieces) = mpsc::channel::<io::Result<Bytes>>(PIPE);
     let reading = block.clone();
-    let working =
+    let mut working =
         tokio::task::spawn_blocking(move || reading.import(Source { pieces, piece: Bytes::new(), failed: false }));
     let mut body = request.into_body().into_data_stream();
-    loop {
-        let piece = match tokio::time::timeout(PAUSE, body.next()).await {
-            Ok(None) => break,
+    let (early, unread) = loop {
+        let next = tokio::select! {
+            // It found something wrong.
+            done = &mut working => break (Some(done), true),
+            next = tokio::time::timeout(PAUSE, body.next()) => next,
+        };
+        let piece = match next {
+            Ok(None) => break (None, false),
             Ok(Some(piece)) => piece.map_err(|e| io::Error::new(io::ErrorKind::UnexpectedEof, e.to_string())),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the segment stopped coming")),
         };
         let ended = piece.is_err();
-        // The reader ends early when it found something wrong.
-        if sender.send(piece).await.is_err() {
-            drain(&mut body).await;
-            break;
+        let wanted = sender.send(piece).await.is_ok();
+        if ended || !wanted {
+            break (None, !ended);
         }
-        if ended {
-            break;
-        }
-    }
+    };
     drop(sender);
-    let done = working.await.map_err(|_| ApiError::busy("the node is stopping"))?;
+    let done = match early {
+        Some(done) => done,
+        None => working.await,
+    };
+    drop(place);
+    if unread {
+        drain(&mut body).await;
+    }
+    let done = done.map_err(|_| ApiError::busy("the node is stopping"))?;
     let done = done.map_err(|error| match error {
         SegmentError::Io(e) if e.kind() == io::ErrorKind::TimedOut => ApiError::timed_out(e.to_string()),
         other => other.into(),
@@ -225,7 +246,8 @@ pub(super) async fn import(State(app): State<App>, request: Request) -> Result<J
 
 /// Reads what is left of a body that nobody wants, for a while: whoever is still sending would not hear the answer.
 async fn drain(body: &mut (impl Stream<Item = Result<Bytes, axum::Error>> + Unpin)) {
-    let rest = async { while let Some(Ok(_)) = body.next().await {} };
+    // Whoever has paused for so long listens.
+    let rest = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(QUIET, body.next()).await {} };
     // Over then: the sender sees a broken connection.
     let _ = tokio::time::timeout(PAUSE, rest).await;
 }

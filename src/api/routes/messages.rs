@@ -17,7 +17,7 @@ use super::super::{
     error::ApiError,
     extract::{Params, Segment, message_id, target},
     schema::{
-        Done, ErrorBody, Inbox, Limit, Message, Outbox, Outgoing, ReadOptions, Received, SendOptions, Sent,
+        Done, ErrorBody, Inbox, Limit, Message, Octets, Outbox, Outgoing, ReadOptions, Received, SendOptions, Sent,
         WaitOptions, WaitState,
     },
     spool,
@@ -41,7 +41,7 @@ const TURN: Duration = Duration::from_secs(10);
 /// the message stays queued then.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "messages", params(SendOptions),
-    request_body(content = inline(Vec<u8>), content_type = "application/octet-stream"),
+    request_body(content = inline(Octets), content_type = "application/octet-stream"),
     responses((status = 200, body = Sent), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
 pub(super) async fn send(
@@ -172,7 +172,7 @@ pub(super) async fn read(
     get, path = "/v1/inbox/{id}/body", tag = "messages",
     params(("id" = String, Path, description = "The message's id"), ReadOptions),
     responses(
-        (status = 200, body = inline(Vec<u8>), content_type = "application/octet-stream"),
+        (status = 200, body = inline(Octets), content_type = "application/octet-stream"),
         (status = "4XX", body = ErrorBody)
     )
 )]

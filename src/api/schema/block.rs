@@ -216,6 +216,27 @@ impl ImportedSegment {
     }
 }
 
+/// What comes on `/v1/block/trace`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Traced {
+    /// A message that came or went.
+    Exchange(Exchange),
+    /// The subscriber was too slow.
+    Lagged(TraceLagged),
+}
+
+/// Exchanges that a subscriber of `/v1/block/trace` did not get.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TraceLagged {
+    /// `lagged`.
+    pub event: String,
+    /// `blocks`.
+    pub source: String,
+    /// How many.
+    pub lost: u64,
+}
+
 /// One message about blocks that came or went, in the JSON form of the protocol's first description.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Exchange {
@@ -227,8 +248,8 @@ pub struct Exchange {
     pub peer: Option<String>,
     /// `SHAKEHAND`, `PULL_BLOCK`, `PUSH_BLOCK`, `NEW_BLOCK`, `NEW_BLOCK_HASH`, `GET_BLOCK` or `BLOCK_KNOWN`.
     pub code: String,
-    /// What it carries.
-    #[schema(value_type = Object)]
+    /// What it carries: an object, a height or a hash.
+    #[schema(value_type = Value)]
     pub data: serde_json::Value,
     /// With `PULL_BLOCK`: how many blocks from the height in `data` up.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -346,6 +346,11 @@ pub struct Done {
     pub done: bool,
 }
 
+/// A body that is bytes and nothing else: only for the document.
+#[derive(Debug, ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct Octets(pub Vec<u8>);
+
 /// Every failed request's body.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {

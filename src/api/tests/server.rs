@@ -227,6 +227,9 @@ fn every_reference_of_the_document_leads_to_a_schema() {
     let mut found = Vec::new();
     references(&document, &mut found);
     assert!(found.len() > 20);
+    let octets =
+        document.pointer("/paths/~1v1~1block~1segment/get/responses/200/content/application~1octet-stream/schema");
+    assert_eq!(octets.expect("a schema")["type"], "string", "bytes are no list of numbers");
     for reference in found {
         let pointer = reference.strip_prefix('#').expect("a local reference");
         assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");

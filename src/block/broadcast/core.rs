@@ -152,6 +152,8 @@ impl Core {
     ) -> Result<(), Full> {
         let hash = header.hash();
         self.announcer.learn(&from, hash);
+        self.fetcher.compare(Announcement::of(header.header(), hash));
+        self.collect();
         match content {
             Content::Body(body) => {
                 if !self.seen.insert(hash) && !self.fetcher.is_fetching(&hash) {
@@ -192,10 +194,15 @@ impl Core {
     pub(super) fn on_announced(&mut self, now: Instant, from: PeerId, announcement: Announcement) -> bool {
         let Announcement { point, .. } = announcement;
         self.announcer.learn(&from, point.hash);
+        // Who lied of it before its header was here is found then.
+        if self.assembly.header(&point.hash).is_some_and(|h| Announcement::of(h.header(), point.hash) != announcement) {
+            self.outputs.push(Output::Blame(from, Fault::WrongData));
+            return true;
+        }
         if self.bad.contains(&point.hash) || self.is_whole(&point.hash) {
             return true;
         }
-        let taken = self.fetcher.announced(now, from, point.hash);
+        let taken = self.fetcher.announced(now, from, announcement);
         self.collect();
         taken
     }

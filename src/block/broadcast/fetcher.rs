@@ -8,7 +8,8 @@
 //!
 //! A block is usually heard of by its header, and fetched at once from the peer that the header came from: it has the body, or gets it
 //! right now and passes on each piece as it comes. So bodies flow down the tree that the header made, once to everybody. Whoever
-//! announces the hash has imported the block, and is a source to fall back to.
+//! announces the hash has imported the block, and is a source to fall back to; who announced it with another height or length than its header
+//! says is none.
 //!
 //! One source at a time, two from the third try on. A source that brings nothing for a while loses its turn, if there is anybody
 //! else: an announcer, or, for a block whose header is here, up to [`BLIND`] neighbours that never spoke of it but may well have it.
@@ -21,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::wire::Wanted;
+use super::wire::{Announcement, Wanted};
 use crate::primitives::{Hash, PeerId};
 
 /// Requests for pieces in flight to one source: a mebibyte, which is more than most links hold.
@@ -98,7 +99,7 @@ pub(super) enum Fault {
     Unserved,
     /// Did not answer in time.
     Timeout,
-    /// Answered with something else.
+    /// Answered with something else, or announced a block as what it is not.
     WrongData,
     /// Announces more than it may.
     Flood,
@@ -136,10 +137,16 @@ impl Turn {
 #[derive(Debug)]
 struct Source {
     peer: PeerId,
-    /// It said that it has the block.
-    announced: bool,
+    /// It said that it has the block, and what block that is.
+    said: Option<Announcement>,
     failures: u32,
     turn: Turn,
+}
+
+impl Source {
+    fn announced(&self) -> bool {
+        self.said.is_some()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -247,15 +254,32 @@ impl Fetcher {
     }
 
     /// A peer says that it has a block. `false`: it is one of too many.
-    pub(super) fn announced(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
-        let taken = self.add(now, peer, hash, true, now + self.window());
+    pub(super) fn announced(&mut self, now: Instant, peer: PeerId, said: Announcement) -> bool {
+        let hash = said.point.hash;
+        let taken = self.add(now, peer, hash, Some(said), now + self.window());
         self.drive(now, &hash);
         taken
     }
 
+    /// What a block is, now that its header is here: who announced something else under its hash lied, and is out.
+    pub(super) fn compare(&mut self, truth: Announcement) {
+        let hash = truth.point.hash;
+        let Some(entry) = self.entries.get_mut(&hash) else { return };
+        let lied = |s: &&mut Source| s.turn != Turn::Out && s.said.is_some_and(|said| said != truth);
+        let mut liars = Vec::new();
+        for source in entry.sources.iter_mut().filter(lied) {
+            source.turn = Turn::Out;
+            liars.push(source.peer);
+        }
+        for liar in liars {
+            self.release(&hash, &liar);
+            self.effects.push(Effect::Blame(liar, Fault::WrongData));
+        }
+    }
+
     /// Asks `peer` for a block at once, because a child of it is here.
     pub(super) fn want(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
-        let taken = self.add(now, peer, hash, false, now);
+        let taken = self.add(now, peer, hash, None, now);
         self.drive(now, &hash);
         taken
     }
@@ -263,7 +287,7 @@ impl Fetcher {
     /// The header of a block with so many pieces is here and good: its body is wanted, from `from` first.
     pub(super) fn header(&mut self, now: Instant, from: PeerId, hash: Hash, pieces: usize) -> bool {
         let early = self.entries.get(&hash).and_then(|e| e.announced.filter(|_| e.slots.is_none()));
-        if !self.add(now, from, hash, false, now) {
+        if !self.add(now, from, hash, None, now) {
             return false;
         }
         if let Some(announced) = early {
@@ -289,7 +313,7 @@ impl Fetcher {
         (self.arrival * 2).clamp(ARRIVAL.0, ARRIVAL.1)
     }
 
-    fn add(&mut self, now: Instant, peer: PeerId, hash: Hash, announced: bool, not_before: Instant) -> bool {
+    fn add(&mut self, now: Instant, peer: PeerId, hash: Hash, said: Option<Announcement>, not_before: Instant) -> bool {
         let load = self.loads.entry(peer).or_default();
         let known = self.entries.get(&hash);
         let new_source = known.is_none_or(|e| e.sources.iter().all(|s| s.peer != peer));
@@ -320,14 +344,14 @@ impl Fetcher {
         });
         if entry.slots.is_none() {
             entry.not_before = entry.not_before.min(not_before);
-            if announced {
+            if said.is_some() {
                 entry.announced.get_or_insert(now);
             }
         }
         if let Some(source) = entry.sources.iter_mut().find(|s| s.peer == peer) {
             // It has the whole block now, whatever it had when it was asked before.
-            if announced && !source.announced && source.turn != Turn::Out {
-                (source.announced, source.failures) = (true, 0);
+            if said.is_some() && !source.announced() && source.turn != Turn::Out {
+                (source.said, source.failures) = (said, 0);
                 if let Turn::Idle(not_before) = &mut source.turn {
                     *not_before = now;
                 }
@@ -345,7 +369,7 @@ impl Fetcher {
                 load.entries -= 1;
             }
         }
-        entry.sources.push(Source { peer, announced, failures: 0, turn: Turn::Idle(now) });
+        entry.sources.push(Source { peer, said, failures: 0, turn: Turn::Idle(now) });
         entry.budget += 1;
         entry.alone = None;
         self.loads.entry(peer).or_default().entries += 1;
@@ -413,15 +437,15 @@ impl Fetcher {
         // One that only passed on the header, or nothing, may have the block later, and will say so.
         let (out, rest) = match failure {
             Failure::Garbage => (true, REST),
-            Failure::NotFound => (source.announced, NO_SOURCE),
-            Failure::NoAnswer | Failure::Busy => (often && source.announced, if often { NO_SOURCE } else { REST }),
+            Failure::NotFound => (source.announced(), NO_SOURCE),
+            Failure::NoAnswer | Failure::Busy => (often && source.announced(), if often { NO_SOURCE } else { REST }),
         };
         source.turn = if out { Turn::Out } else { Turn::Idle(now + rest) };
         // Who only passed on the header may wait for a liar itself: that is no fault of its own. But it is not preferred any more
         // until it has brought something.
-        let promised = source.announced || of_block;
+        let promised = source.announced() || of_block;
         let fault = match failure {
-            Failure::NotFound if source.announced => Some(Fault::Unserved),
+            Failure::NotFound if source.announced() => Some(Fault::Unserved),
             Failure::NoAnswer if promised => Some(Fault::Timeout),
             Failure::Garbage => Some(Fault::WrongData),
             Failure::NotFound | Failure::Busy | Failure::NoAnswer => None,

@@ -189,6 +189,12 @@ pub struct Announcement {
 }
 
 impl Announcement {
+    /// What is to be said of the block with this header and hash.
+    #[must_use]
+    pub fn of(header: &Header, hash: Hash) -> Self {
+        Self { point: Point { height: header.height, hash }, body_bytes: header.body_bytes }
+    }
+
     /// For the topic: `from` has the block.
     #[must_use]
     pub fn to_topic(self, from: &PeerId) -> Vec<u8> {

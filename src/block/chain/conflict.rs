@@ -15,6 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::MAX_DEEP_REORG;
 use crate::{
     block::Point,
     primitives::{Hash, PeerId, UnixMillis},
@@ -27,6 +28,8 @@ const MAX_PEERS: usize = 256;
 /// Connected peers without which neither a halt nor a deep reorg follows from what they prove: half of three is two, and two are
 /// easily of one hand.
 const MIN_TOLD: usize = 4;
+/// Peers of a branch that are named to people.
+const NAMED: usize = 8;
 /// How long a peer counts after its last proof.
 const FORGET_MS: u64 = 10 * 60 * 1000;
 /// How long nothing is committed while a better branch is fetched.
@@ -79,6 +82,16 @@ impl Rival {
     /// Peers on it that count.
     fn count(&self, told: &HashSet<PeerId>) -> usize {
         self.peers.keys().filter(|peer| told.contains(*peer)).count()
+    }
+
+    /// Some of the peers that count, for people.
+    fn names(&self, told: &HashSet<PeerId>) -> String {
+        let mut peers: Vec<_> = self.peers.keys().filter(|peer| told.contains(*peer)).map(PeerId::to_string).collect();
+        peers.sort_unstable();
+        let more = peers.len().saturating_sub(NAMED);
+        peers.truncate(NAMED);
+        let named = peers.join(", ");
+        if more > 0 { format!("{named} and {more} more") } else { named }
     }
 
     fn outvotes(&self, told: &HashSet<PeerId>) -> bool {
@@ -164,7 +177,7 @@ fn decide(
     now: UnixMillis,
 ) -> Decision {
     let undone = committed.height - rival.fork.height;
-    let (peers, outvotes) = (rival.count(told), rival.outvotes(told));
+    let (peers, outvotes, names) = (rival.count(told), rival.outvotes(told), rival.names(told));
     let told = told.len();
     let wanted = better && told >= MIN_TOLD && peers * 3 >= told * 2;
     let tried = rival.tried.is_some_and(|at| now.0.saturating_sub(at.0) <= FORGET_MS);
@@ -176,11 +189,24 @@ fn decide(
     if !outvotes {
         return Decision::Alarm;
     }
-    let (fork, committed) = (rival.fork, committed.height);
+    let cannot = match () {
+        () if peers * 3 < told * 2 => Some("fewer than two thirds of the peers are on it".to_owned()),
+        () if !better => Some("it is not better by the rule of this chain".to_owned()),
+        () if undone > MAX_DEEP_REORG => {
+            Some(format!("{undone} final blocks would be taken back, and {MAX_DEEP_REORG} are the most"))
+        }
+        () => None,
+    };
+    let follow = match cannot {
+        None => format!("restart with chain.deep_reorg_max = {undone} or more"),
+        Some(why) => format!(
+            "start with an empty data directory, which has no mail and no contacts (chain.deep_reorg_max does not help: {why})"
+        ),
+    };
+    let (fork, committed) = (rival.fork.height, committed.height);
     Decision::Halt(format!(
         "{peers} of {told} peers are on another branch, which leaves ours after height {fork}, where blocks up to {committed} \
-         are final here. Find out which side is right. To follow the other one, restart with chain.deep_reorg_max = {undone} \
-         or more, or with an empty chain; to stay on this one, disconnect those peers",
-        fork = fork.height
+         are final here: {names}. Find out which side is right. To follow the other one, {follow}; to stay on this one, `vos ban` \
+         those peers"
     ))
 }

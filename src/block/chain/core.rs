@@ -231,14 +231,15 @@ impl Core {
         origin: Origin,
         now: UnixMillis,
     ) -> Result<SegmentOutcome, ChainError> {
-        let mut held = 0;
+        let (mut held, mut new) = (0, 0);
         for block in blocks {
             match self.apply(block, origin, now)? {
-                Outcome::Imported { .. } | Outcome::Known => held += 1,
-                stopped => return Ok(SegmentOutcome { held, stopped: Some(stopped) }),
+                Outcome::Imported { .. } => (held, new) = (held + 1, new + 1),
+                Outcome::Known => held += 1,
+                stopped => return Ok(SegmentOutcome { held, new, stopped: Some(stopped) }),
             }
         }
-        Ok(SegmentOutcome { held, stopped: None })
+        Ok(SegmentOutcome { held, new, stopped: None })
     }
 
     /// Takes a block into memory. Nobody may hear of it before the next flush.

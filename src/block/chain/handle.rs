@@ -108,6 +108,8 @@ pub enum Outcome {
 pub struct SegmentOutcome {
     /// How many of them, from the first, are held now.
     pub held: usize,
+    /// How many of those were not held before.
+    pub new: usize,
     /// What stopped the next one; `None` when all are held.
     pub stopped: Option<Outcome>,
 }

@@ -29,6 +29,11 @@ const MOMENT: Duration = Duration::from_secs(1);
 const BUSIES: u8 = 8;
 /// Peers remembered; connections are limited to fewer.
 const PEERS: usize = 1024;
+/// In this time what a peer gave speaks half as loud for what it says: whoever is the first to give each new block, one in two
+/// seconds, comes to four.
+const HALF: Duration = Duration::from_secs(5);
+/// After so long, two pulls that run out of time, it is doubtful that a peer that gave nothing has anything.
+const DOUBT: Duration = Duration::from_secs(20);
 /// How long broadcast may take to bring a head that a peer claims: beyond it something between us is broken (L1).
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same when the connection is younger than [`PATIENCE`]: broadcast never had the chance.
@@ -73,9 +78,23 @@ pub(super) struct Claim {
     passed_until: Option<Instant>,
     /// It let its last pull run out of time.
     silent: bool,
+    /// Blocks that it gave and nobody else had given before: half of what it was [`HALF`] before, and what came since.
+    gave: f64,
+    gave_at: Option<Instant>,
 }
 
 impl Claim {
+    /// New blocks that it gave of late.
+    fn given(&self, now: Instant) -> f64 {
+        let passed = self.gave_at.map_or(HALF, |at| now.saturating_duration_since(at));
+        self.gave * 0.5_f64.powf(passed.as_secs_f64() / HALF.as_secs_f64())
+    }
+
+    /// It had the time to give what it says it has, and did not.
+    fn is_doubtful(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= DOUBT && self.given(now) < 1.0
+    }
+
     pub(super) fn is_cut(&self, now: Instant) -> bool {
         self.cut_until.is_some_and(|until| now < until)
     }
@@ -140,6 +159,10 @@ pub(super) struct Target {
     pub(super) height: u64,
     /// Whether a third of the peers, and at least two, say so. Of less, a node that is in step is not put out of it.
     pub(super) backed: bool,
+    /// New blocks that whoever says so gave of late, the older ones counting less.
+    pub(super) given: u64,
+    /// Whoever says so had the time to show it, and did not.
+    pub(super) doubtful: bool,
 }
 
 /// What all connected peers of our chain say. In order of address, so that a simulation runs the same way twice.
@@ -177,6 +200,8 @@ impl Claims {
                 contradicts: cut.is_some_and(|(_, contradicts)| contradicts),
                 passed_until: None,
                 silent: false,
+                gave: 0.0,
+                gave_at: None,
             }
         });
         (claim.head, claim.committed, claim.earliest) = (greeting.head, greeting.committed, greeting.earliest);
@@ -270,6 +295,14 @@ impl Claims {
         }
     }
 
+    /// So many blocks that it gave are in the chain, and were not before.
+    pub(super) fn gave(&mut self, peer: &PeerId, new: usize, now: Instant) {
+        if let Some(claim) = self.peers.get_mut(peer).filter(|_| new > 0) {
+            // A batch at most: far below what a float holds.
+            (claim.gave, claim.gave_at) = (claim.given(now) + new as f64, Some(now));
+        }
+    }
+
     /// It says itself that its head is lower.
     pub(super) fn lower(&mut self, peer: &PeerId, height: u64, now: Instant) {
         if let Some(claim) = self.peers.get_mut(peer) {
@@ -327,6 +360,11 @@ impl Claims {
         counted().filter(|c| c.is_held()).count() * 2 >= counted().count()
     }
 
+    /// Peers whose head, above the genesis block, is here.
+    pub(super) fn held(&self) -> usize {
+        self.peers.values().filter(|c| !c.contradicts && c.is_held() && c.said.height > 0).count()
+    }
+
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Claim> {
         self.peers.get(peer)
     }
@@ -346,15 +384,19 @@ impl Claims {
     /// The highest head that enough peers claim, else the highest that one does; `None` when no head is missing. With both, a claim
     /// of fewer above the backed one is for later: it counts when there is nothing left to get from enough.
     pub(super) fn target(&self, base: u64, now: Instant) -> Option<Target> {
-        let wanted = self.peers.values().filter(|c| c.is_wanted(now));
-        let mut heights: Vec<_> = wanted.map(|c| c.height(base, now)).collect();
-        heights.sort_unstable_by_key(|height| Reverse(*height));
-        let best = *heights.first()?;
+        let mut wanted: Vec<_> =
+            self.peers.values().filter(|c| c.is_wanted(now)).map(|c| (c.height(base, now), c)).collect();
+        // Of those who say the same, whoever gave most speaks for it.
+        wanted.sort_unstable_by_key(|(height, c)| Reverse((*height, c.given(now) as u64))); // not negative
         let enough = self.peers.len().div_ceil(BACKERS).max(MIN_BACKERS);
-        match heights.get(enough - 1).filter(|s| **s > base) {
-            Some(backed) => Some(Target { height: *backed, backed: true }),
-            None => Some(Target { height: best, backed: false }),
-        }
+        let backed = wanted.get(enough - 1).filter(|(height, _)| *height > base);
+        let (height, claim) = backed.or(wanted.first())?;
+        Some(Target {
+            height: *height,
+            backed: backed.is_some(),
+            given: claim.given(now) as u64, // not negative
+            doubtful: claim.is_doubtful(now),
+        })
     }
 }
 
@@ -364,6 +406,10 @@ mod tests {
 
     fn point(height: u64) -> Point {
         Point { height, hash: Hash::of(&height.to_be_bytes()) }
+    }
+
+    fn told(claims: &Claims, base: u64, now: Instant) -> Option<(u64, bool)> {
+        claims.target(base, now).map(|t| (t.height, t.backed))
     }
 
     fn greeting(height: u64) -> Greeting {
@@ -388,16 +434,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_peer_gave_speaks_for_it_for_a_while_and_without_it_there_is_doubt_soon() {
+        let now = Instant::now();
+        let (mut claims, peers) = claims(&[1 << 62], now);
+        let shown = |claims: &Claims, at| claims.target(100, at).map(|t| (t.given, t.doubtful));
+        assert_eq!(shown(&claims, now), Some((0, false)));
+        assert_eq!(shown(&claims, now + DOUBT), Some((0, true)));
+        claims.gave(&peers[0], 128, now);
+        assert_eq!(shown(&claims, now), Some((128, false)));
+        assert_eq!(shown(&claims, now + HALF), Some((64, false)));
+        assert_eq!(shown(&claims, now + DOUBT * 3), Some((0, true)));
+        // The first with every block, for an hour.
+        let (mut claims, peers) = self::claims(&[1 << 62], now);
+        for second in (0..3600).step_by(2) {
+            let at = now + Duration::from_secs(second);
+            claims.gave(&peers[0], 1, at);
+            assert!(shown(&claims, at).is_some_and(|(given, _)| given <= 4));
+        }
+    }
+
+    #[test]
     fn the_target_is_what_two_say_and_one_alone_only_a_hint() {
         let now = Instant::now();
         let (claims, _) = claims(&[1 << 62, 500, 400], now);
-        assert_eq!(claims.target(100, now), Some(Target { height: 500, backed: true }));
+        assert_eq!(told(&claims, 100, now), Some((500, true)));
         let (claims, peers) = self::claims(&[1 << 62], now);
-        assert_eq!(claims.target(100, now), Some(Target { height: 100 + AHEAD, backed: false }), "N7");
+        assert_eq!(told(&claims, 100, now), Some((100 + AHEAD, false)), "N7");
         let mut claims = claims;
         (0..FAILURES).for_each(|_| claims.fail(&peers[0], now));
         assert_eq!(claims.target(100, now), None, "it is cut to what it proved");
-        assert_eq!(claims.target(100, now + CUT), Some(Target { height: 100 + AHEAD, backed: false }));
+        assert_eq!(told(&claims, 100, now + CUT), Some((100 + AHEAD, false)));
     }
 
     #[test]
@@ -407,11 +473,11 @@ mod tests {
         (heights[0], heights[1]) = (1 << 62, 1 << 62);
         let (mut claims, _) = claims(&heights, now);
         claims.refresh(now, |h| (*h == point(100).hash).then_some(100));
-        assert_eq!(claims.target(100, now), Some(Target { height: 100 + AHEAD, backed: false }));
+        assert_eq!(told(&claims, 100, now), Some((100 + AHEAD, false)));
         heights[2] = 150;
         let (mut claims, _) = self::claims(&heights, now);
         claims.refresh(now, |h| (*h == point(100).hash).then_some(100));
-        assert_eq!(claims.target(100, now), Some(Target { height: 150, backed: true }), "three of nine do");
+        assert_eq!(told(&claims, 100, now), Some((150, true)), "three of nine do");
     }
 
     #[test]
@@ -483,7 +549,7 @@ mod tests {
         let (mut claims, peers) = claims(&[500, 600], now);
         claims.refresh(now, |h| (*h == point(500).hash).then_some(500));
         assert_eq!(claims.get(&peers[0]).unwrap().proven, 500);
-        assert_eq!(claims.target(500, now), Some(Target { height: 600, backed: false }));
+        assert_eq!(told(&claims, 500, now), Some((600, false)));
         claims.refresh(now, |h| [500, 600].into_iter().find(|height| point(*height).hash == *h));
         assert_eq!(claims.target(500, now), None);
     }

@@ -188,9 +188,9 @@ impl Exchange {
                 }
                 Some((id, outcome)) = waiting.next() => {
                     let imported = match outcome {
-                        Ok(SegmentOutcome { held, stopped }) => {
+                        Ok(SegmentOutcome { held, new, stopped }) => {
                             warned = false;
-                            Imported::Held(held, stopped)
+                            Imported::Held { held, new, stopped }
                         }
                         Err(error) => {
                             if !std::mem::replace(&mut warned, true) && error != ChainError::Stopped {

@@ -107,8 +107,15 @@ pub(super) struct Pulled {
 /// How an import ended.
 #[derive(Debug)]
 pub(super) enum Imported {
-    /// As many from the first are held; what stopped the next one.
-    Held(usize, Option<Outcome>),
+    /// As many from the first are held, so many of those were not before; what stopped the next one.
+    Held {
+        /// From the first.
+        held: usize,
+        /// Of those: blocks that are not new prove nothing.
+        new: usize,
+        /// At the next one.
+        stopped: Option<Outcome>,
+    },
     /// It takes no blocks now.
     Refused,
 }

@@ -10,6 +10,9 @@
 //!   (any)                 Stalled ── a block ──▶ Syncing, CatchingUp ◀────┘
 //! ```
 //!
+//! Of what one peer says alone only the blocks count that it gives: a liar that is always busy neither puts a node out of step nor keeps one
+//! from it.
+//!
 //! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15). Who
 //! was not in step comes into it only when the heads of at least half of the peers are here, and not before a few peers have told
 //! them or a second has passed: that all of them are cut says nothing but that nobody gave us blocks. Peers that proved that they are on another branch are not counted there.
@@ -83,6 +86,8 @@ pub(super) struct Planner {
     depth: u64,
     claims: Claims,
     state: State,
+    /// Where our head was at the last look.
+    head: u64,
     run: Option<Run>,
     runs: u64,
     /// When anything came for the run.
@@ -116,6 +121,7 @@ impl Planner {
             depth,
             claims: Claims::default(),
             state: State::NoPeers,
+            head: 0,
             run: None,
             runs: 0,
             moved: now,
@@ -185,7 +191,9 @@ impl Planner {
                 self.claims.silent(&peer, false);
                 let outvoted = self.claims.outvote(&peer, &blocks);
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
-                self.moved = now;
+                if blocks.last().is_some_and(|last| last.header().height > self.head) {
+                    self.moved = now;
+                }
                 if outvoted {
                     // Neither punished nor cut: it may be on the smaller side of a network that was cut in two, or may be right.
                     run.excluded.insert(peer);
@@ -354,8 +362,8 @@ impl Planner {
     pub(super) fn on_imported(&mut self, id: u64, result: Imported, now: Instant) {
         let Some(at) = self.importing.iter().position(|i| i.id == id) else { return };
         let Some(importing) = self.importing.remove(at) else { return };
-        let (held, stopped) = match result {
-            Imported::Held(held, stopped) => (held.min(importing.points.len()), stopped),
+        let (held, new, stopped) = match result {
+            Imported::Held { held, new, stopped } => (held.min(importing.points.len()), new, stopped),
             Imported::Refused => {
                 self.importing.retain(|i| i.run != importing.run);
                 if importing.run == self.runs {
@@ -369,13 +377,17 @@ impl Planner {
             let of_it = held.saturating_sub(index).min(*count);
             if let Some(last) = of_it.checked_sub(1).and_then(|i| importing.points.get(index + i)) {
                 self.claims.prove(peer, last.height);
+                // What was here before comes first.
+                let known = held.saturating_sub(new).saturating_sub(index).min(of_it);
+                self.claims.gave(peer, of_it - known, now);
             }
             index += count;
         }
         let current = importing.run == self.runs;
         if let Some(last) = held.checked_sub(1).and_then(|i| importing.points.get(i)) {
-            self.progress = now;
-            self.moved = now;
+            if new > 0 {
+                (self.progress, self.moved) = (now, now);
+            }
             if let Some(run) = self.run.as_mut().filter(|_| current) {
                 run.advance(*last);
             }
@@ -404,6 +416,7 @@ impl Planner {
     /// Looks at everything and says what is to be done now. `random` gives numbers uniform in `0.0..1.0`.
     pub(super) fn poll(&mut self, view: &impl View, now: Instant, random: &mut impl FnMut() -> f64) -> Vec<Output> {
         let place = view.place();
+        self.head = place.head.height;
         for peer in self.claims.refresh(now, |hash| view.held(hash)) {
             self.report(peer, Offence::WrongData);
         }
@@ -421,8 +434,9 @@ impl Planner {
         let base = place.head.height;
         let target = self.claims.target(base, now);
         let gap = target.map_or(0, |t| t.height.saturating_sub(base));
-        let proven = self.run.as_ref().is_some_and(|r| r.progressed);
-        let credible = proven || target.is_some_and(|t| t.backed);
+        // What one peer says puts nobody out of step, however often: only blocks that it gave do, as many as broadcast does not
+        // bring in that time.
+        let credible = target.is_some_and(|t| t.backed || t.given > self.depth + 2);
         let near = gap <= self.depth + 2;
         let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held());
         let next = match self.state {
@@ -436,6 +450,10 @@ impl Planner {
             // Some blocks behind: broadcast is on its way, unless it had its time or we are pulling already.
             State::Synced if gap >= 3 && credible && self.run.is_some() => State::CatchingUp,
             State::Synced => State::Synced,
+            // Nor does it keep anybody from being in step: of few peers it is believed for a while, of more not at all.
+            _ if in_step && !credible && (self.claims.held() >= FEW || target.is_some_and(|t| t.doubtful)) => {
+                State::Synced
+            }
             // A lone head that is not higher than ours is fetched, but we are not behind.
             _ if gap == 0 && in_step => State::Synced,
             State::Stalled if now.saturating_duration_since(self.progress) >= STALL => State::Stalled,

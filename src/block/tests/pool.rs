@@ -115,13 +115,30 @@ fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
 #[test]
 fn sizes_and_ages_are_bounded() {
     let mut pool = Pool::new(100, 1_000_000);
-    assert_eq!(pool.add(Bytes::new(), None, NOW), Err(PoolError::Size));
-    assert_eq!(pool.add(vec![1; MAX_TRANSACTION_BYTES + 1].into(), None, NOW), Err(PoolError::Size));
+    assert_eq!(pool.add(Bytes::new(), None, NOW), Err(PoolError::Empty));
+    assert_eq!(pool.add(vec![1; MAX_TRANSACTION_BYTES + 1].into(), None, NOW), Err(PoolError::TooLarge));
     pool.add(vec![1; MAX_TRANSACTION_BYTES].into(), None, NOW).unwrap();
-    pool.sweep(UnixMillis(NOW.0 + 29 * 60_000));
+    assert_eq!(pool.sweep(UnixMillis(NOW.0 + 29 * 60_000)), 0);
     assert_eq!(pool.len(), 1);
-    pool.sweep(UnixMillis(NOW.0 + 31 * 60_000));
+    assert_eq!(pool.sweep(UnixMillis(NOW.0 + 31 * 60_000)), 1);
     assert_eq!((pool.len(), pool.bytes()), (0, 0));
+}
+
+#[test]
+fn what_was_accepted_comes_back_into_a_full_pool_and_blocks_of_others_do_not_fill_it_without_end() {
+    let mut pool = Pool::new(10, 10_000);
+    let first: Vec<_> = (0..10).map(|n| pool.add(transaction(n), None, NOW).map(|_| transaction(n)).unwrap()).collect();
+    attach(&mut pool, 1, &first);
+    for n in 10..20 {
+        pool.add(transaction(n), None, NOW).unwrap();
+    }
+    detach(&mut pool, 1, &first);
+    assert_eq!(pool.package(usize::MAX, 10), first, "before those that came later, which are still here");
+    assert_eq!((pool.len(), pool.add(transaction(99), None, NOW)), (20, Err(PoolError::Full)));
+    for n in 100..200 {
+        detach(&mut pool, n, &[transaction(n)]);
+    }
+    assert_eq!(pool.len(), 20);
 }
 
 proptest! {
@@ -153,7 +170,7 @@ proptest! {
             let all = pool.package(usize::MAX, usize::MAX);
             prop_assert_eq!(all.len(), pool.len());
             prop_assert_eq!(all.iter().map(Bytes::len).sum::<usize>(), pool.bytes());
-            prop_assert!(pool.len() <= 20 && pool.bytes() <= 400);
+            prop_assert!(pool.len() <= 40 && pool.bytes() <= 800);
             let different: std::collections::HashSet<_> = all.iter().collect();
             prop_assert_eq!(different.len(), all.len());
             prop_assert!(chain.iter().flat_map(|(_, body)| body).all(|t| !all.contains(t)));

@@ -15,8 +15,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
-async fn export(chain: &Chain, from: u64, to: u64) -> Result<Vec<u8>, SegmentError> {
-    let chain = chain.clone();
+async fn export(chain: &Chain, from: u64, to: impl Into<Option<u64>>) -> Result<Vec<u8>, SegmentError> {
+    let (chain, to) = (chain.clone(), to.into());
     blocking(move || {
         let mut file = Vec::new();
         segment::export(&chain, from, to, &mut file, |_| {}).map(|_| file)
@@ -60,7 +60,16 @@ async fn a_chain_goes_into_a_file_and_out_of_it_in_parts_and_again() {
     assert_eq!(target.block(&blocks[450].hash()).unwrap().unwrap().body, blocks[450].body().bytes());
     let none = export(&source, 5, 601).await.unwrap_err();
     assert!(matches!(none, SegmentError::NoSuchRange { to: 601, head: 600, .. }), "{none}");
-    assert!(export(&source, 6, 5).await.is_err());
+    let none = export(&source, 601, None).await.unwrap_err();
+    assert!(matches!(none, SegmentError::NoSuchRange { from: 601, .. }), "{none}");
+    assert!(matches!(export(&source, 6, 5).await, Err(SegmentError::Backwards { from: 6, to: 5 })));
+    assert!(matches!(export(&kit::chain(), 1, None).await, Err(SegmentError::Empty)));
+    assert_eq!(export(&source, 1, None).await.unwrap(), whole);
+    // Two files in one: the second one is not lost without a word.
+    let empty = kit::chain();
+    let both = [export(&source, 1, 400).await.unwrap(), export(&source, 401, 600).await.unwrap()].concat();
+    assert!(matches!(import(&empty, &both).await, Err(SegmentError::Trailing { last: 400 })));
+    assert_eq!(empty.status().head.height, 400);
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! `vos block`.
 
 use std::{
+    io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -27,7 +29,7 @@ use crate::{
         ClientError, Download,
         schema::{Block, BlockHead, BlockPoint, BlockSync, Event, ExportedSegment, ImportedSegment, Submitted},
     },
-    block::pool::MAX_TRANSACTION_BYTES,
+    block::pool::{MAX_TRANSACTION_BYTES, PoolError},
 };
 
 /// Arguments.
@@ -43,7 +45,7 @@ pub enum Blocks {
         #[arg(value_name = "HEIGHT_OR_HASH", value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
-    /// Put a transaction in: the bytes of a file, or of standard input.
+    /// Put a transaction in: the bytes of a file, or of standard input. It waits in memory, for half an hour at most, until a block has it.
     #[command(after_help = after_help!("vos block submit tx.bin", "echo hello | vos block submit -"))]
     Submit {
         /// The file; `-` or nothing for standard input.
@@ -88,6 +90,8 @@ pub enum Blocks {
     },
 }
 
+/// Names of standard output: nothing else is written there then.
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(250);
 /// Bytes of a file read at once.
@@ -132,7 +136,7 @@ const IMPORT: Duration = Duration::from_secs(600);
 
 /// A transaction. One that is too large is refused here: a refusal in the middle of a long body may not be heard.
 async fn transaction(file: &Path) -> Result<Vec<u8>, CliError> {
-    let failed = |e| CliError::io(&format!("cannot read {}", shown(file)), &e);
+    let failed = |e: io::Error| CliError::usage(format!("cannot read {}: {e}", shown(file)));
     let mut bytes = Vec::new();
     let most = MAX_TRANSACTION_BYTES as u64 + 1; // usize fits in u64
     if file == Path::new("-") {
@@ -141,9 +145,11 @@ async fn transaction(file: &Path) -> Result<Vec<u8>, CliError> {
         let file = tokio::fs::File::open(file).await.map_err(failed)?;
         file.take(most).read_to_end(&mut bytes).await.map_err(failed)?;
     }
-    if bytes.is_empty() || bytes.len() > MAX_TRANSACTION_BYTES {
-        let text = format!("a transaction has 1 to {MAX_TRANSACTION_BYTES} bytes");
-        return Err(CliError::new(Exit::Usage, "too_large", text));
+    if bytes.is_empty() {
+        return Err(CliError::usage(PoolError::Empty.to_string()));
+    }
+    if bytes.len() > MAX_TRANSACTION_BYTES {
+        return Err(CliError::new(Exit::Usage, "too_large", PoolError::TooLarge.to_string()));
     }
     Ok(bytes)
 }
@@ -153,7 +159,7 @@ async fn body(out: Output, file: &Path) -> Result<Body, CliError> {
     if file == Path::new("-") {
         return Ok(Body::from_stream(ReaderStream::new(tokio::io::stdin())));
     }
-    let failed = |e| CliError::io(&format!("cannot read {}", shown(file)), &e);
+    let failed = |e: io::Error| CliError::usage(format!("cannot read {}: {e}", shown(file)));
     let file = tokio::fs::File::open(file).await.map_err(failed)?;
     let metadata = file.metadata().await.map_err(failed)?;
     if metadata.is_dir() {
@@ -306,7 +312,7 @@ async fn trace(context: &Context) -> Result<(), CliError> {
 
 async fn export(context: &Context, file: &Path, from: u64, to: Option<u64>) -> Result<(), CliError> {
     let (client, out) = (context.client()?, context.out);
-    let pipe = file == Path::new("-");
+    let pipe = STDOUT.iter().any(|name| file == Path::new(name));
     if pipe && out.json {
         return Err(CliError::usage("--json has one document on standard output: name a file to export to"));
     }
@@ -318,48 +324,80 @@ async fn export(context: &Context, file: &Path, from: u64, to: Option<u64>) -> R
         }
         return Ok(());
     }
-    let is_special = tokio::fs::metadata(file).await.is_ok_and(|m| !m.is_file());
-    // Beside it and renamed at the end, so that there never is half a file of this name. A device or a pipe stays what it is.
-    let part = if is_special { file.to_owned() } else { with_part(file) };
-    let failed = |e| CliError::io(&format!("cannot write {}", shown(&part)), &e);
-    let write = async {
-        let options = tokio::fs::OpenOptions::new().write(true).create(true).truncate(!is_special).clone();
-        let mut writing = options.open(&part).await.map_err(failed)?;
-        let mut bytes = 0;
-        while let Some(piece) = next(&mut blocks).await? {
-            writing.write_all(&piece).await.map_err(failed)?;
-            bytes += piece.len() as u64; // usize fits in u64
+    // A broken pipe is a failure here: not all blocks are where they were to go.
+    let failed = |e: io::Error| CliError::failed(format!("cannot write {}: {e}", shown(file)));
+    let (mut writing, part) = match target(file).await {
+        Target::File(target) => {
+            // Beside it and renamed at the end, so that there never is half a file of this name.
+            let part = beside(&target).map_err(failed)?;
+            (tokio::fs::File::from_std(part.reopen().map_err(failed)?), Some((part, target)))
         }
-        writing.flush().await.map_err(failed)?;
-        if !is_special {
-            writing.sync_all().await.map_err(failed)?;
-            tokio::fs::rename(&part, file).await.map_err(failed)?;
-        }
-        Ok::<u64, CliError>(bytes)
+        // A device or a pipe stays what it is.
+        Target::Special => (tokio::fs::OpenOptions::new().write(true).open(file).await.map_err(failed)?, None),
     };
-    match write.await {
-        Ok(bytes) => out.show(&ExportedSegment { bytes }, |e| format!("{} written to {}", size(e.bytes), shown(file))),
-        Err(error) => {
-            if !is_special {
-                // What is left of it is of no use.
-                let _ = tokio::fs::remove_file(&part).await;
-            }
-            Err(error)
+    let bytes = tokio::select! {
+        bytes = copy(&mut blocks, &mut writing, failed) => bytes?,
+        // The part goes when it is dropped, which a signal that nobody catches would not do.
+        signal = tokio::signal::ctrl_c() => {
+            signal.map_err(failed)?;
+            return Err(CliError::failed(format!("interrupted: {} was not written", shown(file))));
         }
+    };
+    if let Some((part, target)) = part {
+        writing.sync_all().await.map_err(failed)?;
+        part.persist(target).map_err(|e| failed(e.error))?;
+    }
+    out.show(&ExportedSegment { bytes }, |e| format!("{} written to {}", size(e.bytes), shown(file)))
+}
+
+async fn copy(
+    blocks: &mut Download,
+    to: &mut tokio::fs::File,
+    failed: impl Fn(io::Error) -> CliError,
+) -> Result<u64, CliError> {
+    let mut bytes = 0;
+    while let Some(piece) = next(blocks).await? {
+        to.write_all(&piece).await.map_err(&failed)?;
+        bytes += piece.len() as u64; // usize fits in u64
+    }
+    to.flush().await.map_err(&failed)?;
+    Ok(bytes)
+}
+
+/// What is to be written.
+enum Target {
+    /// A file that is there or is to be made; where links lead.
+    File(PathBuf),
+    /// A device or a pipe.
+    Special,
+}
+
+async fn target(file: &Path) -> Target {
+    // What these lead to is a descriptor of ours, even when that is a file.
+    let descriptor = ["/dev", "/proc"].iter().any(|dir| file.starts_with(dir));
+    match (tokio::fs::canonicalize(file).await, tokio::fs::metadata(file).await) {
+        (_, Ok(metadata)) if descriptor || !(metadata.is_file() || metadata.is_dir()) => Target::Special,
+        (Ok(target), _) => Target::File(target),
+        (Err(_), _) => Target::File(file.to_owned()),
     }
 }
 
-fn with_part(file: &Path) -> PathBuf {
-    let mut part = file.as_os_str().to_owned();
-    part.push(".part");
-    part.into()
+/// A new file in the folder of `target` that nobody else has, with the access that the user's umask gives.
+fn beside(target: &Path) -> io::Result<tempfile::NamedTempFile> {
+    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if target.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let access = std::fs::Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(".vos-export-").suffix(".part").permissions(access).tempfile_in(folder)
 }
 
 /// The next piece. An answer that breaks off has no other way to say why.
 async fn next(blocks: &mut Download) -> Result<Option<bytes::Bytes>, CliError> {
     blocks.next().await.map_err(|error| match error {
         ClientError::Broken(why) => CliError::failed(format!(
-            "the export broke off ({why}): the best chain may have changed meanwhile; export up to the committed height with --to"
+            "the export broke off ({why}): the daemon stopped, or the reader paused for a minute, or the best chain changed (then export up \
+             to the committed height with --to); the daemon's log says which"
         )),
         other => other.into(),
     })

@@ -32,7 +32,7 @@ impl Entry {
     /// How long its body may take, once somebody has said that it is there to be had.
     fn term(&self) -> Option<Duration> {
         let pieces = u32::try_from(self.slots.as_ref()?.len()).unwrap_or(u32::MAX);
-        self.sources.iter().any(|s| s.announced).then(|| LATE.0 + LATE.1.saturating_mul(pieces))
+        self.sources.iter().any(Source::announced).then(|| LATE.0 + LATE.1.saturating_mul(pieces))
     }
 
     /// How often its body could have come since its header did.
@@ -283,7 +283,7 @@ impl Fetcher {
             .map(|s| {
                 let load = self.loads.get(&s.peer);
                 // Who does not have all of it may get it as slowly as we do.
-                let order = (late && !s.announced, load.map_or(0, |l| l.in_flight));
+                let order = (late && !s.announced(), load.map_or(0, |l| l.in_flight));
                 (s.failures + load.map_or(0, |l| l.failures), order, s.peer)
             })
             .collect();
@@ -309,7 +309,7 @@ impl Fetcher {
         let pick = self.below(others.len());
         let (Some(peer), Some(entry)) = (others.get(pick), self.entries.get_mut(hash)) else { return false };
         entry.blind += 1;
-        entry.sources.push(Source { peer: *peer, announced: false, failures: 0, turn: Turn::Idle(now) });
+        entry.sources.push(Source { peer: *peer, said: None, failures: 0, turn: Turn::Idle(now) });
         self.loads.entry(*peer).or_default().entries += 1;
         true
     }

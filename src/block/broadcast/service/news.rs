@@ -317,7 +317,7 @@ impl Service {
 
     fn announcement(&self, point: Point) -> Option<Announcement> {
         let header = self.chain.header(&point.hash).ok().flatten()?;
-        Some(Announcement { point, body_bytes: header.body_bytes })
+        Some(Announcement::of(&header, point.hash))
     }
 
     fn send_notify(&mut self, peer: PeerId, announcement: Announcement) {

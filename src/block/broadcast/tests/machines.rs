@@ -20,7 +20,7 @@ use super::{
         },
         hold::{HELD, Hold, Until},
         known::{Known, PER_PEER as KNOWN_PER_PEER, Recent},
-        wire::{Content, Wanted},
+        wire::{Announcement, Content, Wanted},
     },
     GENESIS, block, block_by, pieces,
 };
@@ -31,6 +31,10 @@ use crate::{
 
 fn hash(n: u64) -> Hash {
     Hash::of(&n.to_le_bytes())
+}
+
+fn news(n: u64) -> Announcement {
+    Announcement { point: Point { height: n, hash: hash(n) }, body_bytes: 10_000 }
 }
 
 fn peers(n: usize) -> Vec<PeerId> {
@@ -297,7 +301,7 @@ fn asks(effects: &[Effect]) -> Vec<(AskId, PeerId, Wanted)> {
 #[test]
 fn an_announced_block_is_given_time_to_come_by_itself() {
     let (mut fetcher, now, all) = (Fetcher::new(1), Instant::now(), peers(3));
-    assert!(fetcher.announced(now, all[0], hash(1)) && fetcher.announced(now + ms(10), all[1], hash(1)));
+    assert!(fetcher.announced(now, all[0], news(1)) && fetcher.announced(now + ms(10), all[1], news(1)));
     fetcher.tick(now + ARRIVAL.0 - ms(1));
     assert_eq!(fetcher.take_effects(), []);
     fetcher.tick(now + ARRIVAL.0);
@@ -306,14 +310,14 @@ fn an_announced_block_is_given_time_to_come_by_itself() {
     let mut at = now;
     for i in 10..40 {
         at += Duration::from_secs(1);
-        fetcher.announced(at, all[0], hash(i));
+        fetcher.announced(at, all[0], news(i));
         fetcher.header(at + ms(900), all[1], hash(i), 1);
         fetcher.forget(&hash(i));
     }
     fetcher.forget(&hash(1));
     fetcher.take_effects();
     at += Duration::from_secs(1);
-    fetcher.announced(at, all[0], hash(99));
+    fetcher.announced(at, all[0], news(99));
     fetcher.tick(at + ms(1500));
     assert_eq!(asks(&fetcher.take_effects()), []);
     fetcher.tick(at + ARRIVAL.1);
@@ -333,7 +337,7 @@ fn sources_take_turns_and_two_are_asked_from_the_third_try_on() {
     let first = asks(&fetcher.take_effects());
     assert!(first.len() == WINDOW && first.iter().all(|(_, peer, _)| *peer == all[0]), "whom the header came from");
     for announcer in &all[1..] {
-        assert!(fetcher.announced(now, *announcer, hash(1)));
+        assert!(fetcher.announced(now, *announcer, news(1)));
     }
     assert_eq!(fetcher.take_effects(), [], "one at a time");
     // It brings nothing, well before the body is late: the second try.
@@ -374,12 +378,43 @@ fn garbage_puts_a_source_out_and_busy_lets_it_rest() {
     assert!(!fetcher.piece(now + ms(1001), second[1].0), "once");
     fetcher.failed(now + ms(1002), second[0].0, Failure::Garbage);
     assert_eq!(fetcher.take_effects(), [Effect::Blame(all[0], Fault::WrongData)]);
-    fetcher.announced(now + ms(1003), all[0], hash(1));
+    fetcher.announced(now + ms(1003), all[0], news(1));
     fetcher.tick(now + ms(5000));
     assert_eq!(asks(&fetcher.take_effects()), [], "nobody else, and never this one");
     fetcher.tick(now + Duration::from_secs(40));
     assert_eq!(fetcher.take_effects(), [Effect::Lost(hash(1))]);
     assert!(fetcher.is_empty());
+}
+
+#[test]
+fn who_announces_a_block_as_what_it_is_not_is_blamed_and_out_whether_its_header_came_before_or_after() {
+    let (now, all) = (Instant::now(), peers(5));
+    let (header, content, _) = block(GENESIS, 2 * PIECE_BYTES, 1);
+    let truth = Announcement::of(header.header(), header.hash());
+    let higher = Announcement { point: Point { height: 7, ..truth.point }, ..truth };
+    let longer = Announcement { body_bytes: truth.body_bytes + 1, ..truth };
+    let blamed = |core: &mut Core| {
+        let outputs = core.take_outputs();
+        let blamed = |o: &Output| if let Output::Blame(peer, Fault::WrongData) = o { Some(*peer) } else { None };
+        outputs.iter().filter_map(blamed).collect::<HashSet<_>>()
+    };
+    let mut core = Core::new(1);
+    for (peer, said) in all.iter().zip([higher, longer, truth]) {
+        assert!(core.on_announced(now, *peer, said));
+    }
+    assert!(blamed(&mut core).is_empty(), "nobody knows");
+    core.on_block(now, all[3], header, content).unwrap();
+    assert_eq!(blamed(&mut core), HashSet::from([all[0], all[1]]));
+    assert!(core.on_announced(now, all[4], longer));
+    assert_eq!(blamed(&mut core), HashSet::from([all[4]]));
+    // Whoever told the truth is a source, and they are not, though all else fails.
+    let mut asked = HashSet::new();
+    for i in 0..200 {
+        core.tick(now + ms(500 * i));
+        let outputs = core.take_outputs();
+        asked.extend(outputs.iter().filter_map(|o| if let Output::Ask { peer, .. } = o { Some(*peer) } else { None }));
+    }
+    assert_eq!(asked, HashSet::from([all[2], all[3]]));
 }
 
 #[test]
@@ -404,7 +439,7 @@ fn neighbours_that_never_spoke_of_a_block_are_asked_when_nobody_else_is_left() {
     assert!((2..=BLIND).contains(&asked.len()), "{asked:?}");
     // A block of which only its hash is known is worth no such search: anybody can invent hashes.
     fetcher.forget(&hash(1));
-    fetcher.announced(now, all[0], hash(2));
+    fetcher.announced(now, all[0], news(2));
     let mut others = 0;
     for _ in 0..100 {
         now += ms(500);
@@ -417,10 +452,10 @@ fn neighbours_that_never_spoke_of_a_block_are_asked_when_nobody_else_is_left() {
 #[test]
 fn a_flood_of_announcements_is_cut_and_blamed_and_others_are_heard() {
     let (mut fetcher, now, all) = (Fetcher::new(1), Instant::now(), peers(2));
-    let taken = (0..FETCHES_PER_PEER as u64 + 50).filter(|i| fetcher.announced(now, all[0], hash(*i))).count();
+    let taken = (0..FETCHES_PER_PEER as u64 + 50).filter(|i| fetcher.announced(now, all[0], news(*i))).count();
     assert_eq!((taken, fetcher.sourced_by(&all[0])), (FETCHES_PER_PEER, FETCHES_PER_PEER));
     assert!(fetcher.take_effects().contains(&Effect::Blame(all[0], Fault::Flood)));
-    assert!(fetcher.announced(now, all[1], hash(10_000)));
+    assert!(fetcher.announced(now, all[1], news(10_000)));
     fetcher.down(now, &all[0]);
     assert_eq!(fetcher.sourced_by(&all[0]), 0);
     // Nobody is left for those; they end by themselves.
@@ -484,7 +519,7 @@ proptest! {
         };
         for op in ops {
             match op {
-                Op::Announced(p, h) => drop(fetcher.announced(now, all[p], hash(h))),
+                Op::Announced(p, h) => drop(fetcher.announced(now, all[p], news(h))),
                 Op::Want(p, h) => drop(fetcher.want(now, all[p], hash(h))),
                 Op::Header(p, h, n) => drop(fetcher.header(now, all[p], hash(h), n)),
                 Op::Up(p) => fetcher.up(all[p]),

@@ -165,8 +165,7 @@ impl Rig {
 }
 
 fn announcement(block: &Block) -> Announcement {
-    let point = Point { height: block.header().height, hash: block.hash() };
-    Announcement { point, body_bytes: block.header().body_bytes }
+    Announcement::of(block.header(), block.hash())
 }
 
 fn topic(block: &Block) -> Vec<u8> {

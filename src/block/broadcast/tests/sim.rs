@@ -278,8 +278,7 @@ impl World {
 
     fn imported(&mut self, node: usize, hash: Hash) {
         let (header, ..) = self.blocks[&hash].clone();
-        let body_bytes = header.header().body_bytes;
-        let point = point(&header);
+        let announcement = Announcement::of(header.header(), hash);
         self.nodes[node].held.insert(hash);
         let now = self.now;
         self.nodes[node].got.entry(hash).or_insert(now);
@@ -288,7 +287,7 @@ impl World {
         assert!(announce.notify.is_empty(), "all are on the topic");
         if announce.topic {
             for to in self.nodes[node].neighbours.clone() {
-                self.send(node, to, Message::Hash(Announcement { point, body_bytes }));
+                self.send(node, to, Message::Hash(announcement));
             }
         }
         for (from, header, content) in self.nodes[node].hold.children(&hash) {
@@ -329,7 +328,7 @@ impl World {
         match message {
             _ if kind == Kind::Silent => {}
             Message::New(header, content) if self.nodes[node].held.insert(header.hash()) => {
-                let announcement = Announcement { point: point(&header), body_bytes: header.header().body_bytes };
+                let announcement = Announcement::of(header.header(), header.hash());
                 for to in self.nodes[node].mesh.clone() {
                     self.send(node, to, Message::New(header.clone(), content.clone()));
                 }

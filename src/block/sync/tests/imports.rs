@@ -52,8 +52,12 @@ fn only_who_sent_a_bad_block_is_blamed_and_what_was_handed_over_after_it_is_pull
     let [(first, liar, blocks), (second, ..), (third, ..)] = &with_chain[..] else { unreachable!() };
     assert_eq!(blocks.len(), 128);
     world.ours.import(blocks[..100].to_vec());
-    world.planner.on_imported(*first, Imported::Held(100, Some(Outcome::Invalid("bad".into()))), world.now);
-    let orphan = || Imported::Held(0, Some(Outcome::Orphan { missing: Hash::default() }));
+    world.planner.on_imported(
+        *first,
+        Imported::Held { held: 100, new: 100, stopped: Some(Outcome::Invalid("bad".into())) },
+        world.now,
+    );
+    let orphan = || Imported::Held { held: 0, new: 0, stopped: Some(Outcome::Orphan { missing: Hash::default() }) };
     world.planner.on_imported(*second, orphan(), world.now);
     world.planner.on_imported(*third, orphan(), world.now);
     let mut asked = Vec::new();

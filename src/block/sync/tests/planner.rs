@@ -39,14 +39,14 @@ impl Ours {
 
     pub(super) fn import(&self, blocks: Vec<Block>) -> Imported {
         let mut all = self.0.borrow_mut();
-        let count = blocks.len();
+        let (held, before) = (blocks.len(), all.len());
         for block in blocks {
             if block.header().height as usize == all.len() {
                 assert_eq!(block.header().parent, all[all.len() - 1].hash(), "what does not fit is not handed over");
                 all.push(block);
             }
         }
-        Imported::Held(count, None)
+        Imported::Held { held, new: all.len() - before, stopped: None }
     }
 }
 
@@ -232,6 +232,75 @@ fn a_claim_of_two_to_the_sixty_second_changes_nothing_for_who_is_in_step() {
     assert!(world.reports.len() >= 3 && world.reports.iter().all(|p| *p == liar), "N6: each pull ends");
 }
 
+/// A chain that grows by a block in two seconds: each is here by broadcast a moment before the others say that they have it.
+fn grow(
+    world: &mut World,
+    chain: &[Block],
+    honest_peers: &[PeerId],
+    seconds: u64,
+    liar: PeerId,
+    busy: bool,
+) -> Vec<State> {
+    let mut states = Vec::new();
+    for second in 0..seconds {
+        if second % 2 == 0 {
+            let next = usize::try_from(world.ours.head()).unwrap();
+            world.ours.import(vec![chain[next].clone()]);
+            honest_peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..=next])));
+        }
+        let here = usize::try_from(world.ours.head()).unwrap();
+        world.run(Duration::from_secs(1), |peer, span| match (peer == liar, busy) {
+            (true, true) => Some(Err(Failure::Busy(Duration::from_secs(10)))),
+            (true, false) => None,
+            (false, _) => honest(&chain[..here], span),
+        });
+        states.push(world.planner.state());
+    }
+    states
+}
+
+#[test]
+fn a_liar_that_is_busy_or_silent_does_not_put_a_node_out_of_step_while_the_chain_grows() {
+    let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
+    for busy in [true, false] {
+        for count in [1, 2, 5] {
+            let mut world = World::new(&chain[..100]);
+            let peers: Vec<_> = (0..count).map(|_| PeerId::random()).collect();
+            peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..100])));
+            world.run(Duration::from_secs(2), |_, _| panic!("nothing is missing"));
+            for _ in 0..3 {
+                // It comes back under another name.
+                let liar = PeerId::random();
+                world.greet(liar, Point { height: 1 << 62, hash: Hash::of(b"no such block") });
+                let states = grow(&mut world, &chain, &peers, 100, liar, busy);
+                assert!(states.iter().all(|s| *s == State::Synced), "{count} honest, busy {busy}: {states:?}");
+                world.planner.on_gone(&liar, world.now);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_liar_that_is_busy_or_silent_does_not_keep_a_node_from_coming_into_step() {
+    let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
+    for (count, within) in [(1, 60), (3, 5)] {
+        for busy in [true, false] {
+            let mut world = World::new(&chain[..100]);
+            let (liar, peers) = (PeerId::random(), (0..count).map(|_| PeerId::random()).collect::<Vec<_>>());
+            world.greet(liar, Point { height: 1 << 62, hash: Hash::of(b"no such block") });
+            peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..200])));
+            world.run(Duration::from_secs(5), |peer, span| match (peer == liar, busy) {
+                (true, true) => Some(Err(Failure::Busy(Duration::from_secs(10)))),
+                (true, false) => None,
+                (false, _) => honest(&chain[..200], span),
+            });
+            assert_eq!(world.ours.head(), 200);
+            let states = grow(&mut world, &chain, &peers, 120, liar, busy);
+            assert!(states[within..].iter().all(|s| *s == State::Synced), "{count} honest, busy {busy}: {states:?}");
+        }
+    }
+}
+
 #[test]
 fn a_fresh_node_with_a_liar_and_an_honest_peer_syncs_and_is_in_step() {
     let chain = Maker::new(1).row(&kit::genesis(), 600, 0);
@@ -251,7 +320,7 @@ fn answers_that_nobody_asked_for_change_nothing() {
     let pulled = || Pulled { blocks: chain.clone(), bytes: 5000 };
     world.planner.on_pulled(1, Ok(pulled()), world.now);
     world.planner.on_headers(1, Ok(Vec::new()), &world.ours, world.now);
-    world.planner.on_imported(1, Imported::Held(10, None), world.now);
+    world.planner.on_imported(1, Imported::Held { held: 10, new: 10, stopped: None }, world.now);
     world.planner.on_proven(1, Ok(()), &world.ours, world.now);
     world.greet(PeerId::random(), head_of(&chain));
     world.now += Duration::from_secs(1);

@@ -262,7 +262,9 @@ impl Sim {
                 if self.lives[a] == life {
                     let node = &mut self.nodes[a];
                     let result = match node.core.import_segment(blocks, Origin::File, NOW) {
-                        Ok((outcome, _)) => Imported::Held(outcome.held, outcome.stopped),
+                        Ok((outcome, _)) => {
+                            Imported::Held { held: outcome.held, new: outcome.new, stopped: outcome.stopped }
+                        }
                         Err(_) => Imported::Refused,
                     };
                     node.planner.on_imported(id, result, now);

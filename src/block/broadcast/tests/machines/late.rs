@@ -9,7 +9,7 @@ fn fetch(pieces: usize, drips: &[PeerId], quick: &[PeerId], announced: bool) -> 
     fetcher.header(start, drips[0], hash(1), pieces);
     if announced {
         for peer in drips[1..].iter().chain(quick) {
-            assert!(fetcher.announced(start + ms(100), *peer, hash(1)));
+            assert!(fetcher.announced(start + ms(100), *peer, news(1)));
         }
     }
     let mut open: Vec<(AskId, PeerId, Instant)> = Vec::new();
@@ -70,7 +70,7 @@ fn who_announced_a_body_that_is_late_is_asked_before_others() {
         // One has a child of it, one sent its header, one has it.
         fetcher.want(now, all[0], hash(1));
         fetcher.header(now, all[1], hash(1), 4);
-        fetcher.announced(now, all[2], hash(1));
+        fetcher.announced(now, all[2], news(1));
         let late = ms(1000 + 66 * 4);
         let mut drip = asks(&fetcher.take_effects()).into_iter().filter(|(_, peer, _)| *peer == all[1]);
         for at in [ms(500), ms(1000)] {

@@ -18,8 +18,7 @@ async fn next<T>(queue: &mut mpsc::Receiver<T>) -> T {
 }
 
 fn announcement(block: &Block, by: &PeerId) -> Vec<u8> {
-    let point = Point { height: block.header().height, hash: block.hash() };
-    Announcement { point, body_bytes: block.header().body_bytes }.to_topic(by)
+    Announcement::of(block.header(), block.hash()).to_topic(by)
 }
 
 /// A peer that announces by hand, and is asked.
