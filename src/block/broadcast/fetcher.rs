@@ -60,6 +60,8 @@ const LATE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_milli
 pub(super) const CROWD: usize = 4;
 /// A source that was busy is not asked again for this long.
 const REST: Duration = Duration::from_secs(1);
+/// How often a source may be too busy to give a header.
+const BUSIES: u32 = 5;
 /// A header that was fetched is being judged for at most this long.
 const JUDGING: Duration = Duration::from_secs(5);
 /// Announcements over the cap in a row before they count as a flood.
@@ -140,6 +142,8 @@ struct Source {
     /// It said that it has the block, and what block that is.
     said: Option<Announcement>,
     failures: u32,
+    /// How often it had too much to do.
+    busy: u32,
     turn: Turn,
 }
 
@@ -314,10 +318,17 @@ impl Fetcher {
     }
 
     fn add(&mut self, now: Instant, peer: PeerId, hash: Hash, said: Option<Announcement>, not_before: Instant) -> bool {
-        let load = self.loads.entry(peer).or_default();
         let known = self.entries.get(&hash);
         let new_source = known.is_none_or(|e| e.sources.iter().all(|s| s.peer != peer));
-        if new_source && (load.entries >= PER_PEER || (known.is_none() && self.entries.len() >= MAX_ENTRIES)) {
+        let many = self.loads.get(&peer).is_some_and(|l| l.entries >= PER_PEER);
+        if new_source && known.is_none() && !many && self.entries.len() >= MAX_ENTRIES {
+            // What nobody has shown to exist gives way to what was: hashes cost nothing. It is not this peer's fault that there are so many.
+            let Some(victim) = self.least_wanted().filter(|_| said.is_none()) else { return false };
+            self.forget(&victim);
+            self.effects.push(Effect::Lost(victim));
+        }
+        let load = self.loads.entry(peer).or_default();
+        if new_source && many {
             load.refused += 1;
             if load.refused > FLOOD {
                 load.refused = 0;
@@ -369,11 +380,18 @@ impl Fetcher {
                 load.entries -= 1;
             }
         }
-        entry.sources.push(Source { peer, said, failures: 0, turn: Turn::Idle(now) });
+        entry.sources.push(Source { peer, said, failures: 0, busy: 0, turn: Turn::Idle(now) });
         entry.budget += 1;
         entry.alone = None;
         self.loads.entry(peer).or_default().entries += 1;
         true
+    }
+
+    /// Of the blocks of which there is no header, one of the peer that announces most.
+    fn least_wanted(&self) -> Option<Hash> {
+        let most = |e: &Entry| e.sources.iter().filter_map(|s| self.loads.get(&s.peer)).map(|l| l.entries).max();
+        let bare = self.entries.iter().filter(|(_, e)| e.slots.is_none());
+        bare.max_by_key(|(hash, e)| (most(e), **hash)).map(|(hash, _)| *hash)
     }
 
     /// A good piece came. `false`: nobody waited for it.
@@ -429,7 +447,10 @@ impl Fetcher {
         let of_block = entry.slots.is_none();
         let Some(source) = entry.sources.iter_mut().find(|s| s.peer == *peer) else { return };
         if failure == Failure::Busy {
-            source.turn = Turn::Idle(now + REST);
+            source.busy += 1;
+            // Nobody but those who announced it can be asked, so one that is always busy would keep a place for nothing.
+            let never = of_block && source.busy >= BUSIES;
+            source.turn = if never { Turn::Out } else { Turn::Idle(now + REST) };
             return;
         }
         source.failures += 1;

@@ -402,12 +402,12 @@ impl Core {
         let done: Vec<Point> = self.path.drain(..count).collect();
         for point in done {
             for header in self.tree.commit(point.hash) {
-                let retired = self.retired.add(&header, point.height);
+                let retired = self.retired.add(&header, point.height, now);
                 self.change.retired.push(retired);
             }
             self.change.committed.push(point);
         }
-        let expired = self.retired.expire(self.tree.root().height);
+        let expired = self.retired.expire(self.tree.root().height, now);
         self.change.expired.extend(expired);
     }
 

@@ -22,7 +22,7 @@ const WAITING_PER_SOURCE: usize = 1024;
 /// Others that are asked when the one who announced it does not deliver. Gossip tells each news once, so nobody else announces it:
 /// without them a neighbour could keep transactions from us by being the first to name them.
 pub(super) const OTHERS: usize = 2;
-/// Announcements of one neighbour that it did not deliver itself, until [`Fetches::forgive`], after which no more are looked at: each
+/// Announcements of one neighbour that it did not deliver itself, of late ([`Fetches::forgive`]), after which no more are looked at: each
 /// of them makes us ask others, and whoever names what does not exist could have us ask without end.
 const FAILURES: u32 = 16;
 
@@ -75,12 +75,31 @@ impl Fetches {
             self.start(received, hash, others);
             return None;
         }
-        let of_source = self.waiting.iter().filter(|(waits, ..)| waits.source == source).count();
-        if self.waiting.len() >= WAITING || of_source >= WAITING_PER_SOURCE {
+        let of_source = self.waiting_of(&source);
+        if of_source >= WAITING_PER_SOURCE {
+            return Some(received);
+        }
+        if self.waiting.len() >= WAITING && !self.make_room(of_source) {
             return Some(received);
         }
         self.waiting.push_back((received, hash, others));
         None
+    }
+
+    fn waiting_of(&self, source: &PeerId) -> usize {
+        self.waiting.iter().filter(|(waits, ..)| waits.source == *source).count()
+    }
+
+    /// The newest announcement of the neighbour with most of them goes, if it has more than `than`.
+    fn make_room(&mut self, than: usize) -> bool {
+        let mut counts: HashMap<PeerId, usize> = HashMap::new();
+        for (waits, ..) in &self.waiting {
+            *counts.entry(waits.source).or_default() += 1;
+        }
+        let most = counts.into_iter().filter(|(_, count)| *count > than + 1).max_by_key(|(_, count)| *count);
+        let last = most.and_then(|(peer, _)| self.waiting.iter().rposition(|(waits, ..)| waits.source == peer));
+        // Dropped, it is ignored.
+        last.and_then(|at| self.waiting.remove(at)).is_some()
     }
 
     fn has_room(&self, source: &PeerId) -> bool {
@@ -91,9 +110,13 @@ impl Fetches {
         self.failures.get(source).is_some_and(|failures| *failures >= FAILURES)
     }
 
-    /// What was not delivered is forgotten; to be called every few seconds.
+    /// A quarter of what was not delivered is forgotten; to be called every few seconds. Whoever fills its places with what never comes is
+    /// over the limit all the time.
     pub(super) fn forgive(&mut self) {
-        self.failures.clear();
+        self.failures.retain(|_, failures| {
+            *failures -= failures.div_ceil(4);
+            *failures > 0
+        });
     }
 
     fn start(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) {
@@ -114,6 +137,18 @@ impl Fetches {
         });
     }
 
+    /// Of those that wait and may be started, the oldest one of the neighbour with fewest under way.
+    fn next_in_turn(&self) -> Option<usize> {
+        if self.flying.len() >= FETCHING {
+            return None;
+        }
+        let mut flying: HashMap<PeerId, usize> = HashMap::new();
+        self.flying.values().for_each(|source| *flying.entry(*source).or_default() += 1);
+        let of = |source: &PeerId| flying.get(source).copied().unwrap_or(0);
+        let waiting = self.waiting.iter().enumerate().map(|(at, (waits, ..))| (of(&waits.source), at));
+        waiting.filter(|(count, _)| *count < PER_SOURCE).min().map(|(_, at)| at)
+    }
+
     /// The next one that ended, to be given to [`Fetches::settle`]. Pending while there is none; cancel-safe.
     pub(super) async fn next(&mut self) -> Fetched {
         match self.jobs.join_next().await {
@@ -130,7 +165,7 @@ impl Fetches {
         if !ended.delivered && !known(&ended.hash) {
             *self.failures.entry(ended.received.source).or_default() += 1;
         }
-        while let Some(at) = self.waiting.iter().position(|(waits, ..)| self.has_room(&waits.source)) {
+        while let Some(at) = self.next_in_turn() {
             let Some((received, hash, others)) = self.waiting.remove(at) else { break };
             // Dropped, it is ignored.
             if !self.is_dishonest(&received.source) && !known(&hash) {

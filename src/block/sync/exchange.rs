@@ -100,10 +100,10 @@ impl Exchange {
         }
     }
 
-    /// Pulls blocks. They are of the right form, and nothing else is known of them.
-    pub(super) async fn pull(self, peer: PeerId, span: Span) -> Result<Vec<RawBlock>, Failure> {
+    /// Pulls blocks, of `bytes` at most together or one alone. They are of the right form, and nothing else is known of them.
+    pub(super) async fn pull(self, peer: PeerId, span: Span, bytes: usize) -> Result<Vec<RawBlock>, Failure> {
         self.trace.pull(true, peer, span.start, span.count);
-        let raw = self.pull.request(peer, wire::pull_request(span)).await.map_err(|e| failure(&e))?;
+        let raw = self.pull.request(peer, wire::pull_request(span, bytes)).await.map_err(|e| failure(&e))?;
         let push = wire::read_push_response(raw, span).ok_or(Failure::Wrong)?;
         match &push {
             Push::Blocks(blocks) => {

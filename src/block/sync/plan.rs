@@ -64,8 +64,8 @@ pub(super) trait View {
 /// What is to be done. Each with an `id` ends with the call that carries it.
 #[derive(Debug)]
 pub(super) enum Output {
-    /// PULL_BLOCK; ends with [`Planner::on_pulled`].
-    Pull { id: u64, peer: PeerId, span: Span },
+    /// PULL_BLOCK, for an answer of at most `bytes` or one block; ends with [`Planner::on_pulled`].
+    Pull { id: u64, peer: PeerId, span: Span, bytes: usize },
     /// Headers by height; ends with [`Planner::on_headers`].
     Headers { id: u64, peer: PeerId, ladder: Ladder },
     /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`]. `told`:

@@ -38,6 +38,8 @@ use crate::{
     primitives::PeerId,
 };
 
+/// A pull that took less, a quarter of what it may, shows that our line bears more.
+const EASY: Duration = Duration::from_millis(2500);
 /// Without a block for this long we are stalled.
 const STALL: Duration = Duration::from_secs(30);
 /// Between tries when stalled, and before a run begins with a peer whose blocks most others contradicted.
@@ -104,6 +106,8 @@ pub(super) struct Planner {
     last_id: u64,
     size: Size,
     pace: Pace,
+    /// Pulls under way at most: half of it when one ran out of time, one more for each that came quickly.
+    window: usize,
     /// No run begins before.
     pause_until: Option<Instant>,
     progress: Instant,
@@ -134,6 +138,7 @@ impl Planner {
             last_id: 0,
             size: Size::default(),
             pace: Pace::default(),
+            window: pull::IN_FLIGHT,
             pause_until: None,
             progress: now,
             twice: 0,
@@ -187,7 +192,11 @@ impl Planner {
         match result {
             Ok(Pulled { blocks, bytes }) => {
                 self.size.saw(blocks.len(), bytes);
-                self.pace.saw(now.saturating_duration_since(since));
+                let took = now.saturating_duration_since(since);
+                self.pace.saw(took);
+                if took < EASY && !self.size.double() {
+                    self.window = (self.window + 1).min(pull::IN_FLIGHT);
+                }
                 self.claims.silent(&peer, false);
                 let outvoted = self.claims.outvote(&peer, &blocks);
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
@@ -210,6 +219,12 @@ impl Planner {
                 let fault = self.on_failure(peer, failure, now);
                 if failure == Failure::Timeout {
                     self.claims.silent(&peer, true);
+                    // All of them share our line: with fewer and smaller ones each may come in time. A liar that lets pulls run out of
+                    // time is outweighed by each one that comes.
+                    match self.window.min(self.under_way_in_all() + 1) {
+                        ..=pull::LEAST_IN_FLIGHT => self.size.shrink(),
+                        many => self.window = (many / 2).max(pull::LEAST_IN_FLIGHT),
+                    }
                 }
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
                 if matches!(failure, Failure::Wrong | Failure::Invalid) {

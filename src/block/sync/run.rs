@@ -352,13 +352,18 @@ fn point(block: &Block) -> Point {
 #[derive(Debug)]
 pub(super) struct Size {
     average: f64,
+    /// Bytes to ask for at once: less when the line is slow.
+    goal: usize,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { average: 0.0 }
+        Self { average: 0.0, goal: SOFT_BYTES }
     }
 }
+
+/// The least that is asked for at once: in the time of a pull a modem brings it.
+const LEAST_BYTES: usize = 32 * 1024;
 
 impl Size {
     pub(super) fn saw(&mut self, blocks: usize, bytes: usize) {
@@ -368,9 +373,26 @@ impl Size {
         }
     }
 
+    /// A pull ran out of time, and no smaller number of them would help.
+    pub(super) fn shrink(&mut self) {
+        self.goal = (self.goal / 4).max(LEAST_BYTES);
+    }
+
+    /// A pull came quickly. False when as much is asked for at once as there may be.
+    pub(super) fn double(&mut self) -> bool {
+        let full = self.goal >= SOFT_BYTES;
+        self.goal = (self.goal * 2).min(SOFT_BYTES);
+        !full
+    }
+
+    /// Bytes to ask for at once.
+    pub(super) fn bytes(&self) -> usize {
+        self.goal
+    }
+
     /// Blocks to ask for at once.
     pub(super) fn count(&self) -> u32 {
-        let fit = SOFT_BYTES as f64 / self.average.max(1.0);
+        let fit = self.goal as f64 / self.average.max(1.0);
         if fit >= f64::from(MAX_COUNT) { MAX_COUNT } else { (fit as u32).max(1) } // below 128
     }
 }
@@ -525,6 +547,18 @@ mod tests {
         assert_eq!(size.count(), MAX_COUNT);
         size.saw(1, usize::MAX);
         assert_eq!(size.count(), 1);
+    }
+
+    #[test]
+    fn less_is_asked_for_when_pulls_run_out_of_time_and_more_again_when_they_come() {
+        let mut size = Size::default();
+        size.saw(10, 10 << 20);
+        (0..3).for_each(|_| size.shrink());
+        assert_eq!((size.bytes(), size.count()), (LEAST_BYTES, 1));
+        size.shrink();
+        assert_eq!(size.bytes(), LEAST_BYTES);
+        let steps = std::iter::repeat_with(|| size.double()).take_while(|more| *more).count();
+        assert_eq!((steps, size.count()), (6, 2));
     }
 
     #[test]

@@ -419,9 +419,9 @@ impl Service {
     fn carry_out(&mut self, output: Output) {
         let exchange = self.exchange.clone();
         match output {
-            Output::Pull { id, peer, span } => {
+            Output::Pull { id, peer, span, bytes } => {
                 self.jobs.spawn(async move {
-                    match exchange.pull(peer, span).await {
+                    match exchange.pull(peer, span, bytes).await {
                         Ok(raw) => Done::Answered(id, span, raw),
                         Err(failure) => Done::Pulled(id, Err(failure)),
                     }

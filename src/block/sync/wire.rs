@@ -167,8 +167,10 @@ impl Span {
     }
 }
 
-pub(super) fn pull_request(span: Span) -> pb::PullBlock {
-    pb::PullBlock { start: span.start, count: span.count, max_bytes: u32::try_from(SOFT_BYTES).unwrap_or(0) }
+/// Asks for blocks of `bytes` at most together, or for one alone.
+pub(super) fn pull_request(span: Span, bytes: usize) -> pb::PullBlock {
+    let max_bytes = u32::try_from(bytes.min(SOFT_BYTES)).unwrap_or(0); // 2 MiB at most
+    pb::PullBlock { start: span.start, count: span.count, max_bytes }
 }
 
 /// What is asked for, and how many bytes at most; `None` for nonsense.

@@ -10,6 +10,7 @@ use crate::block::{
     chain::{Branch, Core, ForkChoice, Longest, Memory, Norn, Outcome},
     kit,
 };
+use crate::primitives::UnixMillis;
 
 fn open(choice: &Arc<dyn ForkChoice>, depth: u64) -> (Core, Arc<Memory>) {
     let store = Arc::new(Memory::default());
@@ -168,7 +169,10 @@ fn what_lost_is_known_and_served_for_a_while_and_nothing_builds_on_it() {
     feed(&mut core, &more);
     assert_eq!(core.committed().height, 100);
     assert!(store.header(&child.hash()).unwrap().is_some(), "for a hundred heights");
-    feed(&mut core, &kit::Maker::new(1).row(&more[98], 1, 0));
+    let next = kit::Maker::new(1).row(&more[98], 2, 0);
+    feed(&mut core, &next[..1]);
+    assert!(store.header(&child.hash()).unwrap().is_some(), "and for a minute");
+    core.import(next[1].clone(), Origin::File, UnixMillis(kit::NOW.0 + 60_000)).unwrap();
     assert_eq!(store.header(&child.hash()).unwrap(), None);
     assert_eq!(store.retired().unwrap().len(), 0);
     assert_eq!(outcome(&mut core, &loser), Outcome::OutOfWindow);

@@ -486,6 +486,63 @@ async fn a_source_that_never_answers_holds_up_nothing_but_its_own_share() {
 }
 
 #[tokio::test]
+async fn four_sources_that_announce_what_never_comes_do_not_keep_out_a_fifth() {
+    let board = Board::default();
+    let has = node_on(&board, false, true, kit::rules(12), system());
+    let wants = node_on(&board, false, true, kit::rules(12), system());
+    let (asking, mut asked) = mpsc::channel(64);
+    let mut number = 0_u64;
+    for _ in 0..4 {
+        let asking = asking.clone();
+        let hangs = answering(&board, move |inbound| drop(asking.try_send(inbound)));
+        for _ in 0..16 + 1024 {
+            number += 1;
+            let transaction = [&number.to_be_bytes()[..], &[0; MAX_WHOLE]].concat();
+            let (received, _) = Received::watched(hangs, News::encode(&transaction.into()));
+            wants.gossip.send(received).await.unwrap();
+        }
+    }
+    let mut kept = Vec::new();
+    for _ in 0..64 {
+        kept.push(within(asked.recv()).await.unwrap());
+    }
+    has.handle.submit(large(1)).await.unwrap();
+    let (received, mut verdict) = Received::watched(has.address, News::encode(&large(1)));
+    wants.gossip.send(received).await.unwrap();
+    // The queue of the actor is empty when it answers: then the announcement waits among the others.
+    wants.handle.submit(large(2)).await.unwrap();
+    kept.into_iter().for_each(|inbound| inbound.refuse(Status::NotFound));
+    assert_eq!(within(verdict.recv()).await, Some(pubsub::Verdict::Accept));
+    wants.end().await;
+    has.end().await;
+}
+
+#[tokio::test]
+async fn transactions_of_a_branch_that_lost_to_a_long_one_wait_again() {
+    let rules = Rules { choice: Arc::new(Longest), ..kit::rules(12) };
+    let node = node(false, true, rules, system());
+    let ours = [large(1), large(2)];
+    for transaction in &ours {
+        node.handle.submit(transaction.clone()).await.unwrap();
+    }
+    let first = Maker::new(1).block(&kit::genesis(), 1000, &[ours[0].to_vec()]);
+    let second = Maker::new(1).block(&first, 1000, &[ours[1].to_vec()]);
+    node.chain.import_segment(vec![first, second], Origin::File).await.unwrap();
+    node.until(|n| n.metrics.transactions.get() == 0).await;
+    // Catching up goes far beyond the heights for which a block that lost is kept.
+    let theirs = Maker::new(2).row(&kit::genesis(), 300, 0);
+    for part in theirs.chunks(128) {
+        node.chain.import_segment(part.to_vec(), Origin::File).await.unwrap();
+    }
+    assert_eq!(node.chain.status().committed.height, 288);
+    node.until(|n| n.metrics.transactions.get() == 2).await;
+    for transaction in &ours {
+        assert_eq!(node.handle.submit(transaction.clone()).await, Err(SubmitError::Pool(PoolError::Known)));
+    }
+    node.end().await;
+}
+
+#[tokio::test]
 async fn announcements_that_a_block_has_overtaken_are_nobodys_failure() {
     let board = Board::default();
     let wants = node_on(&board, false, true, kit::rules(12), system());

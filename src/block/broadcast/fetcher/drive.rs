@@ -309,7 +309,7 @@ impl Fetcher {
         let pick = self.below(others.len());
         let (Some(peer), Some(entry)) = (others.get(pick), self.entries.get_mut(hash)) else { return false };
         entry.blind += 1;
-        entry.sources.push(Source { peer: *peer, said: None, failures: 0, turn: Turn::Idle(now) });
+        entry.sources.push(Source { peer: *peer, said: None, failures: 0, busy: 0, turn: Turn::Idle(now) });
         self.loads.entry(*peer).or_default().entries += 1;
         true
     }

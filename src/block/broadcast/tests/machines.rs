@@ -15,8 +15,8 @@ use super::{
         assembly::{Assembly, Inserted, PER_HEIGHT, PER_PEER, PER_PRODUCER, Piece, STALE, Served, TOTAL, WAITING},
         core::{Asked, Core, Output},
         fetcher::{
-            ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_TRIES, PER_PEER as FETCHES_PER_PEER,
-            WINDOW,
+            ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_ENTRIES, MAX_TRIES,
+            PER_PEER as FETCHES_PER_PEER, WINDOW,
         },
         hold::{HELD, Hold, Until},
         known::{Known, PER_PEER as KNOWN_PER_PEER, Recent},
@@ -447,6 +447,40 @@ fn neighbours_that_never_spoke_of_a_block_are_asked_when_nobody_else_is_left() {
         others += asks(&fetcher.take_effects()).iter().filter(|(_, peer, _)| *peer != all[0]).count();
     }
     assert_eq!(others, 0);
+}
+
+#[test]
+fn hashes_that_nobody_has_shown_to_exist_give_way_to_a_header_and_whoever_is_always_busy_keeps_no_place() {
+    let (mut fetcher, now, liars) = (Fetcher::new(1), Instant::now(), peers(MAX_ENTRIES / FETCHES_PER_PEER));
+    for (i, liar) in (0..).zip(&liars) {
+        let (from, to) = (i * FETCHES_PER_PEER as u64, (i + 1) * FETCHES_PER_PEER as u64);
+        assert!((from..to).all(|n| fetcher.announced(now, *liar, news(n))));
+    }
+    let honest = peers(1)[0];
+    assert_eq!(fetcher.len(), MAX_ENTRIES);
+    for n in 0..50 {
+        assert!(!fetcher.announced(now, honest, news(1_000_000 + n)), "there is no room for one more hash");
+    }
+    for n in 0..FETCHES_PER_PEER as u64 {
+        assert!(fetcher.header(now, honest, hash(2_000_000 + n), 2), "but for a block");
+    }
+    assert_eq!(fetcher.len(), MAX_ENTRIES);
+    assert!(
+        !fetcher.take_effects().iter().any(|e| matches!(e, Effect::Blame(..))),
+        "nobody flooded us but those who did"
+    );
+    // One that is asked and always busy.
+    let mut fetcher = Fetcher::new(1);
+    assert!(fetcher.announced(now, liars[0], news(1)));
+    let mut at = now;
+    for _ in 0..90 {
+        at += ms(500);
+        fetcher.tick(at);
+        for (id, ..) in asks(&fetcher.take_effects()) {
+            fetcher.failed(at, id, Failure::Busy);
+        }
+    }
+    assert!(fetcher.is_empty() && at < now + MAX_AGE / 2);
 }
 
 #[test]

@@ -20,7 +20,9 @@ use crate::primitives::PeerId;
 /// not keep everybody waiting.
 const PER_PEER: usize = 2;
 /// Pulls under way in all, with those whose answers are being checked.
-const IN_FLIGHT: usize = 16;
+pub(super) const IN_FLIGHT: usize = 16;
+/// The least that it becomes on a slow line: one that hangs does not keep everybody waiting.
+pub(super) const LEAST_IN_FLIGHT: usize = 2;
 /// A pull is late after this, and after [`SLOWER`] times what pulls take: on a slow line all of them take long, and to ask
 /// twice would make it slower.
 const LATE: Duration = Duration::from_secs(2);
@@ -102,7 +104,7 @@ impl Planner {
             }
             let id = self.id();
             self.flights.insert(id, Flight { peer, span, run: self.runs, since: now, answered: false });
-            self.out.push(Output::Pull { id, peer, span });
+            self.out.push(Output::Pull { id, peer, span, bytes: self.size.bytes() });
         }
     }
 
@@ -118,7 +120,10 @@ impl Planner {
         let last = self.asked_for(span).map(|f| f.since).max();
         let late = last.is_some_and(|since| now.saturating_duration_since(since) >= self.pace.late());
         // Beyond the others, or slow peers that have all places would keep everybody waiting.
-        late && self.asked_for(span).count() < AT_ONCE && self.flights.len() < IN_FLIGHT + AT_ONCE
+        // On a slow line that would make it slower still.
+        late && self.window > LEAST_IN_FLIGHT
+            && self.asked_for(span).count() < AT_ONCE
+            && self.flights.len() < IN_FLIGHT + AT_ONCE
     }
 
     /// Somebody else to be asked for all of these: whoever has proven most.
@@ -149,7 +154,7 @@ impl Planner {
         now: Instant,
         random: &mut impl FnMut() -> f64,
     ) -> Option<(Span, PeerId)> {
-        if self.flights.len() + started.len() >= IN_FLIGHT {
+        if self.under_way_in_all() + started.len() >= self.window {
             return None;
         }
         let free = asked.iter().filter(|asked| self.is_free(asked, started, span.start, now));
@@ -160,8 +165,13 @@ impl Planner {
             let busy = self.under_way(peer, started);
             (tried, beside.contains(peer), c.failures(), c.proven == 0, busy, (random() * 1024.0) as u32) // below 1024
         })?;
-        let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count);
+        let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count).min(self.size.count());
         Some((Span { start: span.start, count }, *peer))
+    }
+
+    /// Pulls from peers that are still there.
+    pub(super) fn under_way_in_all(&self) -> usize {
+        self.flights.values().filter(|f| self.claims.get(&f.peer).is_some()).count()
     }
 
     fn under_way(&self, peer: &PeerId, started: &[(Span, PeerId)]) -> usize {

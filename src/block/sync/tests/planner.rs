@@ -121,7 +121,7 @@ impl World {
             });
             for output in outputs {
                 match output {
-                    Output::Pull { id, peer, span } => match answer(peer, span) {
+                    Output::Pull { id, peer, span, .. } => match answer(peer, span) {
                         Some(result) => {
                             let result = result.map(|blocks| Pulled { bytes: 500 * blocks.len(), blocks });
                             self.planner.on_pulled(id, result, self.now);
@@ -289,7 +289,7 @@ fn a_liar_that_is_busy_or_silent_does_not_keep_a_node_from_coming_into_step() {
             let (liar, peers) = (PeerId::random(), (0..count).map(|_| PeerId::random()).collect::<Vec<_>>());
             world.greet(liar, Point { height: 1 << 62, hash: Hash::of(b"no such block") });
             peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..200])));
-            world.run(Duration::from_secs(5), |peer, span| match (peer == liar, busy) {
+            world.run(Duration::from_secs(30), |peer, span| match (peer == liar, busy) {
                 (true, true) => Some(Err(Failure::Busy(Duration::from_secs(10)))),
                 (true, false) => None,
                 (false, _) => honest(&chain[..200], span),
@@ -299,6 +299,63 @@ fn a_liar_that_is_busy_or_silent_does_not_keep_a_node_from_coming_into_step() {
             assert!(states[within..].iter().all(|s| *s == State::Synced), "{count} honest, busy {busy}: {states:?}");
         }
     }
+}
+
+#[test]
+fn a_slow_line_brings_a_chain_all_the_same() {
+    // Pulls share a line of 32 KB a second, which brings in the time of a pull a sixth of one of full size; bodies have 40 KB.
+    const LINE: usize = 32_000;
+    const BLOCK: usize = 40_000;
+    let chain = Maker::new(1).row(&kit::genesis(), 100, 0);
+    let mut world = World::new(&[]);
+    (0..16).for_each(|_| world.greet(PeerId::random(), head_of(&chain)));
+    // With how much its answer has, and how much of it came.
+    let mut pulls: Vec<(u64, Span, usize, usize, Instant)> = Vec::new();
+    let (start, mut timeouts) = (world.now, 0);
+    while world.ours.head() < 100 && world.now < start + Duration::from_secs(1200) {
+        let mut number = 0.3;
+        for output in world.planner.poll(&world.ours, world.now, &mut || {
+            number = (number * 7.77_f64).fract();
+            number
+        }) {
+            match output {
+                Output::Pull { id, span, bytes, .. } => {
+                    let blocks = (span.count as usize).min(bytes / BLOCK).max(1);
+                    pulls.push((
+                        id,
+                        Span { count: u32::try_from(blocks).unwrap(), ..span },
+                        blocks * BLOCK,
+                        0,
+                        world.now,
+                    ));
+                }
+                Output::Import { id, blocks, .. } => {
+                    let result = world.ours.import(blocks);
+                    world.planner.on_imported(id, result, world.now);
+                }
+                _ => {}
+            }
+        }
+        world.now += Duration::from_millis(100);
+        let share = LINE / 10 / pulls.len().max(1);
+        pulls.iter_mut().for_each(|(.., came, _)| *came += share);
+        let now = world.now;
+        let late = |since: Instant| now >= since + Duration::from_secs(10);
+        let ended = pulls.extract_if(.., |(.., all, came, since)| *came >= *all || late(*since));
+        for (id, span, all, came, _) in ended.collect::<Vec<_>>() {
+            let whole = came >= all;
+            timeouts += usize::from(!whole);
+            let result = match honest(&chain, span) {
+                Some(Ok(blocks)) if whole => Ok(Pulled { bytes: BLOCK * blocks.len(), blocks }),
+                _ => Err(Failure::Timeout),
+            };
+            world.planner.on_pulled(id, result, now);
+        }
+    }
+    let took = world.now - start;
+    assert_eq!(world.ours.head(), 100, "{timeouts} pulls ran out of time");
+    // The line alone takes 125 s.
+    assert!(took < Duration::from_secs(600), "{took:?}, {timeouts} pulls ran out of time");
 }
 
 #[test]

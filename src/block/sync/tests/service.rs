@@ -14,8 +14,8 @@ use crate::{
         sync::{
             self, Deps, Handle, Metrics, Settings, State,
             wire::{
-                Greeting, Headers, Ladder, Pull, Push, Shakehand, Span, headers_request, pull_request, push_response,
-                read_pull_request, read_push_response,
+                Greeting, Headers, Ladder, Pull, Push, SOFT_BYTES, Shakehand, Span, headers_request, pull_request,
+                push_response, read_pull_request, read_push_response,
             },
         },
         trace::{Code, Trace},
@@ -227,7 +227,7 @@ async fn blocks_are_pulled_from_packs_and_from_where_others_are() {
     let asking = Raw::join(&boards);
     for (start, count) in [(1, 128), (140, 128), (151, 20), (190, 128), (450, 128)] {
         let span = Span { start, count };
-        let answer = asking.ask.request(old.id, pull_request(span)).await.unwrap();
+        let answer = asking.ask.request(old.id, pull_request(span, SOFT_BYTES)).await.unwrap();
         let Some(Push::Blocks(blocks)) = read_push_response(answer, span) else { panic!("no blocks from {start}") };
         for (height, block) in (start..).zip(&blocks) {
             let expected = packed.iter().chain(&alone).nth(usize::try_from(height).unwrap() - 1).unwrap();
@@ -283,7 +283,7 @@ async fn another_genesis_is_refused_and_not_asked() {
     let answer = raw.greet.request(ours.id, greeting.to_wire()).await;
     assert_eq!(answer.unwrap_err(), RequestError::Status(Status::Refused));
     let span = Span { start: 1, count: 5 };
-    assert!(raw.ask.request(ours.id, pull_request(span)).await.is_ok(), "nobody knows it");
+    assert!(raw.ask.request(ours.id, pull_request(span, SOFT_BYTES)).await.is_ok(), "nobody knows it");
     ours.net.up(raw.id);
     let known = async {
         while !ours.handle.is_foreign(&raw.id) {
@@ -291,7 +291,10 @@ async fn another_genesis_is_refused_and_not_asked() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), known).await.expect("it is foreign while it is connected");
-    assert_eq!(raw.ask.request(ours.id, pull_request(span)).await, Err(RequestError::Status(Status::Refused)));
+    assert_eq!(
+        raw.ask.request(ours.id, pull_request(span, SOFT_BYTES)).await,
+        Err(RequestError::Status(Status::Refused))
+    );
     let ladder = Ladder { start: 1, count: 5, stride: 1 };
     let headers = raw.ask_headers.request(ours.id, headers_request(ladder)).await;
     assert_eq!(headers, Err(RequestError::Status(Status::Refused)));

@@ -307,7 +307,7 @@ impl Sim {
         let life = self.lives[a];
         for output in outputs {
             match output {
-                Output::Pull { id, peer, span } => {
+                Output::Pull { id, peer, span, .. } => {
                     let (rtt, result) = self.pull(a, peer, span);
                     self.push(rtt, Happening::Pulled(a, life, id, result));
                 }
