@@ -3,6 +3,7 @@
 //! after the head was made: so several producers take turns as it comes, and forks are rare.
 
 mod fetch;
+mod metrics;
 pub mod wire;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -14,6 +15,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
+pub use self::metrics::Metrics;
 use self::{
     fetch::{Fetched, Fetches, OTHERS},
     wire::{GetTransaction, News},
@@ -33,7 +35,6 @@ use crate::{
     },
     primitives::{Clock, Hash, NetworkId, PeerId, UnixMillis},
     runtime::Stop,
-    telemetry::{Counter, Gauge, Registry},
     wire::Status,
 };
 
@@ -70,50 +71,6 @@ pub enum SubmitError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopped,
-}
-
-/// Counters of pool and production, registered under `vos_block_pool`. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    /// Transactions that wait.
-    pub transactions: Gauge,
-    /// Their bytes.
-    pub bytes: Gauge,
-    /// Transactions submitted here and taken.
-    pub submitted: Counter,
-    /// Transactions from peers that were new and are passed on.
-    pub accepted: Counter,
-    /// Transactions from peers that were known, or found no room.
-    pub ignored: Counter,
-    /// Transactions from peers that can never be taken.
-    pub rejected: Counter,
-    /// Transactions that no block had taken after half an hour, dropped.
-    pub expired: Counter,
-    /// Blocks produced.
-    pub produced: Counter,
-    /// Blocks that were due and not produced: busy, halted, or found invalid by our own rules.
-    pub failed: Counter,
-}
-
-impl Metrics {
-    /// Registers all of them.
-    pub fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("vos_block_pool");
-        registry.register("transactions", "Transactions that wait", self.transactions.clone());
-        registry.register("bytes", "Bytes of the transactions that wait", self.bytes.clone());
-        let counters = [
-            ("submitted", "Transactions submitted here and taken", &self.submitted),
-            ("accepted", "Transactions from peers that were new", &self.accepted),
-            ("ignored", "Transactions from peers that were known or found no room", &self.ignored),
-            ("rejected", "Transactions from peers that can never be taken", &self.rejected),
-            ("expired", "Transactions that no block had taken after half an hour, dropped", &self.expired),
-            ("produced", "Blocks produced", &self.produced),
-            ("failed", "Blocks that were due and not produced", &self.failed),
-        ];
-        for (name, help, counter) in counters {
-            registry.register(name, help, counter.clone());
-        }
-    }
 }
 
 /// What the task works with.

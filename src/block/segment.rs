@@ -132,8 +132,8 @@ pub struct Progress {
     pub skipped: u64,
 }
 
-/// Writes the best chain from `from` to `to`, both included, to the head without `to`. The genesis block is never written: a file begins at 1 at least.
-/// Flushes at the end; making the file durable is the caller's.
+/// Writes the best chain from `from` to `to`, both included, to the head without `to`. The genesis block is never written: a file
+/// begins at 1 at least. Flushes at the end; making the file durable is the caller's.
 ///
 /// # Errors
 /// [`SegmentError`].

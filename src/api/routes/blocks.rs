@@ -32,7 +32,12 @@ use super::super::{
     },
 };
 use crate::{
-    block::{self, BlockId, pool::MAX_TRANSACTION_BYTES, segment::SegmentError},
+    block::{
+        self, BlockId,
+        pool::{MAX_TRANSACTION_BYTES, PoolError},
+        producer::SubmitError,
+        segment::SegmentError,
+    },
     primitives::Hash,
 };
 
@@ -102,7 +107,7 @@ fn block_id(text: &str) -> Result<BlockId, ApiError> {
 pub(super) async fn submit(State(app): State<App>, request: Request) -> Result<Json<Submitted>, ApiError> {
     let block = block(&app)?;
     let broken = |error: axum::Error| match error.into_inner().is::<LengthLimitError>() {
-        true => ApiError::too_large(format!("a transaction has at most {MAX_TRANSACTION_BYTES} bytes")),
+        true => SubmitError::Pool(PoolError::TooLarge).into(),
         false => ApiError::invalid("the transaction broke off"),
     };
     let bytes = tokio::time::timeout(PAUSE, to_bytes(request.into_body(), MAX_TRANSACTION_BYTES)).await;
@@ -174,8 +179,7 @@ pub(super) async fn export(
     let work = move || -> Result<(), SegmentError> {
         let done = block.export(from, to, Pipe { runtime, pieces, piece: BytesMut::new() });
         drop(place);
-        // Once the first piece has left, the answer can only break off.
-        done.map(drop).inspect_err(|error| tracing::warn!(%error, "an export of blocks broke off"))
+        done.map(drop)
     };
     let working = tokio::task::spawn_blocking(work);
     let mut out = ReceiverStream::new(out).peekable();
@@ -186,7 +190,11 @@ pub(super) async fn export(
     }
     let end = stream::once(working).filter_map(async |done| match done {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(Err(io::Error::other(error.to_string()))),
+        Ok(Err(error)) => {
+            // The answer can only break off: why, is said here.
+            tracing::warn!(%error, "an export of blocks broke off");
+            Some(Err(io::Error::other(error.to_string())))
+        }
         Err(error) => Some(Err(io::Error::other(error.to_string()))),
     });
     let out = out.map(Ok).chain(end);

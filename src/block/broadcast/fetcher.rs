@@ -265,22 +265,6 @@ impl Fetcher {
         taken
     }
 
-    /// What a block is, now that its header is here: who announced something else under its hash lied, and is out.
-    pub(super) fn compare(&mut self, truth: Announcement) {
-        let hash = truth.point.hash;
-        let Some(entry) = self.entries.get_mut(&hash) else { return };
-        let lied = |s: &&mut Source| s.turn != Turn::Out && s.said.is_some_and(|said| said != truth);
-        let mut liars = Vec::new();
-        for source in entry.sources.iter_mut().filter(lied) {
-            source.turn = Turn::Out;
-            liars.push(source.peer);
-        }
-        for liar in liars {
-            self.release(&hash, &liar);
-            self.effects.push(Effect::Blame(liar, Fault::WrongData));
-        }
-    }
-
     /// Asks `peer` for a block at once, because a child of it is here.
     pub(super) fn want(&mut self, now: Instant, peer: PeerId, hash: Hash) -> bool {
         let taken = self.add(now, peer, hash, None, now);
@@ -385,13 +369,6 @@ impl Fetcher {
         entry.alone = None;
         self.loads.entry(peer).or_default().entries += 1;
         true
-    }
-
-    /// Of the blocks of which there is no header, one of the peer that announces most.
-    fn least_wanted(&self) -> Option<Hash> {
-        let most = |e: &Entry| e.sources.iter().filter_map(|s| self.loads.get(&s.peer)).map(|l| l.entries).max();
-        let bare = self.entries.iter().filter(|(_, e)| e.slots.is_none());
-        bare.max_by_key(|(hash, e)| (most(e), **hash)).map(|(hash, _)| *hash)
     }
 
     /// A good piece came. `false`: nobody waited for it.
@@ -605,3 +582,4 @@ impl Fetcher {
 }
 
 mod drive;
+mod hearsay;

@@ -206,7 +206,7 @@ fn decide(
     let (fork, committed) = (rival.fork.height, committed.height);
     Decision::Halt(format!(
         "{peers} of {told} peers are on another branch, which leaves ours after height {fork}, where blocks up to {committed} \
-         are final here: {names}. Find out which side is right. To follow the other one, {follow}; to stay on this one, `vos ban` \
+         are final here: {names}. Find out which side is right. To follow the other one, {follow}; to stay on this one, `vos ban add` \
          those peers"
     ))
 }

@@ -329,8 +329,8 @@ async fn export(context: &Context, file: &Path, from: u64, to: Option<u64>) -> R
     let (mut writing, part) = match target(file).await {
         Target::File(target) => {
             // Beside it and renamed at the end, so that there never is half a file of this name.
-            let part = beside(&target).map_err(failed)?;
-            (tokio::fs::File::from_std(part.reopen().map_err(failed)?), Some((part, target)))
+            let (file, part) = beside(&target).map_err(failed)?.into_parts();
+            (tokio::fs::File::from_std(file), Some((part, target)))
         }
         // A device or a pipe stays what it is.
         Target::Special => (tokio::fs::OpenOptions::new().write(true).open(file).await.map_err(failed)?, None),

@@ -119,8 +119,7 @@ impl Planner {
         }
         let last = self.asked_for(span).map(|f| f.since).max();
         let late = last.is_some_and(|since| now.saturating_duration_since(since) >= self.pace.late());
-        // Beyond the others, or slow peers that have all places would keep everybody waiting.
-        // On a slow line that would make it slower still.
+        // Beyond the others, or slow peers that have all places would keep everybody waiting; but not on a line that is slow itself.
         late && self.window > LEAST_IN_FLIGHT
             && self.asked_for(span).count() < AT_ONCE
             && self.flights.len() < IN_FLIGHT + AT_ONCE

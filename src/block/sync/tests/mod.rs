@@ -2,9 +2,11 @@
 
 mod imports;
 mod late;
+mod lone;
 mod planner;
 mod service;
 mod sim;
+mod slow;
 mod swarm;
 mod wire;
 
