@@ -189,13 +189,13 @@ fn decide(
     if !outvotes {
         return Decision::Alarm;
     }
-    let cannot = match () {
-        () if peers * 3 < told * 2 => Some("fewer than two thirds of the peers are on it".to_owned()),
-        () if !better => Some("it is not better by the rule of this chain".to_owned()),
-        () if undone > MAX_DEEP_REORG => {
-            Some(format!("{undone} final blocks would be taken back, and {MAX_DEEP_REORG} are the most"))
-        }
-        () => None,
+    let cannot = if peers * 3 < told * 2 {
+        Some("fewer than two thirds of the peers are on it".to_owned())
+    } else if !better {
+        Some("it is not better by the rule of this chain".to_owned())
+    } else {
+        let most = MAX_DEEP_REORG;
+        (undone > most).then(|| format!("{undone} final blocks would be taken back, and {most} are the most"))
     };
     let follow = match cannot {
         None => format!("restart with chain.deep_reorg_max = {undone} or more"),
