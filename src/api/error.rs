@@ -104,7 +104,7 @@ impl From<ChainError> for ApiError {
             ChainError::Store(StoreError::Failed(_)) => Self::store(text),
             ChainError::Store(StoreError::Stopped) | ChainError::Stopped => Self::stopping(),
             ChainError::Halted(_) => Self::new(StatusCode::CONFLICT, "halted", text),
-            ChainError::NoConflict(_) => Self::invalid(text),
+            ChainError::NoConflict(_) | ChainError::NoBranch(_) => Self::invalid(text),
             ChainError::Busy => Self::busy(text),
         }
     }

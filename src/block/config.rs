@@ -35,6 +35,9 @@ crate::config_section! {
         pub genesis: String = String::new(),
         /// Which branch is better: `norn` (at each fork more transactions, then earlier, then smaller hash) or `longest`.
         pub fork_choice: ForkRule = ForkRule::Norn,
+        /// Milliseconds from a block to the next one, at least, by their producers' clocks: what makes final has to take time, or whoever may
+        /// produce could have two branches final in two parts of a network at once. 0 to 3600000.
+        pub spacing_ms: u64 = 500,
         /// Blocks on top of a block before it is final here. 1 to 256; with `deep_reorg_max`, times `max_bytes`, at most 128 MiB.
         pub commit_depth: u64 = DEFAULT_COMMIT_DEPTH,
         /// Final blocks that may be taken back when two thirds of the peers prove a better branch. 0: never, the chain halts and
@@ -92,15 +95,23 @@ impl ChainConfig {
             || self.producers.iter().any(|p| p.parse().is_ok_and(|producer: PeerId| producer == *address))
     }
 
+    /// The genesis file's content, or the built-in genesis of the network.
+    ///
+    /// # Errors
+    /// [`GenesisError`].
+    pub fn read_genesis(&self, network: &NetworkId) -> Result<Genesis, GenesisError> {
+        match self.genesis.as_str() {
+            "" => Ok(Genesis::of(network)),
+            path => Genesis::read(Path::new(path)),
+        }
+    }
+
     /// What the chain goes by. Reads the genesis file. The numbers were checked before.
     ///
     /// # Errors
     /// [`GenesisError`].
     pub fn rules(&self, network: &NetworkId, validator: Arc<dyn Validator>) -> Result<Rules, GenesisError> {
-        let genesis = match self.genesis.as_str() {
-            "" => Genesis::of(network),
-            path => Genesis::read(Path::new(path))?,
-        };
+        let genesis = self.read_genesis(network)?;
         let choice: Arc<dyn ForkChoice> = match self.fork_choice {
             ForkRule::Norn => Arc::new(Norn),
             ForkRule::Longest => Arc::new(Longest),

@@ -24,6 +24,8 @@ pub const BAN: Duration = Duration::from_secs(600);
 const PEERS: usize = 4096;
 /// Points a minute for announcements that were not served: a relay whose own source failed must not be banned.
 const UNSERVED_PER_MINUTE: f64 = 20.0;
+/// Points a minute for answers that did not come in time: less than what is forgotten meanwhile, so that a slow line alone bans nobody.
+const TIMEOUTS_PER_MINUTE: f64 = 6.0;
 /// Verdicts waiting for the owner of the connections. A lost one is harmless: the ban holds without it.
 const VERDICTS: usize = 64;
 
@@ -70,14 +72,16 @@ pub struct Verdict {
 struct Record {
     points: f64,
     at: Instant,
+    /// Points of this minute for what has a limit.
     unserved: f64,
+    timeouts: f64,
     minute: Instant,
     banned_until: Option<Instant>,
 }
 
 impl Record {
     fn new(now: Instant) -> Self {
-        Self { points: 0.0, at: now, unserved: 0.0, minute: now, banned_until: None }
+        Self { points: 0.0, at: now, unserved: 0.0, timeouts: 0.0, minute: now, banned_until: None }
     }
 
     fn decay(&mut self, now: Instant) {
@@ -93,13 +97,18 @@ impl Record {
     /// Counts an offence; true when it gets the peer banned.
     fn count(&mut self, offence: Offence, now: Instant) -> bool {
         self.decay(now);
+        if now.saturating_duration_since(self.minute) >= Duration::from_secs(60) {
+            (self.minute, self.unserved, self.timeouts) = (now, 0.0, 0.0);
+        }
         let mut points = offence.points();
-        if offence == Offence::Unserved {
-            if now.saturating_duration_since(self.minute) >= Duration::from_secs(60) {
-                (self.minute, self.unserved) = (now, 0.0);
-            }
-            points = points.min(UNSERVED_PER_MINUTE - self.unserved).max(0.0);
-            self.unserved += points;
+        let limited = match offence {
+            Offence::Unserved => Some((&mut self.unserved, UNSERVED_PER_MINUTE)),
+            Offence::Timeout => Some((&mut self.timeouts, TIMEOUTS_PER_MINUTE)),
+            _ => None,
+        };
+        if let Some((sum, limit)) = limited {
+            points = points.min(limit - *sum).max(0.0);
+            *sum += points;
         }
         self.points += points;
         let banned = self.points > LIMIT && !self.is_banned(now);
@@ -221,6 +230,21 @@ mod tests {
             now += Duration::from_secs(16);
         }
         assert!(!penalties.is_banned_at(&peer, now), "a slow line is no crime");
+    }
+
+    #[test]
+    fn answers_that_do_not_come_in_time_never_add_up_to_a_ban() {
+        let (penalties, _verdicts) = Penalties::new();
+        let mut now = Instant::now();
+        let peer = PeerId::random();
+        for _ in 0..3600 {
+            penalties.report_at(peer, Offence::Timeout, now);
+            now += Duration::from_secs(1);
+        }
+        assert!(!penalties.is_banned_at(&peer, now));
+        // They are not for nothing: a little more is enough.
+        (0..5).for_each(|_| penalties.report_at(peer, Offence::WrongData, now));
+        assert!(penalties.is_banned_at(&peer, now));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub const MAX_TRANSACTION_BYTES: usize = 64 * 1024;
 pub(super) const RECENT_BLOCKS: usize = 128;
 /// Transactions of those blocks that are remembered: some 8 MiB of hashes.
 const RECENT_TRANSACTIONS: usize = 128 * 1024;
-/// What one peer may have in the pool is the whole divided by this.
+/// What one peer may have in the pool is the whole divided by this; and so is what is left for ourselves when others fill it.
 const PEER_SHARE: usize = 4;
 /// How long a transaction waits, in milliseconds. Nobody wants it if no block has taken it by then.
 const MAX_AGE_MS: u64 = 30 * 60 * 1000;
@@ -125,6 +125,22 @@ impl Pool {
         self.entries.get(hash).map(|entry| entry.bytes.clone())
     }
 
+    /// Since when a transaction waits.
+    #[must_use]
+    pub fn since(&self, hash: &Hash) -> Option<UnixMillis> {
+        self.entries.get(hash).map(|entry| entry.since)
+    }
+
+    /// Has a transaction wait behind all others.
+    pub fn postpone(&mut self, hash: &Hash) {
+        if let Some(entry) = self.entries.get_mut(hash) {
+            self.order.remove(&entry.place);
+            self.back += 1;
+            entry.place = self.back;
+            self.order.insert(entry.place, *hash);
+        }
+    }
+
     /// Takes a transaction: our own, or from the peer that passed it on. Returns its hash.
     ///
     /// # Errors
@@ -145,9 +161,12 @@ impl Pool {
         }
         let (count, sum) = from.and_then(|p| self.peers.get(&p)).copied().unwrap_or_default();
         let share = |whole: usize| (whole / PEER_SHARE).max(1);
+        // What is left when all others have filled theirs is for what is put in here.
+        let ours = |whole: usize| if from.is_some() { whole - whole / PEER_SHARE } else { whole };
         let peer_full = from.is_some()
             && (count >= share(self.max_transactions) || sum + bytes.len() > self.max_bytes / PEER_SHARE);
-        if peer_full || self.entries.len() >= self.max_transactions || self.bytes + bytes.len() > self.max_bytes {
+        let (most, most_bytes) = (ours(self.max_transactions), ours(self.max_bytes));
+        if peer_full || self.entries.len() >= most || self.bytes + bytes.len() > most_bytes {
             return Err(PoolError::Full);
         }
         self.back += 1;
@@ -222,6 +241,12 @@ impl Pool {
                 self.insert(hash, Entry { bytes, from: None, since: now, place: self.front });
             }
         }
+    }
+
+    /// The recent blocks of the best chain as far as they were told, newest first.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Hash> {
+        self.recent.iter().rev().map(|(hash, _)| *hash).collect()
     }
 
     /// Forgets which blocks are recent, to be told again.

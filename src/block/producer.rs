@@ -6,7 +6,11 @@ mod fetch;
 mod metrics;
 pub mod wire;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -49,6 +53,8 @@ const PUBLISHING: usize = 32;
 /// A transaction of ours that is still in no block is told once more after this long: on links that were busy gossip may have dropped it.
 /// Before that the network takes it for one that it knows (`duplicate_cache_time`).
 const AGAIN: Duration = Duration::from_secs(310);
+/// How long a transaction has waited that is told again: the network has forgotten by then that it was told before.
+const RETOLD: Duration = Duration::from_secs(300);
 /// Transactions of ours that are looked at again; of more the oldest are not.
 const OWN: usize = 20_000;
 /// Producers wait a random part of the interval's fifth, so that one of them is first.
@@ -247,9 +253,20 @@ impl Service {
         self.produce && *self.in_sync.borrow()
     }
 
-    /// The transactions of the newest blocks, to know them again.
+    /// The transactions of the newest blocks, to know them again; those of blocks that left unseen wait again.
     async fn read_recent(&mut self) -> Result<(), ChainError> {
         self.behind = false;
+        for hash in self.pool.recent() {
+            let chain = self.chain.clone();
+            let read = move || match chain.header(&hash)? {
+                Some(header) if chain.hash_at(header.height)? != Some(hash) => chain.block(&hash),
+                _ => Ok(None),
+            };
+            let left = tokio::task::spawn_blocking(read).await.map_err(|_| ChainError::Stopped)??;
+            if let Some(block) = left {
+                self.detach(&block.hash, block.body);
+            }
+        }
         self.pool.forget_recent();
         let chain = self.chain.clone();
         let head = chain.status().head.height;
@@ -275,6 +292,11 @@ impl Service {
         self.pool.attach(hash, body.transactions());
     }
 
+    fn detach(&mut self, hash: &Hash, body: Bytes) {
+        let body = Body::decode(body).unwrap_or_default();
+        self.pool.detach(hash, body.transactions(), self.clock.now());
+    }
+
     async fn on_event(&mut self, event: Result<Event, broadcast::error::RecvError>) -> Result<(), ChainError> {
         match event {
             Ok(Event::Head { detached, attached, .. }) => {
@@ -295,11 +317,9 @@ impl Service {
     }
 
     async fn on_head(&mut self, detached: &[Point], attached: &[Point]) -> Result<(), ChainError> {
-        let now = self.clock.now();
         for point in detached {
             if let Some(block) = self.chain.block(&point.hash)? {
-                let body = Body::decode(block.body).unwrap_or_default();
-                self.pool.detach(&point.hash, body.transactions(), now);
+                self.detach(&block.hash, block.body);
             }
         }
         // While catching up nobody reads every block again for nothing; the newest are read when that is over.
@@ -348,7 +368,17 @@ impl Service {
             return Ok(false);
         }
         let validator = self.chain.validator();
-        let mut picked = validator.select(&parent, self.pool.package(self.max_bytes, MAX_TRANSACTIONS));
+        let packaged = self.pool.package(self.max_bytes, MAX_TRANSACTIONS);
+        let mut picked = validator.select(&parent, packaged.clone());
+        if picked.len() < packaged.len() {
+            // What does not fit on this state lets others go first next time.
+            let kept: HashSet<Hash> = picked.iter().map(|t| Hash::of(t)).collect();
+            packaged
+                .iter()
+                .map(|t| Hash::of(t))
+                .filter(|hash| !kept.contains(hash))
+                .for_each(|hash| self.pool.postpone(&hash));
+        }
         let mut last: Option<Bytes> = None;
         loop {
             let Some(block) = self.make(&parent, time, &picked) else { return Ok(false) };
@@ -388,8 +418,11 @@ impl Service {
 
     /// A block of these transactions on `parent`.
     fn make(&self, parent: &Header, time: UnixMillis, transactions: &[Bytes]) -> Option<Block> {
-        let Ok(body) = Body::new(transactions) else {
-            tracing::error!("the picked transactions are no body");
+        let body = Body::new(transactions).ok().filter(|body| body.bytes().len() <= self.max_bytes);
+        let Some(body) = body else {
+            tracing::error!(
+                "the transactions that the chain's rules picked are no body, or a larger one than `chain.max_bytes`"
+            );
             return None;
         };
         let mut extra = self.chain.validator().extra(parent);
@@ -442,14 +475,17 @@ impl Service {
                     self.pass(received, pubsub::Verdict::Ignore);
                 }
             }
-            Some(News::Announced(_)) => self.pass(received, pubsub::Verdict::Ignore),
+            Some(News::Announced(hash)) => {
+                let verdict = self.known_verdict(&hash);
+                self.pass(received, verdict);
+            }
             None => self.pass(received, pubsub::Verdict::Reject),
         }
     }
 
     fn on_fetched(&mut self, fetched: Fetched) {
-        self.fetches.settle(&fetched, |hash| self.pool.knows(hash));
-        let Fetched { received, transaction, liars, .. } = fetched;
+        let over = self.fetches.settle(fetched, |hash| self.pool.knows(hash));
+        let Some(Fetched { received, transaction, liars, .. }) = over else { return };
         liars.into_iter().for_each(|liar| self.penalties.report(liar, Offence::WrongData));
         let verdict = match transaction {
             // A small one travels as it is; under its hash it would travel a second time.
@@ -462,14 +498,26 @@ impl Service {
 
     /// Takes a transaction that `source` passed on, if it can be taken.
     fn judge(&mut self, transaction: Bytes, source: PeerId) -> pubsub::Verdict {
+        let hash = Hash::of(&transaction);
         match self.chain.validator().transaction(&transaction) {
             Verdict::Ignore(_) => pubsub::Verdict::Ignore,
             Verdict::Invalid(_) => pubsub::Verdict::Reject,
             Verdict::Accept => match self.pool.add(transaction, Some(source), self.clock.now()) {
                 Ok(_) => pubsub::Verdict::Accept,
                 Err(PoolError::Empty | PoolError::TooLarge) => pubsub::Verdict::Reject,
-                Err(PoolError::Known | PoolError::Included | PoolError::Full) => pubsub::Verdict::Ignore,
+                Err(PoolError::Known) => self.known_verdict(&hash),
+                Err(PoolError::Included | PoolError::Full) => pubsub::Verdict::Ignore,
             },
+        }
+    }
+
+    /// What a transaction is worth that is told again. One that has waited here for as long as whoever put it in waits before it tells it
+    /// again goes on: somebody behind us may have missed it, or have started since.
+    fn known_verdict(&self, hash: &Hash) -> pubsub::Verdict {
+        let since = self.pool.since(hash);
+        match since.is_some_and(|since| self.clock.now().since(since) >= RETOLD) {
+            true => pubsub::Verdict::Accept,
+            false => pubsub::Verdict::Ignore,
         }
     }
 

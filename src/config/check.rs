@@ -34,6 +34,7 @@ impl Config {
         check_name(&self.node.name).map_err(|problem| ConfigError::Invalid(format!("node.name: {problem}")))?;
         self.check_numbers()?;
         self.check_addrs()?;
+        self.check_interval()?;
         self.check_branch()?;
         if let Some(addr) = self.api.tcp.addr()
             && !addr.ip().is_loopback()
@@ -79,6 +80,7 @@ impl Config {
             ("friend.max_grants", wide(friend.max_grants), 0, MAX_GRANTS),
             ("friend.reserve_bytes", friend.reserve_bytes, 0, MAX_BYTES),
             ("friend.poll_s", friend.poll_s, 10, 86_400),
+            ("chain.spacing_ms", chain.spacing_ms, 0, 3_600_000),
             ("chain.commit_depth", chain.commit_depth, 1, MAX_COMMIT_DEPTH),
             ("chain.deep_reorg_max", chain.deep_reorg_max, 0, MAX_DEEP_REORG),
             ("chain.max_bytes", wide(chain.max_bytes), 131_072, wide(MAX_BODY_BYTES)),
@@ -93,6 +95,18 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// A producer makes no blocks that nobody would take. The ranges are checked.
+    fn check_interval(&self) -> Result<(), ConfigError> {
+        let (interval, spacing) = (self.block.interval_ms, self.chain.spacing_ms);
+        match self.block.produce && interval < spacing {
+            true => Err(ConfigError::Invalid(format!(
+                "block.interval_ms: blocks every {interval} ms are nearer to each other than chain.spacing_ms = {spacing} lets them be: \
+                 raise it, or lower chain.spacing_ms on every node of the network"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Two branches that are not final fit in the chain's tree, or it would drop one before the rule decides. The ranges are checked.

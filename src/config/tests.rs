@@ -136,6 +136,9 @@ fn values_of_the_wrong_type_or_out_of_range_are_refused_by_name() {
         assert!(error.contains(expected), "{set}: {error}");
         assert!(!error.contains(char::is_control), "{error:?}");
     }
+    let quick = load(&["block.produce=true", "block.interval_ms=100"]).expect_err("a mistake").to_string();
+    assert!(quick.contains("chain.spacing_ms = 500"), "{quick}");
+    load(&["block.produce=true", "block.interval_ms=100", "chain.spacing_ms=100"]).expect("valid");
     let long = format!("node.name={}", "n".repeat(65));
     assert!(problem(&long).contains("65 bytes, at most 64"));
 }

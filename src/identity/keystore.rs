@@ -1,9 +1,9 @@
 //! The identity key's file: the libp2p protobuf form of the key pair (68 bytes), mode 0600.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -32,6 +32,25 @@ pub enum KeystoreError {
     #[error("{path} is not an Ed25519 identity key: restore it from a backup, or move it away to get a new identity")]
     Malformed {
         /// The key's file.
+        path: PathBuf,
+    },
+    /// There is no key where there was one.
+    #[error(
+        "{path} is missing, and {store} is of a node that had one: restore the key from a backup (or mount what holds it), use another \
+         --data-dir, or move that folder away to begin with a new identity"
+    )]
+    Missing {
+        /// The key's file.
+        path: PathBuf,
+        /// The node's store beside it.
+        store: PathBuf,
+    },
+    /// A link to the key leads nowhere.
+    #[error(
+        "{path} is a link that leads nowhere: mount or restore what it leads to, or remove it to get a new identity"
+    )]
+    Dangling {
+        /// The link.
         path: PathBuf,
     },
     /// Reading or writing failed.
@@ -64,34 +83,50 @@ pub fn load(path: &Path) -> Result<Identity, KeystoreError> {
     }
 }
 
-/// Reads the identity key, or makes one when the file does not exist. A new key is on disk, synced, before this returns.
+/// Reads the identity key, or makes one when the file does not exist and nobody ever ran here. A new key is on disk, synced, before
+/// this returns; of two who make one at once both get the same.
 ///
 /// # Errors
-/// [`KeystoreError`] as [`load`], or when the new key cannot be written.
+/// [`KeystoreError`] as [`load`], or when the new key cannot be written, or when a store beside it or a link say that there was one.
 pub fn load_or_create(path: &Path) -> Result<Identity, KeystoreError> {
     match load(path) {
-        Err(KeystoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(path),
-        other => other,
+        Err(KeystoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        other => return other,
     }
+    if path.is_symlink() {
+        return Err(KeystoreError::Dangling { path: path.to_owned() });
+    }
+    let store = folder(path).join("db");
+    if store.join("CURRENT").exists() {
+        return Err(KeystoreError::Missing { path: path.to_owned(), store });
+    }
+    create(path)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn create(path: &Path) -> Result<Identity, KeystoreError> {
     let identity = Identity::generate();
     let bytes = Zeroizing::new(identity.keypair().to_protobuf_encoding().expect("Ed25519 keys can be encoded"));
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let temp = path.with_extension("key.new");
-    let write = || -> io::Result<()> {
-        // A leftover of a crash between write and rename holds a key that nobody has seen.
-        match fs::remove_file(&temp) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temp)?;
+    let dir = folder(path);
+    // Under a name of its own, readable by nobody else, until it is whole.
+    let write = || -> io::Result<bool> {
+        let mut file = tempfile::Builder::new().prefix(".identity-").suffix(".new").tempfile_in(dir)?;
         file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temp, path)?;
-        File::open(dir)?.sync_all()
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Ok(_) => {}
+            Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) => return Err(e.error),
+        }
+        File::open(dir)?.sync_all()?;
+        Ok(true)
     };
-    write().map_err(|source| KeystoreError::Io { path: path.to_owned(), source })?;
-    Ok(identity)
+    match write().map_err(|source| KeystoreError::Io { path: path.to_owned(), source })? {
+        true => Ok(identity),
+        // Somebody else was quicker.
+        false => load(path),
+    }
 }

@@ -63,9 +63,42 @@ fn a_file_that_is_no_key_is_refused_and_kept() {
 fn a_leftover_of_an_interrupted_creation_does_not_matter() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("identity.key");
-    fs::write(path.with_extension("key.new"), b"half").unwrap();
+    fs::write(dir.path().join(".identity-1.new"), b"half").unwrap();
     let made = load_or_create(&path).unwrap();
     assert_eq!(load(&path).unwrap().address(), made.address());
+}
+
+#[test]
+fn a_key_that_is_lost_is_not_replaced_by_another_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("identity.key");
+    // On a disk that is not mounted.
+    std::os::unix::fs::symlink(dir.path().join("secrets/key"), &path).unwrap();
+    assert!(matches!(load_or_create(&path), Err(KeystoreError::Dangling { .. })));
+    assert!(path.is_symlink());
+    fs::remove_file(&path).unwrap();
+    // A node ran here.
+    fs::create_dir(dir.path().join("db")).unwrap();
+    fs::write(dir.path().join("db/CURRENT"), b"MANIFEST-000001\n").unwrap();
+    let error = load_or_create(&path).unwrap_err();
+    assert!(matches!(error, KeystoreError::Missing { .. }) && !path.exists(), "{error}");
+    fs::remove_dir_all(dir.path().join("db")).unwrap();
+    load_or_create(&path).unwrap();
+}
+
+#[test]
+fn two_who_make_a_key_at_once_have_the_same() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("identity.key");
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..4).map(|_| scope.spawn(|| load_or_create(&path).unwrap().address())).collect();
+            all.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let kept = load(&path).unwrap().address();
+        assert!(made.iter().all(|address| *address == kept));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }
 
 #[test]

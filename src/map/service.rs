@@ -338,10 +338,10 @@ impl Service {
             self.timers.sweep = now + SWEEP;
             self.mirror.connected(self.net.peers().into_iter().map(|p| p.address));
             self.mirror.sweep();
-            let (wall, half) = (self.clock.now(), |b: &Body| b.expires_at.since(b.issued_at) / 2);
-            // Signed under a clock that was fast: others refuse it, and its half-life may be years away.
+            let (wall, quarter) = (self.clock.now(), |b: &Body| b.expires_at.since(b.issued_at) / 4);
+            // Signed under a clock that was fast: others refuse it, and a quarter of its life may be years away.
             let ahead = |b: &Body| b.issued_at.since(wall) > CLOCK_SKEW;
-            if self.own.as_ref().is_some_and(|(b, _)| wall.since(b.issued_at) >= half(b) || ahead(b)) {
+            if self.own.as_ref().is_some_and(|(b, _)| wall.since(b.issued_at) >= quarter(b) || ahead(b)) {
                 self.try_issue().await;
             }
         }

@@ -3,7 +3,8 @@
 //! * Below the target: dial candidates of the address book (the saved map), each with its own backoff.
 //! * Few peers at all: dial the bootstrap nodes too, with their own backoff, for as long as it takes. So a node whose
 //!   bootstrap nodes are all dead comes back through its saved map, and one with an empty map waits for a bootstrap node.
-//! * Above the high-water mark: close the youngest connections, a few at a time. Old ones are likely to stay.
+//! * Above the high-water mark: close the youngest connections, a few at a time. Old ones are likely to stay. Each has some seconds
+//!   before that, for what it came for.
 
 use std::{
     collections::HashMap,
@@ -30,6 +31,8 @@ const REMEMBERED: usize = 4096;
 const GOOD: Duration = Duration::from_secs(30);
 /// Connections closed in one round above the high-water mark.
 const PRUNE: usize = 8;
+/// A connection is not closed for being one too many before this: a message over a slow line takes as long.
+const SERVED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Pause {
@@ -169,7 +172,8 @@ impl Peers {
             }
         }
         if self.connected.len() > self.high_water {
-            let mut by_age: Vec<_> = self.connected.iter().filter(|(p, _)| !in_use(p)).collect();
+            let settled = |since: &Instant| now.saturating_duration_since(*since) >= SERVED;
+            let mut by_age: Vec<_> = self.connected.iter().filter(|(p, since)| !in_use(p) && settled(since)).collect();
             by_age.sort_by_key(|(_, since)| std::cmp::Reverse(**since));
             let excess = (self.connected.len() - self.high_water).min(PRUNE);
             round.close = by_age.into_iter().take(excess).map(|(p, _)| *p).collect();
@@ -224,8 +228,11 @@ mod tests {
         for (i, peer) in all.iter().enumerate() {
             peers.on_up(*peer, now + Duration::from_secs(i as u64));
         }
-        let round = peers.round(now, Vec::new(), |p| *p == all[5], || 1.0);
-        assert_eq!(round.close, [all[4], all[3]]);
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut closed = |seconds| peers.round(at(seconds), Vec::new(), |p| *p == all[5], || 1.0).close;
+        assert_eq!(closed(9), [], "each has its time");
+        assert_eq!(closed(12), [all[2], all[1]]);
+        assert_eq!(closed(20), [all[4], all[3]]);
     }
 
     #[test]

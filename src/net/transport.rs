@@ -36,7 +36,7 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
     let tcp = || tcp::tokio::Transport::new(tcp::Config::default());
     // WebSocket comes first and refuses other addrs at once; a DNS transport takes every addr, so it stands last. It has
     // DNS of its own, because a TLS dial needs the host's name.
-    let ws = websocket::Config::new(dns::tokio::Transport::system(tcp()).map_err(|e| setup(&e))?);
+    let ws = websocket::Config::new(named(tcp()).map_err(|e| setup(&e))?);
     let Some(key) = private else {
         let ws = ws.upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config());
         let tcp = tcp().upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config());
@@ -46,7 +46,7 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
         config.max_idle_timeout = QUIC_IDLE_MS;
         let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let direct = quic.or_transport(tcp.boxed()).map(|either, _| either.into_inner()).boxed();
-        let named = dns::tokio::Transport::system(direct).map_err(|e| setup(&e))?;
+        let named = named(direct).map_err(|e| setup(&e))?;
         return Ok(ws.boxed().or_transport(named).map(|either, _| either.into_inner()).boxed());
     };
     // QUIC cannot be wrapped in the key and would bypass it, so it is not there at all.
@@ -61,8 +61,20 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux_config());
-    let named = dns::tokio::Transport::system(tcp.boxed()).map_err(|e| setup(&e))?;
+    let named = named(tcp.boxed()).map_err(|e| setup(&e))?;
     Ok(ws.boxed().or_transport(named).map(|either, _| either.into_inner()).boxed())
+}
+
+/// A transport that takes names too. A machine that has no name servers yet, or never will, dials numbers.
+fn named<T>(inner: T) -> std::io::Result<dns::tokio::Transport<T>> {
+    // What fails takes the transport with it, so it is tried without one.
+    match dns::tokio::Transport::system(()) {
+        Ok(_) => dns::tokio::Transport::system(inner),
+        Err(error) => {
+            tracing::warn!(%error, "no name server is known here: addrs with names cannot be dialled until a restart");
+            Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default()))
+        }
+    }
 }
 
 /// Yamux with our stream limit; also for relayed connections.

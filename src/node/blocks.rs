@@ -95,6 +95,7 @@ async fn open(
     metrics: chain::Metrics,
 ) -> Result<(chain::Service, chain::Chain), Error> {
     let validator = own.validator.map_or_else(|| config.chain.validator().map_err(Error::Producer), Ok)?;
+    let validator = Arc::new(chain::Spaced::new(config.chain.spacing_ms, validator));
     let mut rules = config.chain.rules(&config.node.network, validator)?;
     if let Some(choice) = own.choice {
         rules.choice = choice;
@@ -105,7 +106,13 @@ async fn open(
         chain::open(rules, chain::Deps { store, clock, metrics })
     };
     let opened = tokio::task::spawn_blocking(open).await;
-    Ok(opened.expect("opening does not panic")?)
+    let (service, chain) = opened.expect("opening does not panic")?;
+    // A genesis file says nothing of the network, and blocks are signed for one.
+    let committed = chain.header(&chain.status().committed.hash).ok().flatten().filter(|header| header.height > 0);
+    if committed.is_some_and(|header| header.verify(&block::purpose(&config.node.network)).is_err()) {
+        return Err(chain::OpenError::Network(config.node.network.clone()).into());
+    }
+    Ok((service, chain))
 }
 
 /// Opens the chain and spawns its tasks.

@@ -67,7 +67,10 @@ impl Error {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Bootstrap(_) | Self::Producer(_) | Self::NotProducer(_) | Self::Genesis(_) => true,
-            Self::Chain(error) => matches!(error, block::chain::OpenError::Genesis { .. }),
+            Self::Chain(error) => {
+                use block::chain::OpenError::{Genesis, Network};
+                matches!(error, Genesis { .. } | Network(_))
+            }
             _ => false,
         }
     }

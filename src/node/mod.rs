@@ -19,6 +19,7 @@ mod bootstrap;
 mod data_dir;
 mod error;
 mod friends;
+mod reset;
 mod signals;
 mod wiring;
 
@@ -29,6 +30,7 @@ use tokio::sync::{oneshot, watch};
 pub use blocks::OwnChain;
 pub use data_dir::{DataDir, DataDirError};
 pub use error::Error;
+pub use reset::reset_chain;
 use wiring::Wiring;
 
 use crate::{

@@ -46,6 +46,9 @@ type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;
 /// The layout version this program writes. In 1 no body of a block was in a pack, in 2 packs had bodies alone and no index.
 pub const LAYOUT_VERSION: u32 = 3;
 
+/// Comes after every key: none is as long.
+const BEYOND_KEYS: [u8; 256] = [0xff; 256];
+
 /// Why the store could not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -348,6 +351,25 @@ impl Store {
     /// [`StoreError`] when the disk fails.
     pub fn clear_bodies(&self, shelf: Shelf, numbers: &[u64]) -> Result<(), StoreError> {
         Ok(self.inner.bodies.clear(shelf, numbers)?)
+    }
+
+    /// Removes everything in these families, all of it or nothing, and gives the room back to the disk; the removal is durable when this
+    /// returns. Files of bodies stay: [`Store::clear_bodies`]. Blocks, for long when there is much.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails.
+    pub fn clear(&self, families: &[Family]) -> Result<(), StoreError> {
+        let db = &self.inner.db;
+        let (mut all, mut synced) = (WriteBatch::default(), WriteOptions::default());
+        for family in families {
+            all.delete_range_cf(&handle(db, *family), &[][..], &BEYOND_KEYS[..]);
+        }
+        synced.set_sync(true);
+        db.write_opt(all, &synced)?;
+        for family in families {
+            db.compact_range_cf(&handle(db, *family), None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
     }
 
     /// The numbers of all bodies of a shelf, in any order. Blocks.

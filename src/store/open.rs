@@ -1,6 +1,9 @@
 //! Opening, options and versions.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
 
@@ -64,6 +67,8 @@ pub(super) fn open(path: &Path) -> Result<(Db, bool), OpenError> {
     let failed = |e: &dyn std::fmt::Display| OpenError::new(path, e);
     // RocksDB makes only the last folder of the path, and the probe needs it.
     std::fs::create_dir_all(path).map_err(|e| failed(&e))?;
+    // What is in it is for nobody else, also where the folder around it is open to others.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).map_err(|e| failed(&e))?;
     let direct = takes_direct_writes(path);
     let options = database_options(direct);
     let cache = Cache::new_lru_cache(CACHE_BYTES);

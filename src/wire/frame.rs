@@ -52,29 +52,26 @@ pub async fn read_frame<S: AsyncRead + Unpin>(
     if length > limit {
         return Err(FrameError::TooLarge { got: length, limit });
     }
-    let body = read_trusting(stream, length, trusted).await?;
+    let mut body = Vec::with_capacity(length.min(trusted));
+    read_on(stream, &mut body, length).await?;
     Ok(Some(body))
 }
 
-/// Reads a frame's body after its length was read and checked by the caller. Not cancel-safe.
+/// Reads on in a frame's body until it has `length` bytes, which the caller has checked. More than `body` has room for is reserved as
+/// bytes arrive. Not cancel-safe.
 ///
 /// # Errors
 /// [`FrameError::Truncated`] when the stream ends before, or the stream's error.
-pub async fn read_body<S: AsyncRead + Unpin>(stream: &mut S, length: usize) -> Result<Vec<u8>, FrameError> {
-    read_trusting(stream, length, TRUSTED).await
-}
-
-async fn read_trusting<S: AsyncRead + Unpin>(
+pub async fn read_on<S: AsyncRead + Unpin>(
     stream: &mut S,
+    body: &mut Vec<u8>,
     length: usize,
-    trusted: usize,
-) -> Result<Vec<u8>, FrameError> {
-    let mut body = Vec::with_capacity(length.min(trusted));
-    let mut filled = 0;
+) -> Result<(), FrameError> {
+    let mut filled = body.len();
     while filled < length {
         if filled == body.len() {
             if filled == body.capacity() {
-                body.reserve_exact(length.min(filled * GROWTH) - filled);
+                body.reserve_exact(length.min(filled.max(1) * GROWTH) - filled);
             }
             // What is cleared a moment before it is written is still in the processor's cache then.
             body.resize(body.capacity().min(length).min(filled + CLEARED), 0);
@@ -84,7 +81,7 @@ async fn read_trusting<S: AsyncRead + Unpin>(
             n => filled += n,
         }
     }
-    Ok(body)
+    Ok(())
 }
 
 /// Writes one frame, given in pieces so that large ones need no copy, and flushes it.

@@ -46,7 +46,8 @@ impl Validator for Lower {
 
 /// Blocks come quickly, and are final soon.
 fn quick(mut config: Config, produce: bool) -> Config {
-    (config.block.produce, config.block.interval_ms, config.chain.commit_depth) = (produce, 100, 3);
+    (config.block.produce, config.block.interval_ms) = (produce, 100);
+    (config.chain.spacing_ms, config.chain.commit_depth) = (50, 3);
     config
 }
 

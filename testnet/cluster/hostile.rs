@@ -17,6 +17,7 @@ use prost::{
 };
 use tokio::sync::mpsc;
 use vos::{
+    block::sync::wire::Pull,
     identity::Identity,
     map::{
         self, Record,
@@ -509,6 +510,33 @@ async fn announced_requests_that_never_come_hold_up_only_their_sender() {
     assert!(grown < 64 * MIB, "{} MiB more resident", grown / MIB);
     drop((open, liar));
     end_all(vec![a, b]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_names_that_announce_requests_and_send_nothing_hold_up_nobody() {
+    let _turn = super::alone().await;
+    let (a, b) = pair().await;
+    served(&b, &a).await;
+    let before = resident();
+    // Requests of a few bytes, of the protocol whose answers may be the largest; 4 MiB each, they would come to 800 MiB.
+    let (mut liars, mut open) = (Vec::new(), Vec::new());
+    for _ in 0..25 {
+        let liar = Raw::connect(&a.multiaddr()).await;
+        for _ in 0..8 {
+            let mut stream = liar.open(&format!("/vos/main/{}", Pull::NAME)).await.expect("a stream");
+            stream.send(&64_u32.to_be_bytes()).await;
+            open.push(stream);
+        }
+        liars.push(liar);
+    }
+    served(&b, &a).await;
+    let c = Member::start("c", config(&[a.multiaddr()])).await;
+    until("the newcomer is known", || a.node.map.find_name("c").len() == 1).await;
+    served(&c, &a).await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{} MiB more resident", grown / MIB);
+    drop((open, liars));
+    end_all(vec![a, b, c]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::daemon::{Daemon, Following, Home, Pair, eventually, fails, shown, vos, wait_at_most};
 
 /// Blocks come quickly, and are final soon.
-const QUICK: [&str; 4] = ["--set", "block.interval_ms=100", "--set", "chain.commit_depth=3"];
+const QUICK: [&str; 6] =
+    ["--set", "block.interval_ms=100", "--set", "chain.spacing_ms=50", "--set", "chain.commit_depth=3"];
 
 /// Alice produces, Bob does not.
 fn chain() -> Pair {
@@ -178,6 +179,44 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     assert!(pair.a.run(&["block", "export", "/dev/null", "--to", "5"]).status.success());
     assert!(!fs::metadata("/dev/null").unwrap().is_file(), "a device stays what it is");
     let _: (Daemon, Daemon, Daemon) = (at_other, at_foreign, at_empty);
+}
+
+#[test]
+fn a_chain_is_forgotten_alone_and_fetched_again() {
+    let mut pair = chain();
+    let alice = pair.at_a.as_ref().unwrap().address.clone();
+    pair.b.json(&["contact", "add", &alice]);
+    reaches(&pair.b, 8);
+    let hash = |home: &Home, n: &str| home.json(&["block", "get", n])["header"]["hash"].clone();
+    let (fifth, address) = (hash(&pair.b, "5"), pair.at_b.as_ref().unwrap().address.clone());
+    let reason = fails(&pair.b.run(&["block", "reset", "--yes"]), 1);
+    assert!(reason.contains("in use by the daemon"), "{reason}");
+    let before = height(&pair.b);
+    pair.at_b.take().unwrap().terminate();
+    let reason = fails(&pair.b.run(&["block", "reset"]), 2);
+    assert!(reason.contains("--yes"), "{reason}");
+    let forgotten = pair.b.json(&["block", "reset", "--yes"]);
+    assert!(forgotten["head"]["height"].as_u64().unwrap() >= before, "{forgotten}");
+    assert!(pair.b.json(&["block", "reset", "--yes"])["head"].is_null(), "it can be done again");
+    // Another genesis than before, which it would have refused; and then the first one again.
+    let genesis = pair.b.file("genesis.toml");
+    fs::write(&genesis, "time = 1767225600001\nextra = 'another'\n").unwrap();
+    let set = format!("chain.genesis={}", genesis.display());
+    let at_other = pair.b.start(&["--set", &set]);
+    assert_eq!(height(&pair.b), 0);
+    at_other.terminate();
+    let reason = fails(&pair.b.daemon_fails(&[]), 2);
+    assert!(reason.contains("vos block reset"), "{reason}");
+    assert!(pair.b.run(&["block", "reset", "--yes"]).status.success());
+    pair.at_b = Some(pair.b.start(&[]));
+    reaches(&pair.b, before);
+    assert_eq!(hash(&pair.b, "5"), fifth);
+    assert_eq!(pair.at_b.as_ref().unwrap().address, address);
+    assert!(pair.b.json(&["contact", "ls"]).to_string().contains(&alice), "contacts stay");
+    let nowhere = pair.b.file("nowhere");
+    let nobody = vos().arg("--data-dir").arg(&nowhere).args(["block", "reset", "--yes"]).output().unwrap();
+    fails(&nobody, 2);
+    assert!(!nowhere.exists());
 }
 
 #[test]

@@ -169,6 +169,11 @@ fn a_configuration_is_printed_and_checked() {
     fs::write(home.file("config.toml"), "[map]\nfull_limit = 0\n").unwrap();
     let reason = fails(&home.run(&["config", "check"]), 2);
     assert!(reason.contains("full_limit"), "{reason}");
+    let genesis = home.file("genesis.toml");
+    fs::write(home.file("config.toml"), format!("[chain]\ngenesis = {:?}\n", genesis.display().to_string())).unwrap();
+    assert!(fails(&home.run(&["config", "check"]), 2).contains("cannot read the genesis file"));
+    fs::write(&genesis, "time = 1767225600001\nextra = 'mine'\n").unwrap();
+    assert!(home.run(&["config", "check"]).status.success(), "a genesis file is read too");
     fails(&run(Path::new("/nonexistent"), &["config", "check"]), 2);
     let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/bootstrap/bootstrap.toml");
     assert!(home.run(&["config", "check", ours]).status.success(), "the one of a bootstrap node");

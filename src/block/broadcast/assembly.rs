@@ -5,7 +5,8 @@
 //! A header takes a place, of which there are [`PER_PRODUCER`] and [`PER_HEIGHT`]; a body's bytes are reserved when its first piece
 //! comes, against [`TOTAL`] and against [`PER_PEER`] of the peer that its header came from. So a header without a body behind it
 //! costs no more than itself. Who needs a place or room that is not there gets that of the unfinished body that had no piece for
-//! the longest time, if that is [`STALE`] or more. Finished bodies stay for others to fetch until the room is needed, at most
+//! the longest time, if that is [`STALE`] or more; who needs a place for a body that somebody has announced, that of one that nobody has and
+//! of which nothing came, at once. Finished bodies stay for others to fetch until the room is needed, at most
 //! [`KEPT`] bytes of them. Waiting requests are at most [`WAITING`].
 
 use std::{
@@ -99,6 +100,8 @@ struct Held {
     owner: Option<PeerId>,
     /// Whether its bytes are counted: from its first piece on.
     reserved: bool,
+    /// Somebody says that it has the body.
+    promised: bool,
     /// When its last piece came, or its header.
     fed: Instant,
     waiters: Vec<Waiter>,
@@ -128,7 +131,8 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Makes a place for a body whose header came from `owner`. A block that is here already keeps its place.
+    /// Makes a place for a body whose header came from `owner`, and which somebody has when it is `promised`. A block that is here already
+    /// keeps its place.
     ///
     /// # Errors
     /// [`Full`].
@@ -138,18 +142,30 @@ impl Assembly {
         header: VerifiedHeader,
         pieces: Arc<Pieces>,
         owner: Option<PeerId>,
+        promised: bool,
     ) -> Result<(), Full> {
         let (hash, bytes) = (header.hash(), header.header().body_bytes as usize);
-        if self.blocks.contains_key(&hash) {
+        if let Some(held) = self.blocks.get_mut(&hash) {
+            held.promised |= promised;
             return Ok(());
         }
         let (height, producer) = (header.header().height, header.header().producer);
-        self.make_place(now, PER_PRODUCER, |h| h.producer == producer)?;
-        self.make_place(now, PER_HEIGHT, |h| h.height == height)?;
+        self.make_place(now, PER_PRODUCER, promised, |h| h.producer == producer)?;
+        self.make_place(now, PER_HEIGHT, promised, |h| h.height == height)?;
         // What there is no room for now is not begun.
         self.make_room(now, bytes, owner)?;
         self.begin(now, header, pieces, owner);
+        if let Some(held) = self.blocks.get_mut(&hash) {
+            held.promised = promised;
+        }
         Ok(())
+    }
+
+    /// Somebody says that it has this body.
+    pub(super) fn promise(&mut self, hash: &Hash) {
+        if let Some(held) = self.blocks.get_mut(hash) {
+            held.promised = true;
+        }
     }
 
     fn begin(&mut self, now: Instant, header: VerifiedHeader, pieces: Arc<Pieces>, owner: Option<PeerId>) {
@@ -162,6 +178,7 @@ impl Assembly {
             body: None,
             owner,
             reserved: false,
+            promised: false,
             fed: now,
             waiters: Vec::new(),
         };
@@ -172,12 +189,24 @@ impl Assembly {
     }
 
     /// A place for one more among those that `of` means.
-    fn make_place(&mut self, now: Instant, limit: usize, of: impl Fn(&Header) -> bool) -> Result<(), Full> {
+    fn make_place(
+        &mut self,
+        now: Instant,
+        limit: usize,
+        promised: bool,
+        of: impl Fn(&Header) -> bool,
+    ) -> Result<(), Full> {
         let taken = self.blocks.values().filter(|h| h.body.is_none() && of(h.header.header())).count();
-        match taken < limit {
-            true => Ok(()),
-            false => self.evict(now, |h| of(h.header.header())),
+        if taken < limit || self.evict(now, |h| of(h.header.header())).is_ok() {
+            return Ok(());
         }
+        // A header that nobody stands for costs whoever signs it nothing, so others like it may come without end.
+        let phantom = |h: &Held| h.body.is_none() && !h.reserved && !h.promised && of(h.header.header());
+        let phantoms = self.blocks.iter().filter(|(_, h)| promised && phantom(h));
+        let hash = phantoms.min_by_key(|(hash, h)| (h.fed, **hash)).map(|(hash, _)| *hash).ok_or(Full)?;
+        self.remove(&hash);
+        self.evicted.push(hash);
+        Ok(())
     }
 
     /// Room for so many bytes, charged to `owner`.

@@ -170,7 +170,8 @@ impl Core {
                 if new && self.seen.contains(&hash) && !self.fetcher.is_fetching(&hash) {
                     return Ok(());
                 }
-                let opened = self.assembly.open(now, header, pieces, Some(from));
+                let promised = self.fetcher.is_announced(&hash);
+                let opened = self.assembly.open(now, header, pieces, Some(from), promised);
                 // Even when there was no room, others may have given way.
                 self.collect();
                 opened?;
@@ -203,6 +204,9 @@ impl Core {
             return true;
         }
         let taken = self.fetcher.announced(now, from, announcement);
+        if taken {
+            self.assembly.promise(&point.hash);
+        }
         self.collect();
         taken
     }

@@ -428,6 +428,9 @@ impl Fetcher {
             // Nobody but those who announced it can be asked, so one that is always busy would keep a place for nothing.
             let never = of_block && source.busy >= BUSIES;
             source.turn = if never { Turn::Out } else { Turn::Idle(now + REST) };
+            if never && source.announced() {
+                self.effects.push(Effect::Blame(*peer, Fault::Unserved));
+            }
             return;
         }
         source.failures += 1;
@@ -545,6 +548,13 @@ impl Fetcher {
     #[must_use]
     pub(super) fn is_fetching(&self, hash: &Hash) -> bool {
         self.entries.contains_key(hash)
+    }
+
+    /// Whether somebody says that it has this block, and did not fail to give it.
+    #[must_use]
+    pub(super) fn is_announced(&self, hash: &Hash) -> bool {
+        let stands = |s: &Source| s.announced() && s.turn != Turn::Out;
+        self.entries.get(hash).is_some_and(|e| e.sources.iter().any(stands))
     }
 
     /// Whether we are asking `peer` for this block now.

@@ -60,6 +60,18 @@ pub(super) struct Hold {
     pub(super) until: UnixMillis,
 }
 
+impl Hold {
+    /// One that begins now.
+    fn new(fork: u64, tip: Hash, now: UnixMillis) -> Self {
+        Self { fork, tip, until: UnixMillis(now.0.saturating_add(HOLD_MS)) }
+    }
+
+    /// Its time is over; or the clock was set back, so that it would last longer than it may.
+    pub(super) fn is_over(&self, now: UnixMillis) -> bool {
+        now >= self.until || self.until.0 - now.0 > HOLD_MS
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Decision {
     Alarm,
@@ -145,10 +157,14 @@ impl Conflicts {
         (decision, peers)
     }
 
-    /// Forgets peers that were not heard for long.
+    /// Forgets peers that were not heard for long. A clock that was set back does not make it longer.
     pub(super) fn sweep(&mut self, now: UnixMillis) {
         for rival in self.rivals.values_mut() {
-            rival.peers.retain(|_, at| now.0.saturating_sub(at.0) <= FORGET_MS);
+            rival.tried = rival.tried.map(|at| at.min(now));
+            rival.peers.retain(|_, at| {
+                *at = (*at).min(now);
+                now.0 - at.0 <= FORGET_MS
+            });
         }
         self.rivals.retain(|_, rival| !rival.peers.is_empty());
     }
@@ -179,12 +195,12 @@ fn decide(
     let undone = committed.height - rival.fork.height;
     let (peers, outvotes, names) = (rival.count(told), rival.outvotes(told), rival.names(told));
     let told = told.len();
-    let wanted = better && told >= MIN_TOLD && peers * 3 >= told * 2;
+    // One that is not long could not replace ours, which is (see `tree.rs`).
+    let wanted = better && rival.long && told >= MIN_TOLD && peers * 3 >= told * 2;
     let tried = rival.tried.is_some_and(|at| now.0.saturating_sub(at.0) <= FORGET_MS);
     if wanted && undone <= deep_reorg_max && !tried {
         rival.tried = Some(now);
-        let until = UnixMillis(now.0.saturating_add(HOLD_MS));
-        return Decision::Reopen(Hold { fork: rival.fork.height, tip: rival.tip.hash, until });
+        return Decision::Reopen(Hold::new(rival.fork.height, rival.tip.hash, now));
     }
     if !outvotes {
         return Decision::Alarm;
@@ -200,7 +216,8 @@ fn decide(
     let follow = match cannot {
         None => format!("restart with chain.deep_reorg_max = {undone} or more"),
         Some(why) => format!(
-            "start with an empty data directory, which has no mail and no contacts (chain.deep_reorg_max does not help: {why})"
+            "stop the daemon, forget this chain with `vos block reset`, and start again connected to the other side alone \
+             (chain.deep_reorg_max does not help: {why})"
         ),
     };
     let (fork, committed) = (rival.fork.height, committed.height);

@@ -5,11 +5,13 @@
 //! only then tells what happened. One flush may cover many blocks. After a flush that failed, what is in memory is not
 //! trusted any more: blocks are refused until [`Core::recover`] has read everything from the store again.
 
+mod crowd;
 mod rival;
 mod told;
 
 use std::sync::Arc;
 
+use self::crowd::Pulled;
 use super::{
     conflict::{Conflicts, Hold},
     fork_choice::ForkChoice,
@@ -54,7 +56,7 @@ pub struct Rules {
 enum Halt {
     /// The store failed; reading it again may help.
     Store(StoreError),
-    /// The store contradicts itself or us.
+    /// What was read contradicts itself or us. A disk that fails for a while looks the same, so reading again may help here as well.
     Damaged(String),
     /// Most peers are on a branch that contradicts what is final here.
     Conflict(String),
@@ -64,7 +66,8 @@ impl Halt {
     fn text(&self) -> String {
         match self {
             Self::Store(error) => format!("{error}; blocks are taken again as soon as the store works"),
-            Self::Damaged(text) | Self::Conflict(text) => text.clone(),
+            Self::Damaged(text) => format!("{text}. It is read again every few seconds"),
+            Self::Conflict(text) => text.clone(),
         }
     }
 }
@@ -102,6 +105,8 @@ pub struct Core {
     /// Of the change that is not written yet.
     events: Vec<Event>,
     released: Vec<(Block, Origin)>,
+    /// Of the segments that came last.
+    pulled: Pulled,
     /// The committed block and the best chain above it, as the events so far tell them.
     told: Vec<Point>,
     written: Written,
@@ -136,6 +141,7 @@ impl Core {
             change: loaded.repairs,
             events: Vec::new(),
             released: Vec::new(),
+            pulled: Pulled::default(),
             told: Vec::new(),
             written: Written::default(),
         };
@@ -179,7 +185,7 @@ impl Core {
     }
 
     /// Sizes for the metrics: candidates, orphans, retired blocks.
-    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+    pub(in crate::block) fn sizes(&self) -> (usize, usize, usize) {
         (self.tree.len(), self.orphans.len(), self.retired.len())
     }
 
@@ -225,25 +231,8 @@ impl Core {
         Ok((outcome, self.flush()?))
     }
 
-    pub(super) fn apply_segment(
-        &mut self,
-        blocks: Vec<Block>,
-        origin: Origin,
-        now: UnixMillis,
-    ) -> Result<SegmentOutcome, ChainError> {
-        let (mut held, mut new) = (0, 0);
-        for block in blocks {
-            match self.apply(block, origin, now)? {
-                Outcome::Imported { .. } => (held, new) = (held + 1, new + 1),
-                Outcome::Known => held += 1,
-                stopped => return Ok(SegmentOutcome { held, new, stopped: Some(stopped) }),
-            }
-        }
-        Ok(SegmentOutcome { held, new, stopped: None })
-    }
-
-    /// Takes a block into memory. Nobody may hear of it before the next flush.
-    pub(super) fn apply(&mut self, block: Block, origin: Origin, now: UnixMillis) -> Result<Outcome, ChainError> {
+    /// Takes a block into memory. Nobody may hear of it before the next flush, and what becomes too much stays until [`Core::shrink`].
+    fn take(&mut self, block: Block, origin: Origin, now: UnixMillis) -> Result<Outcome, ChainError> {
         self.refuse_when_halted()?;
         let hash = block.hash();
         if let Some(outcome) = self.apply_known(&block, now)? {
@@ -357,13 +346,6 @@ impl Core {
         } else {
             self.follow_best(now);
         }
-        while self.tree.overflows(point.height) {
-            let Some(evicted) = self.tree.evict(point.height, &self.path, self.rules.choice.as_ref()) else { break };
-            self.change.evicted.push(evicted);
-            if evicted == point {
-                return Outcome::Ignored("too many better candidates are held".into());
-            }
-        }
         self.events.push(Event::Imported { point, origin, bytes });
         Outcome::Imported { new_head: self.head() != before }
     }
@@ -412,7 +394,7 @@ impl Core {
     }
 
     fn end_hold(&mut self, now: UnixMillis) {
-        let over = |hold: &Hold| now >= hold.until || self.tree.header(&hold.tip).is_some();
+        let over = |hold: &Hold| hold.is_over(now) || self.tree.header(&hold.tip).is_some();
         if self.hold.as_ref().is_some_and(over) {
             self.hold = None;
         }
@@ -479,8 +461,8 @@ impl Core {
     }
 
     /// Whether the store failed and should be read again.
-    pub(super) fn is_broken(&self) -> bool {
-        matches!(self.halted, Some(Halt::Store(_)))
+    pub(in crate::block) fn is_broken(&self) -> bool {
+        matches!(self.halted, Some(Halt::Store(_) | Halt::Damaged(_)))
     }
 
     /// Reads the chain from the store again after a write has failed, and tries to write. What comes back is what the disk holds; the
@@ -506,7 +488,12 @@ impl Core {
                 return events;
             }
             Err(OpenError::Store(error)) => self.halted = Some(Halt::Store(error)),
-            Err(error) => self.halted = Some(Halt::Damaged(error.to_string())),
+            Err(error) => {
+                let halt = Halt::Damaged(error.to_string());
+                if self.halted.replace(halt.clone()) != Some(halt) {
+                    tracing::error!(%error, "the chain cannot be used as it was read; no blocks are taken");
+                }
+            }
         }
         Vec::new()
     }
@@ -549,7 +536,8 @@ mod tests {
             core.apply(block.clone(), Origin::Local, kit::NOW).unwrap();
         }
         // As if the tree were full.
-        let evicted = core.tree.evict(u64::MAX, &core.path, core.rules.choice.as_ref()).unwrap();
+        let evicted =
+            core.tree.evict(u64::MAX, |hash| core.path.iter().any(|p| p.hash == *hash), core.rules.choice.as_ref())[0];
         assert_eq!(evicted.hash, other.hash());
         core.change.evicted.push(evicted);
         let again = core.apply(other.clone(), Origin::Local, kit::NOW).unwrap();
@@ -558,7 +546,8 @@ mod tests {
         assert_eq!(store.body(&other.hash()).unwrap().as_ref(), Some(other.body().bytes()));
         assert_eq!(store.candidates().unwrap().len(), 2);
         // What was written before is deleted when it goes.
-        let evicted = core.tree.evict(u64::MAX, &core.path, core.rules.choice.as_ref()).unwrap();
+        let evicted =
+            core.tree.evict(u64::MAX, |hash| core.path.iter().any(|p| p.hash == *hash), core.rules.choice.as_ref())[0];
         core.change.evicted.push(evicted);
         core.flush().unwrap();
         assert_eq!(store.header(&other.hash()).unwrap(), None);

@@ -188,9 +188,12 @@ pub enum ChainError {
     /// Blocks are not taken: see [`Status::halted`].
     #[error("the chain is halted: {0}")]
     Halted(String),
-    /// Headers that were reported as a conflict are none.
+    /// Headers that were reported as a conflict are none with the chain as it is now; it may have moved meanwhile.
     #[error("no conflict: {0}")]
     NoConflict(String),
+    /// Headers that were reported as a conflict are no branch by the rules, whatever the chain is.
+    #[error("no valid branch: {0}")]
+    NoBranch(String),
     /// Too many blocks wait for the chain; try again later.
     #[error("the chain is busy")]
     Busy,
@@ -376,7 +379,7 @@ impl Chain {
     /// others, until the next call. The chain counts peers, raises the alarm and follows the configured policy. To be repeated for each such peer every few minutes: a peer counts for ten.
     ///
     /// # Errors
-    /// [`ChainError`]; [`ChainError::NoConflict`] when the headers are no such branch.
+    /// [`ChainError`]; [`ChainError::NoConflict`] when the headers are no such branch, [`ChainError::NoBranch`] when they are none at all.
     pub async fn conflict(
         &self,
         peer: PeerId,

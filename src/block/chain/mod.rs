@@ -63,7 +63,7 @@ pub(in crate::block) use owner::{MERGE_BLOCKS, MERGE_BYTES};
 pub use rocks::Rocks;
 pub use start::OpenError;
 pub use store::{ChainStore, Change, Marks, Retired, Stretch};
-pub use validator::{Anything, Listed, Validator, Verdict};
+pub use validator::{Anything, Listed, Spaced, Validator, Verdict};
 
 /// Blocks above the committed one by default (`chain.commit_depth`).
 pub const DEFAULT_COMMIT_DEPTH: u64 = 12;

@@ -270,8 +270,7 @@ impl Service {
             }
             Err(error) => {
                 self.retry = now.plus(Duration::from_millis(RETRY_MS));
-                self.shared.publish_halt(self.core.status().halted);
-                self.metrics.halted.set(1);
+                self.publish_halt();
                 Err(error.into())
             }
         }
@@ -279,13 +278,14 @@ impl Service {
 
     fn tick(&mut self, now: UnixMillis) {
         if self.core.is_broken() {
-            if now < self.retry {
+            // A clock that was set back does not make it longer.
+            if (1..=RETRY_MS).contains(&self.retry.0.saturating_sub(now.0)) {
                 return;
             }
             self.retry = now.plus(Duration::from_millis(RETRY_MS));
             let events = self.core.recover(now);
             if self.core.status().halted.is_some() {
-                return self.shared.publish_halt(self.core.status().halted);
+                return self.publish_halt();
             }
             return self.publish(events, now);
         }
@@ -295,8 +295,15 @@ impl Service {
             // Mostly nothing happens, and a node that is idle should be.
             Ok(events) if events.is_empty() && before == shown(&self.core) => {}
             Ok(events) => self.publish(events, now),
-            Err(_) => self.shared.publish_halt(self.core.status().halted),
+            Err(_) => self.publish_halt(),
         }
+    }
+
+    /// Shows that no blocks are taken, and nothing that was not written.
+    fn publish_halt(&self) {
+        let halted = self.core.status().halted;
+        self.metrics.halted.set(i64::from(halted.is_some()));
+        self.shared.publish_halt(halted);
     }
 
     fn publish(&mut self, events: Vec<Event>, now: UnixMillis) {
@@ -310,7 +317,7 @@ impl Service {
         }
         match self.core.is_broken() {
             // What is in memory was not written.
-            true => self.shared.publish_halt(self.core.status().halted),
+            true => self.publish_halt(),
             false => self.shared.publish(&self.core, events),
         }
         self.show();

@@ -123,6 +123,18 @@ impl Rocks {
         Ok(Self { store, rows: Arc::default(), packs: Arc::new(Mutex::new(packs)), packed_bytes: PACKED_BYTES })
     }
 
+    /// Forgets the whole chain, whatever state it is in. Where its head was, when that can be read. Nobody may have it open. A process
+    /// that ends in between has forgotten all of it or nothing; files that are left then go with the next start. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn erase(store: &Store) -> Result<Option<Point>, StoreError> {
+        let head = store.get(Family::Block, MARKS)?.and_then(|marks| read_marks(&marks)).map(|marks| marks.head);
+        store.clear(&[Family::Block, Family::BlockBody])?;
+        store.clear_bodies(Shelf::Block, &store.body_numbers(Shelf::Block)?)?;
+        Ok(head)
+    }
+
     /// For tests: bodies go into packs from other sizes of a write on.
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     block::{Block, Body, Header, Point},
-    primitives::Hash,
+    primitives::{Hash, NetworkId},
     store::StoreError,
 };
 
@@ -24,7 +24,7 @@ pub enum OpenError {
     /// The store holds another chain.
     #[error(
         "the store holds the chain with genesis {found}, the configuration says {expected}: use the right genesis file and \
-         network, or another --data-dir"
+         network, or another --data-dir, or forget the stored chain with `vos block reset`"
     )]
     Genesis {
         /// In the store.
@@ -32,10 +32,16 @@ pub enum OpenError {
         /// Of the configuration.
         expected: Hash,
     },
+    /// The chain was made for another network.
+    #[error(
+        "the stored chain was signed for another network than {0}: use the right --network, or another --data-dir, or forget the \
+         stored chain with `vos block reset`"
+    )]
+    Network(NetworkId),
     /// What is final does not fit together.
     #[error(
-        "the stored chain is damaged at height {height}: {what}. Final blocks cannot be repaired: restore a backup, or start with an \
-         empty --data-dir to fetch the chain again"
+        "the stored chain is damaged at height {height}: {what}. Final blocks cannot be repaired: restore a backup, or forget \
+         the chain with `vos block reset`, and it is fetched again"
     )]
     Damaged {
         /// Where.
@@ -78,7 +84,7 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
     }
     let root = Arc::new(check_final(store, &marks)?);
     resume(rules, store, marks.committed)?;
-    let mut tree = Tree::new(marks.committed.hash, root);
+    let mut tree = Tree::new(marks.committed.hash, root, rules.depth);
     let mut repairs = Change::default();
     let mut headers: HashMap<Hash, Arc<Header>> = HashMap::new();
     for point in store.candidates()? {
@@ -105,7 +111,7 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
     Ok(Loaded { tree, retired, stored_path, repairs })
 }
 
-fn resume(rules: &Rules, store: &dyn ChainStore, committed: Point) -> Result<(), OpenError> {
+pub(super) fn resume(rules: &Rules, store: &dyn ChainStore, committed: Point) -> Result<(), OpenError> {
     let block_at = |height: u64| {
         let hash = store.hash_at(height).ok().flatten().filter(|_| height <= committed.height)?;
         let header = read_header(store, &hash).ok().flatten()?;
@@ -121,7 +127,7 @@ fn first_start(rules: &Rules) -> Loaded {
     let point = Point { height: genesis.header().height, hash: genesis.hash() };
     let repairs =
         Change { added: vec![genesis.clone()], attached: vec![point], committed: vec![point], ..Change::default() };
-    let tree = Tree::new(point.hash, Arc::new(genesis.header().clone()));
+    let tree = Tree::new(point.hash, Arc::new(genesis.header().clone()), rules.depth);
     Loaded { tree, retired: RetiredBlocks::default(), stored_path: Vec::new(), repairs }
 }
 
@@ -179,8 +185,10 @@ fn candidate(
     if body.root() != header.body_root || super::judge::links(&header, parent).is_some() {
         return Ok(None);
     }
-    let block = Block::trusted(header, body);
-    let good = rules.validator.full(&block, parent) == Verdict::Accept;
+    // By all rules: those of the configuration may have changed since it was taken.
+    let (block, validator) = (Block::trusted(header, body), &rules.validator);
+    let good = [validator.header(block.header()), validator.body(&block), validator.contextual(block.header(), parent)];
+    let good = good.iter().all(|v| *v == Verdict::Accept) && validator.full(&block, parent) == Verdict::Accept;
     Ok(good.then(|| Arc::new(block.header().clone())))
 }
 

@@ -1,7 +1,12 @@
 //! The tree of blocks above the committed one: every valid candidate, not one for each height. Headers only; bodies are in the store.
 //!
-//! Each node knows the weight of the heaviest path through it, so a step of the walk to the best leaf looks at the children of
-//! one node. An insertion costs the depth of the tree, which is the commit depth and a little.
+//! Each node knows the weight of the heaviest path through it and the height that it comes to, so a step of the walk to the best leaf
+//! looks at the children of one node. An insertion costs the depth of the tree, which is the commit depth and a little.
+//!
+//! # What may be final elsewhere
+//! At a fork a branch whose first block has the commit depth on top of it comes before one whose first block has not, whatever the rule
+//! thinks of them: nodes that know nothing of the other branch have made it final. Without that a node that a better block reached
+//! and its network did not would stay on that block for ever. Between two such branches, and between two others, the rule decides.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,21 +34,26 @@ struct Node {
     weight: u128,
     /// Of the heaviest path through this block.
     best: u128,
+    /// Height of the highest block that builds on this one, or its own.
+    top: u64,
 }
 
 /// The tree. Its root is the committed block and no candidate itself.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Hash,
+    /// The commit depth.
+    depth: u64,
     nodes: HashMap<Hash, Node>,
     heights: BTreeMap<u64, usize>,
     body_bytes: usize,
 }
 
 impl Tree {
-    pub(super) fn new(root: Hash, header: Arc<Header>) -> Self {
-        let node = Node { header, children: Vec::new(), weight: 0, best: 0 };
-        Self { root, nodes: HashMap::from([(root, node)]), heights: BTreeMap::new(), body_bytes: 0 }
+    pub(super) fn new(root: Hash, header: Arc<Header>, depth: u64) -> Self {
+        let top = header.height;
+        let node = Node { header, children: Vec::new(), weight: 0, best: 0, top };
+        Self { root, depth, nodes: HashMap::from([(root, node)]), heights: BTreeMap::new(), body_bytes: 0 }
     }
 
     pub(super) fn root(&self) -> Point {
@@ -74,17 +84,22 @@ impl Tree {
         };
         parent.children.push(hash);
         let weight = parent.weight + u128::from(choice.weight(&header));
-        let mut at = header.parent;
+        let (mut at, top) = (header.parent, header.height);
         *self.heights.entry(header.height).or_default() += 1;
         self.body_bytes += header.body_bytes as usize; // at most 4 MiB
-        self.nodes.insert(hash, Node { header, children: Vec::new(), weight, best: weight });
+        self.nodes.insert(hash, Node { header, children: Vec::new(), weight, best: weight, top });
         while let Some(node) = self.nodes.get_mut(&at) {
-            if node.best >= weight {
+            if node.best >= weight && node.top >= top {
                 break;
             }
-            node.best = weight;
+            (node.best, node.top) = (node.best.max(weight), node.top.max(top));
             at = node.header.parent;
         }
+    }
+
+    /// Whether a branch that begins with this block may be final for somebody who knows no other.
+    fn is_deep(&self, first: &Node) -> bool {
+        first.top - first.header.height >= self.depth
     }
 
     /// The way from the root, which is not part of it, to the best leaf.
@@ -95,7 +110,9 @@ impl Tree {
                 let node: &Node = self.nodes.get(hash)?;
                 Some((Branch { hash, first: &node.header, weight: node.best - at.weight }, node))
             };
-            let best = at.children.iter().filter_map(branch).max_by(|(a, _), (b, _)| choice.compare(a, b));
+            let best = at.children.iter().filter_map(branch).max_by(|(a, first), (b, second)| {
+                self.is_deep(first).cmp(&self.is_deep(second)).then_with(|| choice.compare(a, b))
+            });
             let Some((branch, node)) = best else { return path };
             path.push(Point { height: node.header.height, hash: *branch.hash });
             at = node;
@@ -115,7 +132,7 @@ impl Tree {
             let header = node.header.clone();
             self.uncount(&header);
         }
-        dropped
+        dropped.into_iter().map(|(_, header)| header).collect()
     }
 
     /// Whether a limit is passed at `height` or in all.
@@ -125,54 +142,56 @@ impl Tree {
             || self.body_bytes > MAX_BODY_BYTES
     }
 
-    /// Removes the worst leaf that is not on `path`: at `height` when there are too many, else anywhere. `None` when there is none.
-    pub(super) fn evict(&mut self, height: u64, path: &[Point], choice: &dyn ForkChoice) -> Option<Point> {
+    /// Removes what is worst and does not stay: at `height` when there are too many, else anywhere. A leaf when there is one, else the
+    /// worst branch at that height, all of it. Empty when everything stays.
+    pub(super) fn evict(&mut self, height: u64, stays: impl Fn(&Hash) -> bool, choice: &dyn ForkChoice) -> Vec<Point> {
         let crowded = self.heights.get(&height).is_some_and(|n| *n > MAX_PER_HEIGHT);
         let branch = |(hash, node): (&Hash, &Node)| {
-            let fits = *hash != self.root && node.children.is_empty() && (!crowded || node.header.height == height);
-            let on_path = path.iter().any(|p| p.hash == *hash);
-            (fits && !on_path).then(|| (*hash, node.header.clone()))
+            let fits = if crowded { node.header.height == height } else { node.children.is_empty() };
+            (fits && *hash != self.root && !stays(hash))
+                .then(|| (*hash, node.header.clone(), node.children.is_empty(), self.is_deep(node), node.best))
         };
-        let leaves: Vec<_> = self.nodes.iter().filter_map(branch).collect();
-        // One weight for all: they are compared as single blocks. Among leaves of different heights the lowest goes first: if
-        // nothing was built on it so far, hardly anything will be.
-        let worst = leaves.iter().min_by(|(ha, a), (hb, b)| {
-            let of = |hash, first| Branch { hash, first, weight: 0 };
-            a.height.cmp(&b.height).then_with(|| choice.compare(&of(ha, a), &of(hb, b)))
-        })?;
-        let (hash, header) = worst;
-        self.remove_leaf(*hash);
-        Some(Point { height: header.height, hash: *hash })
-    }
-
-    fn remove_leaf(&mut self, hash: Hash) {
-        let Some(node) = self.nodes.remove(&hash) else { return };
-        self.uncount(&node.header);
-        if let Some(parent) = self.nodes.get_mut(&node.header.parent) {
+        let all: Vec<_> = self.nodes.iter().filter_map(branch).collect();
+        // Among leaves of different heights the lowest goes first: if nothing was built on it so far, hardly anything will be.
+        let worst = all.into_iter().min_by(|(ha, a, leaf_a, deep_a, best_a), (hb, b, leaf_b, deep_b, best_b)| {
+            let of = |hash, first, weight| Branch { hash, first, weight };
+            let order = leaf_b.cmp(leaf_a).then(a.height.cmp(&b.height)).then(deep_a.cmp(deep_b));
+            order.then_with(|| choice.compare(&of(ha, a, *best_a), &of(hb, b, *best_b)))
+        });
+        let Some((hash, header, ..)) = worst else { return Vec::new() };
+        let mut removed = Vec::new();
+        self.remove_subtree(hash, &mut removed);
+        if let Some(parent) = self.nodes.get_mut(&header.parent) {
             parent.children.retain(|c| *c != hash);
         }
-        let mut at = node.header.parent;
+        self.count_again(header.parent);
+        removed.into_iter().map(|(hash, header)| Point { height: header.height, hash }).collect()
+    }
+
+    /// After a child of `at` has gone.
+    fn count_again(&mut self, mut at: Hash) {
         while let Some(node) = self.nodes.get(&at) {
-            let best = node.children.iter().filter_map(|c| self.nodes.get(c)).map(|c| c.best);
-            let best = best.max().unwrap_or(0).max(node.weight);
-            if best == node.best {
+            let children = || node.children.iter().filter_map(|c| self.nodes.get(c));
+            let best = children().map(|c| c.best).max().unwrap_or(0).max(node.weight);
+            let top = children().map(|c| c.top).max().unwrap_or(0).max(node.header.height);
+            if (best, top) == (node.best, node.top) {
                 break;
             }
             let parent = node.header.parent;
             if let Some(node) = self.nodes.get_mut(&at) {
-                node.best = best;
+                (node.best, node.top) = (best, top);
             }
             at = parent;
         }
     }
 
-    fn remove_subtree(&mut self, top: Hash, removed: &mut Vec<Arc<Header>>) {
+    fn remove_subtree(&mut self, top: Hash, removed: &mut Vec<(Hash, Arc<Header>)>) {
         let mut stack = vec![top];
         while let Some(hash) = stack.pop() {
             if let Some(node) = self.nodes.remove(&hash) {
                 self.uncount(&node.header);
                 stack.extend(node.children);
-                removed.push(node.header);
+                removed.push((hash, node.header));
             }
         }
     }
@@ -199,7 +218,7 @@ mod tests {
 
     /// The same tree, made at once of what is left.
     fn fresh(tree: &Tree, choice: &dyn ForkChoice) -> Tree {
-        let mut again = Tree::new(tree.root, tree.nodes[&tree.root].header.clone());
+        let mut again = Tree::new(tree.root, tree.nodes[&tree.root].header.clone(), tree.depth);
         let mut left: Vec<_> = tree.headers().filter(|(hash, _)| *hash != tree.root).collect();
         left.sort_by_key(|(hash, header)| (header.height, *hash));
         for (hash, header) in left {
@@ -214,7 +233,8 @@ mod tests {
         let mut evictions = 0;
         for (seed, choice) in (0..60).zip([&Norn as &dyn ForkChoice, &Longest].into_iter().cycle()) {
             let mut random = Random(seed);
-            let mut tree = Tree::new(genesis.hash(), Arc::new(genesis.header().clone()));
+            let depth = 2 + seed % 20;
+            let mut tree = Tree::new(genesis.hash(), Arc::new(genesis.header().clone()), depth);
             for block in bush(&mut random, 60, 12) {
                 if tree.header(&block.header().parent).is_none() {
                     continue;
@@ -225,9 +245,9 @@ mod tests {
                     0 => {
                         // A path that is not the best one: any leaf may go.
                         let protected = &path[..random.below(path.len() + 1)];
-                        let evicted = tree.evict(u64::MAX, protected, choice);
-                        assert!(evicted.is_none_or(|e| !protected.contains(&e) && tree.header(&e.hash).is_none()));
-                        evictions += usize::from(evicted.is_some());
+                        let evicted = tree.evict(u64::MAX, |hash| protected.iter().any(|p| p.hash == *hash), choice);
+                        assert!(evicted.iter().all(|e| !protected.contains(e) && tree.header(&e.hash).is_none()));
+                        evictions += evicted.len();
                     }
                     1 if random.below(8) == 0 && path.len() > 2 => drop(tree.commit(path[0].hash)),
                     _ => {}

@@ -1,6 +1,6 @@
 //! What makes a block valid beyond shape, root, signature and links: the seam where a chain of one's own plugs in.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -72,9 +72,10 @@ pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
         Vec::new()
     }
 
-    /// Brings the state to that of `committed`, with the final blocks that `block_at` reads. Called at the start, before anything else,
-    /// and when the chain is read again after a write has failed; the state that was saved last may be older than `committed`, or
-    /// there may be none.
+    /// Brings the state to that of `committed`, with the final blocks that `block_at` reads. Called at the start, before anything else;
+    /// when the chain is read again after a write has failed; and with `chain.deep_reorg_max`, for a block below the one that was final
+    /// so far. So the state that was saved last may be older than `committed` or newer, or there may be none. [`full`](Validator::full)
+    /// follows for all blocks above it.
     ///
     /// # Errors
     /// Why that is impossible: the chain is not opened then.
@@ -110,5 +111,65 @@ impl Validator for Listed {
             true => Verdict::Accept,
             false => Verdict::Invalid("its producer is none of chain.producers".into()),
         }
+    }
+}
+
+/// Rules with a least distance between a block and the one before it: `chain.spacing_ms`.
+///
+/// Depth makes final, so depth has to take time: a producer that dated [`Rules::depth`](super::Rules) blocks a millisecond apart could have
+/// two branches final in two parts of a network before either part hears of the other. Blocks may not be far ahead of the
+/// clock, so with this rule that many take as long as news takes to be everywhere many times over.
+#[derive(Clone, Debug)]
+pub struct Spaced {
+    least_ms: u64,
+    rules: Arc<dyn Validator>,
+}
+
+impl Spaced {
+    /// `rules`, and this distance between the times of a block and its parent.
+    #[must_use]
+    pub fn new(least_ms: u64, rules: Arc<dyn Validator>) -> Self {
+        Self { least_ms, rules }
+    }
+}
+
+impl Validator for Spaced {
+    fn transaction(&self, transaction: &[u8]) -> Verdict {
+        self.rules.transaction(transaction)
+    }
+
+    fn header(&self, header: &Header) -> Verdict {
+        self.rules.header(header)
+    }
+
+    fn body(&self, block: &Block) -> Verdict {
+        self.rules.body(block)
+    }
+
+    fn contextual(&self, header: &Header, parent: &Header) -> Verdict {
+        match header.time.0.saturating_sub(parent.time.0) < self.least_ms {
+            true => Verdict::Invalid(format!("it is less than {} ms after its parent", self.least_ms)),
+            false => self.rules.contextual(header, parent),
+        }
+    }
+
+    fn full(&self, block: &Block, parent: &Header) -> Verdict {
+        self.rules.full(block, parent)
+    }
+
+    fn select(&self, parent: &Header, transactions: Vec<Bytes>) -> Vec<Bytes> {
+        self.rules.select(parent, transactions)
+    }
+
+    fn extra(&self, parent: &Header) -> Vec<u8> {
+        self.rules.extra(parent)
+    }
+
+    fn resume(&self, committed: Point, block_at: &dyn Fn(u64) -> Option<Block>) -> Result<(), String> {
+        self.rules.resume(committed, block_at)
+    }
+
+    fn committed(&self, point: Point) {
+        self.rules.committed(point);
     }
 }

@@ -1,20 +1,28 @@
 //! Taking announced transactions from those who have them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::wire::{self, GetTransaction};
 use crate::{
-    net::{pubsub::Received, rpc::Client},
+    net::{
+        pubsub::Received,
+        rpc::{Client, RequestError},
+    },
     primitives::{Hash, PeerId},
 };
 
 /// Transactions on their way: 4 MiB at most.
 const FETCHING: usize = 64;
-/// Of them from one neighbour's announcements: one that serves slowly does not keep out the others.
+/// Of them from one neighbour's announcements: one that serves slowly does not keep out the others. It begins with [`AT_FIRST`]; what comes
+/// in time makes it one more, what does not makes it half as many, since all who are near it share its line.
 const PER_SOURCE: usize = 16;
+/// See [`PER_SOURCE`].
+const AT_FIRST: usize = 4;
+/// How often a source may be asked for one transaction when it does not answer in time.
+const TRIES: u32 = 3;
 /// Announcements that wait for their turn, some 200 bytes each: gossip tells each news once, so what is not kept is lost.
 const WAITING: usize = 4096;
 /// Of them from one neighbour.
@@ -37,6 +45,20 @@ pub(super) struct Fetched {
     pub(super) liars: Vec<PeerId>,
     /// Whether it came from whoever announced it.
     delivered: bool,
+    /// Whether whoever announced it did not answer in time.
+    late: bool,
+    others: Vec<PeerId>,
+    tries: u32,
+}
+
+/// An announcement whose transaction is to be fetched.
+#[derive(Debug)]
+struct Wanted {
+    received: Received,
+    hash: Hash,
+    others: Vec<PeerId>,
+    /// How often its source was asked.
+    tries: u32,
 }
 
 /// The fetches under way, and those that wait.
@@ -46,9 +68,11 @@ pub(super) struct Fetches {
     jobs: JoinSet<Fetched>,
     /// Under way, and because of whom.
     flying: HashMap<Hash, PeerId>,
-    waiting: VecDeque<(Received, Hash, Vec<PeerId>)>,
+    waiting: VecDeque<Wanted>,
     /// Of late.
     failures: HashMap<PeerId, u32>,
+    /// How many may be under way, of those for whom it is not [`AT_FIRST`].
+    windows: HashMap<PeerId, usize>,
 }
 
 impl Fetches {
@@ -59,6 +83,7 @@ impl Fetches {
             flying: HashMap::new(),
             waiting: VecDeque::new(),
             failures: HashMap::new(),
+            windows: HashMap::new(),
         }
     }
 
@@ -67,43 +92,45 @@ impl Fetches {
     #[must_use]
     pub(super) fn begin(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) -> Option<Received> {
         let source = received.source;
-        let waits = self.waiting.iter().any(|(_, known, _)| *known == hash);
+        let waits = self.waiting.iter().any(|waits| waits.hash == hash);
         if self.is_dishonest(&source) || self.flying.contains_key(&hash) || waits {
             return Some(received);
         }
+        let wanted = Wanted { received, hash, others, tries: 0 };
         if self.has_room(&source) {
-            self.start(received, hash, others);
+            self.start(wanted);
             return None;
         }
         let of_source = self.waiting_of(&source);
-        if of_source >= WAITING_PER_SOURCE {
-            return Some(received);
+        if of_source >= WAITING_PER_SOURCE || (self.waiting.len() >= WAITING && !self.make_room(of_source)) {
+            return Some(wanted.received);
         }
-        if self.waiting.len() >= WAITING && !self.make_room(of_source) {
-            return Some(received);
-        }
-        self.waiting.push_back((received, hash, others));
+        self.waiting.push_back(wanted);
         None
     }
 
     fn waiting_of(&self, source: &PeerId) -> usize {
-        self.waiting.iter().filter(|(waits, ..)| waits.source == *source).count()
+        self.waiting.iter().filter(|waits| waits.received.source == *source).count()
     }
 
     /// The newest announcement of the neighbour with most of them goes, if it has more than `than`.
     fn make_room(&mut self, than: usize) -> bool {
         let mut counts: HashMap<PeerId, usize> = HashMap::new();
-        for (waits, ..) in &self.waiting {
-            *counts.entry(waits.source).or_default() += 1;
+        for waits in &self.waiting {
+            *counts.entry(waits.received.source).or_default() += 1;
         }
         let most = counts.into_iter().filter(|(_, count)| *count > than + 1).max_by_key(|(_, count)| *count);
-        let last = most.and_then(|(peer, _)| self.waiting.iter().rposition(|(waits, ..)| waits.source == peer));
+        let last = most.and_then(|(peer, _)| self.waiting.iter().rposition(|waits| waits.received.source == peer));
         // Dropped, it is ignored.
         last.and_then(|at| self.waiting.remove(at)).is_some()
     }
 
+    fn window(&self, source: &PeerId) -> usize {
+        self.windows.get(source).copied().unwrap_or(AT_FIRST)
+    }
+
     fn has_room(&self, source: &PeerId) -> bool {
-        self.flying.len() < FETCHING && self.flying.values().filter(|s| *s == source).count() < PER_SOURCE
+        self.flying.len() < FETCHING && self.flying.values().filter(|s| *s == source).count() < self.window(source)
     }
 
     fn is_dishonest(&self, source: &PeerId) -> bool {
@@ -113,27 +140,36 @@ impl Fetches {
     /// A quarter of what was not delivered is forgotten; to be called every few seconds. Whoever fills its places with what never comes is
     /// over the limit all the time.
     pub(super) fn forgive(&mut self) {
+        let active: HashSet<PeerId> =
+            self.flying.values().copied().chain(self.waiting.iter().map(|waits| waits.received.source)).collect();
+        self.windows.retain(|peer, _| active.contains(peer));
         self.failures.retain(|_, failures| {
             *failures -= failures.div_ceil(4);
             *failures > 0
         });
     }
 
-    fn start(&mut self, received: Received, hash: Hash, others: Vec<PeerId>) {
+    fn start(&mut self, Wanted { received, hash, others, tries }: Wanted) {
         self.flying.insert(hash, received.source);
         let client = self.client.clone();
         self.jobs.spawn(async move {
-            let (mut transaction, mut liars, mut delivered) = (None, Vec::new(), false);
-            for peer in std::iter::once(received.source).chain(others) {
+            let (mut transaction, mut liars, mut delivered, mut late) = (None, Vec::new(), false, false);
+            for peer in std::iter::once(&received.source).chain(&others) {
                 // It may not have it any more, since a block has it, or may be gone: that is nobody's fault.
-                let Ok(answer) = client.request(peer, wire::request(&hash)).await else { continue };
+                let answer = match client.request(*peer, wire::request(&hash)).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        late |= *peer == received.source && matches!(error, RequestError::Timeout);
+                        continue;
+                    }
+                };
                 if Hash::of(&answer.transaction) == hash {
-                    (transaction, delivered) = (Some(answer.transaction), peer == received.source);
+                    (transaction, delivered) = (Some(answer.transaction), *peer == received.source);
                     break;
                 }
-                liars.push(peer);
+                liars.push(*peer);
             }
-            Fetched { received, hash, transaction, liars, delivered }
+            Fetched { received, hash, transaction, liars, delivered, late, others, tries: tries + 1 }
         });
     }
 
@@ -145,8 +181,11 @@ impl Fetches {
         let mut flying: HashMap<PeerId, usize> = HashMap::new();
         self.flying.values().for_each(|source| *flying.entry(*source).or_default() += 1);
         let of = |source: &PeerId| flying.get(source).copied().unwrap_or(0);
-        let waiting = self.waiting.iter().enumerate().map(|(at, (waits, ..))| (of(&waits.source), at));
-        waiting.filter(|(count, _)| *count < PER_SOURCE).min().map(|(_, at)| at)
+        let waiting = self.waiting.iter().enumerate().filter_map(|(at, waits)| {
+            let count = of(&waits.received.source);
+            (count < self.window(&waits.received.source)).then_some((count, at))
+        });
+        waiting.min().map(|(_, at)| at)
     }
 
     /// The next one that ended, to be given to [`Fetches::settle`]. Pending while there is none; cancel-safe.
@@ -159,18 +198,32 @@ impl Fetches {
     }
 
     /// Counts how one ended, and lets others have its place. What is `known` meanwhile, in the pool or by a block that was quicker, is
-    /// nobody's failure and needs no fetch: whoever has the block may not have its transactions any more.
-    pub(super) fn settle(&mut self, ended: &Fetched, known: impl Fn(&Hash) -> bool) {
+    /// nobody's failure and needs no fetch: whoever has the block may not have its transactions any more. `None` when it is tried again.
+    pub(super) fn settle(&mut self, ended: Fetched, known: impl Fn(&Hash) -> bool) -> Option<Fetched> {
         self.flying.remove(&ended.hash);
-        if !ended.delivered && !known(&ended.hash) {
-            *self.failures.entry(ended.received.source).or_default() += 1;
+        let (source, window) = (ended.received.source, self.window(&ended.received.source));
+        let (known_now, mut over) = (known(&ended.hash), None);
+        if ended.delivered {
+            self.windows.insert(source, (window + 1).min(PER_SOURCE));
+        } else if ended.late && window > 1 && !known_now {
+            // Too much at once for its line, and no failure before it is asked for one thing at a time.
+            self.windows.insert(source, window / 2);
+        } else if !known_now {
+            *self.failures.entry(source).or_default() += 1;
+        }
+        if ended.late && ended.transaction.is_none() && !known_now && ended.tries < TRIES {
+            let Fetched { received, hash, others, tries, .. } = ended;
+            self.waiting.push_back(Wanted { received, hash, others, tries });
+        } else {
+            over = Some(ended);
         }
         while let Some(at) = self.next_in_turn() {
-            let Some((received, hash, others)) = self.waiting.remove(at) else { break };
+            let Some(wanted) = self.waiting.remove(at) else { break };
             // Dropped, it is ignored.
-            if !self.is_dishonest(&received.source) && !known(&hash) {
-                self.start(received, hash, others);
+            if !self.is_dishonest(&wanted.received.source) && !known(&wanted.hash) {
+                self.start(wanted);
             }
         }
+        over
     }
 }

@@ -27,7 +27,7 @@ impl Wire for GetTransaction {
     const NAME: &'static str = "block/transaction/1";
     const MAX_REQUEST: usize = 34;
     const MAX_RESPONSE: usize = MAX_TRANSACTION_BYTES + 8;
-    /// Gossip forgets a message after five seconds: what is accepted later is not passed on.
+    /// Gossip forgets a message after twelve seconds: what is accepted later is not passed on.
     const TIMEOUT: Duration = Duration::from_secs(4);
     const QUEUE: usize = 256;
     const RATE: u32 = 512;

@@ -360,6 +360,11 @@ impl Claims {
         counted().filter(|c| c.is_held()).count() * 2 >= counted().count()
     }
 
+    /// Whether more peers say that they have a head that is not here than have one that is.
+    pub(super) fn mostly_missing(&self, now: Instant) -> bool {
+        self.peers.values().filter(|c| c.is_wanted(now)).count() > self.held()
+    }
+
     /// Peers whose head, above the genesis block, is here.
     pub(super) fn held(&self) -> usize {
         self.peers.values().filter(|c| !c.contradicts && c.is_held() && c.said.height > 0).count()

@@ -157,15 +157,14 @@ impl Exchange {
         let purpose = self.purpose.clone();
         let proof = tokio::task::spawn_blocking(move || check::proof(&raw, span.start, fork, &purpose));
         let proof = proof.await.unwrap_or(Err(Failure::Lost))?;
-        self.chain.conflict(peer, proof, told).await.map_err(|error| match error {
-            ChainError::NoConflict(why) => {
-                tracing::debug!(%peer, %why, "headers prove no conflict");
-                Failure::Wrong
+        self.chain.conflict(peer, proof, told).await.map_err(|error| {
+            match error {
+                ChainError::NoBranch(_) | ChainError::NoConflict(_) => {
+                    tracing::debug!(%peer, %error, "headers prove no conflict");
+                }
+                _ => tracing::warn!(%peer, %error, "a conflict could not be reported"),
             }
-            error => {
-                tracing::warn!(%peer, %error, "a conflict could not be reported");
-                Failure::Lost
-            }
+            unproven(&error)
         })
     }
 
@@ -213,6 +212,15 @@ fn failure(error: &RequestError) -> Failure {
         RequestError::Timeout => Failure::Timeout,
         RequestError::Malformed => Failure::Wrong,
         RequestError::Busy | RequestError::Status(Status::Busy) => Failure::Busy(BUSY),
+        _ => Failure::Lost,
+    }
+}
+
+/// What a proof is that the chain does not take.
+pub(super) fn unproven(error: &ChainError) -> Failure {
+    match error {
+        ChainError::NoBranch(_) => Failure::Wrong,
+        // Either chain may have moved since the place where they part was looked for.
         _ => Failure::Lost,
     }
 }

@@ -10,8 +10,8 @@
 //!   (any)                 Stalled ── a block ──▶ Syncing, CatchingUp ◀────┘
 //! ```
 //!
-//! Of what one peer says alone only the blocks count that it gives: a liar that is always busy neither puts a node out of step nor keeps one
-//! from it.
+//! Of what fewer peers say than there are whose heads are here only the blocks count that they give: liars that are always busy neither
+//! put a node out of step nor keep it from it.
 //!
 //! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15). Who
 //! was not in step comes into it only when the heads of at least half of the peers are here, and not before a few peers have told
@@ -27,7 +27,7 @@ use std::{
 
 use self::pull::Pace;
 use super::{
-    claims::{CUT, Claim, Claims},
+    claims::{CUT, Claim, Claims, Target},
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
     run::{Handover, Load, Mismatch, Run, Size},
     search::{Search, Step},
@@ -38,8 +38,8 @@ use crate::{
     primitives::PeerId,
 };
 
-/// A pull that took less, a quarter of what it may, shows that our line bears more.
-const EASY: Duration = Duration::from_millis(2500);
+/// A pull that took less shows that our line bears more: twice as much would still come in the time that a pull may take.
+const EASY: Duration = Duration::from_secs(4);
 /// Without a block for this long we are stalled.
 const STALL: Duration = Duration::from_secs(30);
 /// Between tries when stalled, and before a run begins with a peer whose blocks most others contradicted.
@@ -221,9 +221,12 @@ impl Planner {
                     self.claims.silent(&peer, true);
                     // All of them share our line: with fewer and smaller ones each may come in time. A liar that lets pulls run out of
                     // time is outweighed by each one that comes.
-                    match self.window.min(self.under_way_in_all() + 1) {
-                        ..=pull::LEAST_IN_FLIGHT => self.size.shrink(),
-                        many => self.window = (many / 2).max(pull::LEAST_IN_FLIGHT),
+                    let window = self.window.min(self.under_way_in_all() + 1);
+                    if window > pull::LEAST_IN_FLIGHT {
+                        self.window = (window / 2).max(pull::LEAST_IN_FLIGHT);
+                    } else if !self.size.shrink() {
+                        // Two large blocks at once may take longer than both of them one after the other may.
+                        self.window = 1;
                     }
                 }
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
@@ -247,6 +250,8 @@ impl Planner {
             Failure::NotFound(height) => self.claims.lower(&peer, height, now),
             Failure::Pruned(earliest) => {
                 self.claims.prune(&peer, earliest);
+                // No fault; but who says so again and again is no reason to be behind.
+                self.claims.fail(&peer, now);
                 return false;
             }
             Failure::Lost => self.claims.lost(&peer, now),
@@ -449,9 +454,10 @@ impl Planner {
         let base = place.head.height;
         let target = self.claims.target(base, now);
         let gap = target.map_or(0, |t| t.height.saturating_sub(base));
-        // What one peer says puts nobody out of step, however often: only blocks that it gave do, as many as broadcast does not
+        // What a few peers say puts nobody out of step, however often: only blocks that they gave do, as many as broadcast does not
         // bring in that time.
-        let credible = target.is_some_and(|t| t.backed || t.given > self.depth + 2);
+        let believed = |t: Target| t.backed && self.claims.mostly_missing(now);
+        let credible = target.is_some_and(|t| believed(t) || t.given > self.depth + 2);
         let near = gap <= self.depth + 2;
         let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held());
         let next = match self.state {

@@ -293,11 +293,14 @@ impl Run {
     /// are pulled again, from others if there are any.
     fn is_vouched_for(&mut self, start: u64, twice: u64) -> bool {
         let mut at = start;
-        let mut first = None;
+        let (mut first, mut bytes) = (None, 0);
         loop {
-            let Some(Batch { stage: Stage::Here { peer, blocks, .. }, count, .. }) = self.batches.get(&at) else {
-                return false;
+            let Some(Batch { stage: Stage::Here { peer, blocks, bytes: more }, count, .. }) = self.batches.get(&at)
+            else {
+                // As much as may be held came from one sender and nothing from others, who had the time.
+                return bytes >= BYTES;
             };
+            bytes += more;
             let sender = *first.get_or_insert(*peer);
             let next = at + u64::from(*count);
             if *peer != sender || next > twice {
@@ -306,7 +309,7 @@ impl Run {
             let (peer, last) = (*peer, blocks.last().map(point).unwrap_or_default());
             // The last one that there may be: nothing can come after it before it is gone.
             let Some(after) = self.batches.get(&next) else { return !self.shorter };
-            let Stage::Here { peer: other, blocks, .. } = &after.stage else { return false };
+            let Stage::Here { peer: other, blocks, .. } = &after.stage else { return bytes >= BYTES };
             if blocks.first().is_some_and(|b| b.header().parent == last.hash) {
                 at = next;
                 continue;
@@ -373,9 +376,11 @@ impl Size {
         }
     }
 
-    /// A pull ran out of time, and no smaller number of them would help.
-    pub(super) fn shrink(&mut self) {
+    /// A pull ran out of time, and no smaller number of them would help. False when no less can be asked for.
+    pub(super) fn shrink(&mut self) -> bool {
+        let least = self.goal == LEAST_BYTES || self.count() == 1;
         self.goal = (self.goal / 4).max(LEAST_BYTES);
+        !least
     }
 
     /// A pull came quickly. False when as much is asked for at once as there may be.
@@ -441,6 +446,28 @@ mod tests {
         assert_eq!(spans(&run).len(), BATCHES - FINISHED);
         send(&mut run, PeerId::random(), &chain, all[FINISHED], 1);
         assert_eq!(spans(&run), [all[FINISHED + 1]], "many are finished: only the first one missing");
+    }
+
+    #[test]
+    fn what_one_sender_alone_brings_is_handed_over_before_it_fills_the_memory() {
+        let chain = Maker::new(1).row(&kit::genesis(), 3200, 0);
+        let mut run = Run::new(genesis(), None);
+        run.cut(u64::MAX, 100);
+        // Somebody else says that it has them, and gives nothing.
+        let (peer, twice) = (PeerId::random(), u64::MAX);
+        let (mut given, mut held, mut most) = (0, 0, 0);
+        for span in spans(&run) {
+            send(&mut run, peer, &chain, span, 8 << 20);
+            held += 8 << 20;
+            most = most.max(held);
+            while let Some(out) = run.take(twice, Load::default()).unwrap() {
+                given += out.blocks.len();
+                held -= out.load.bytes;
+                run.advance(run.given);
+            }
+        }
+        assert!(most <= BYTES + (8 << 20), "{} MiB", most >> 20);
+        assert!(given >= 2400, "{given}");
     }
 
     #[test]
@@ -553,9 +580,10 @@ mod tests {
     fn less_is_asked_for_when_pulls_run_out_of_time_and_more_again_when_they_come() {
         let mut size = Size::default();
         size.saw(10, 10 << 20);
-        (0..3).for_each(|_| size.shrink());
+        assert!(size.shrink());
+        (0..2).for_each(|_| assert!(!size.shrink(), "one block is one block"));
         assert_eq!((size.bytes(), size.count()), (LEAST_BYTES, 1));
-        size.shrink();
+        assert!(!size.shrink());
         assert_eq!(size.bytes(), LEAST_BYTES);
         let steps = std::iter::repeat_with(|| size.double()).take_while(|more| *more).count();
         assert_eq!((steps, size.count()), (6, 2));

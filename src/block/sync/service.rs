@@ -382,8 +382,8 @@ impl Service {
             }
             Greeted::Foreign => self.on_foreign(peer),
             Greeted::Wrong => self.penalties.report(peer, Offence::WrongData),
-            Greeted::Silent => self.penalties.report(peer, Offence::Timeout),
-            Greeted::Ours(_) | Greeted::Mute | Greeted::Lost => {}
+            // On a line that our own pulls fill an answer may take its time: who is silent says nothing of its head, and no more.
+            Greeted::Ours(_) | Greeted::Mute | Greeted::Silent | Greeted::Lost => {}
         }
     }
 

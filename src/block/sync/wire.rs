@@ -124,10 +124,11 @@ impl Greeting {
         }
     }
 
-    /// `None` for nonsense: another version, a hash of another length, a head below what is final, or another sender than
-    /// the one who sent it.
+    /// `None` for nonsense: another version, a hash of another length, a head below what is final or below the lowest block that is
+    /// held, or another sender than the one who sent it.
     pub(super) fn read(raw: &pb::Shakehand, sender: PeerId) -> Option<Self> {
-        if raw.version != VERSION || raw.address.len() > MAX_ADDRESS || raw.head_height < raw.committed_height {
+        let ordered = raw.committed_height <= raw.head_height && raw.earliest <= raw.head_height.saturating_add(1);
+        if raw.version != VERSION || raw.address.len() > MAX_ADDRESS || !ordered {
             return None;
         }
         let address = PeerId::from_bytes(&raw.address).ok().filter(|a| *a == sender)?;

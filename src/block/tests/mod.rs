@@ -3,6 +3,7 @@
 
 mod chain;
 mod conflict;
+mod deep;
 mod defects;
 mod forks;
 mod format;

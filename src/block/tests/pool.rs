@@ -86,7 +86,22 @@ fn a_block_that_is_told_twice_counts_once() {
 }
 
 #[test]
-fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
+fn what_the_rules_left_out_lets_others_go_first() {
+    let mut pool = Pool::new(100, 10_000);
+    let all: Vec<Bytes> = (0..4).map(transaction).collect();
+    for t in &all {
+        pool.add(t.clone(), None, NOW).unwrap();
+    }
+    pool.postpone(&Hash::of(&all[0]));
+    pool.postpone(&Hash::of(&all[2]));
+    pool.postpone(&Hash::of(b"no such transaction"));
+    let expected = [1, 3, 0, 2].map(|n: usize| all[n].clone());
+    assert_eq!(pool.package(usize::MAX, 100), expected);
+    assert_eq!((pool.since(&Hash::of(&all[0])), pool.len()), (Some(NOW), 4), "it grows no younger");
+}
+
+#[test]
+fn one_peer_takes_a_quarter_at_most_and_all_together_three() {
     let mut pool = Pool::new(40, 10_000);
     let peers: Vec<_> = (0..5).map(|_| Identity::generate().address()).collect();
     let mut taken = [0; 5];
@@ -97,9 +112,12 @@ fn one_peer_takes_a_quarter_at_most_and_all_together_no_more_than_there_is() {
             assert!(result.is_ok() || result == Err(PoolError::Full));
         }
     }
-    assert_eq!((pool.len(), taken.iter().sum::<usize>()), (40, 40));
+    assert_eq!((pool.len(), taken.iter().sum::<usize>()), (30, 30));
     assert!(taken.iter().all(|n| *n <= 10));
-    assert_eq!(pool.add(transaction(5000), None, NOW), Err(PoolError::Full));
+    let ours = (5000..6000).filter(|n| pool.add(transaction(*n), None, NOW).is_ok());
+    assert_eq!((ours.count(), pool.len()), (10, 40), "what is put in here has its place");
+    assert_eq!(pool.add(transaction(5000), None, NOW), Err(PoolError::Known));
+    assert_eq!(pool.add(transaction(7000), None, NOW), Err(PoolError::Full));
     // What a block takes makes room again, for each peer too.
     let all = pool.package(usize::MAX, 40);
     attach(&mut pool, 1, &all);

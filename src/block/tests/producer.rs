@@ -1,5 +1,7 @@
 //! Production and the travel of transactions, with a real chain and the topic's ends in our hands.
 
+mod waiting;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;

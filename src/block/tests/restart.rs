@@ -6,7 +6,7 @@ use super::{Faulty, Random, answer, feed, forest};
 use crate::{
     block::{
         Block, Origin,
-        chain::{self, ChainError, ChainStore, Core, Memory, OpenError, Rocks},
+        chain::{self, ChainError, ChainStore, Change, Core, Memory, OpenError, Rocks},
         kit,
     },
     primitives::{ManualClock, UnixMillis},
@@ -123,6 +123,30 @@ fn a_failed_store_is_read_again_without_a_restart() {
 }
 
 #[test]
+fn what_looks_like_damage_after_a_failed_write_is_read_again_too() {
+    let blocks = kit::Maker::new(1).row(&kit::genesis(), 20, 10);
+    let faulty = Arc::new(Faulty::new(Memory::default(), 12, false));
+    let mut core = Core::open(kit::rules(DEPTH), faulty.clone(), kit::NOW).unwrap();
+    let came = feed_until_it_fails(&mut core, &blocks);
+    faulty.repair();
+    // As a disk that does not read what is on it: the committed block cannot be found.
+    let marks = faulty.marks().unwrap().unwrap();
+    let committed = marks.committed;
+    let lost = &blocks[usize::try_from(committed.height).unwrap() - 1];
+    faulty.inner.write(&Change { evicted: vec![committed], marks, ..Change::default() }, true).unwrap();
+    for _ in 0..3 {
+        assert_eq!(core.recover(kit::NOW), []);
+        assert!(core.status().halted.is_some_and(|h| h.contains("damaged") && h.contains("read again")));
+        assert!(core.is_broken());
+    }
+    faulty.inner.write(&Change { added: vec![lost.clone()], marks, ..Change::default() }, true).unwrap();
+    core.recover(kit::NOW);
+    assert_eq!(core.status().halted, None);
+    feed(&mut core, &blocks[came..]);
+    assert_eq!(core.head().height, 20);
+}
+
+#[test]
 fn a_disk_with_too_little_room_for_what_failed_stays_the_reason_until_there_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
@@ -216,7 +240,7 @@ fn point(block: &Block) -> crate::block::Point {
 fn what_contradicts_itself_below_the_committed_block_is_refused_in_clear_words() {
     let error = broken(|change, row| change.detached.push(point(&row[9]))).unwrap_err();
     assert_eq!(error, OpenError::Damaged { height: 10, what: "no block is noted" });
-    assert!(error.to_string().contains("height 10") && error.to_string().contains("--data-dir"), "{error}");
+    assert!(error.to_string().contains("height 10") && error.to_string().contains("vos block reset"), "{error}");
     let error = broken(|change, row| change.evicted.push(point(&row[15]))).unwrap_err();
     assert_eq!(error, OpenError::Damaged { height: 16, what: "the header is missing" });
     let error = broken(|change, row| {

@@ -81,6 +81,14 @@ pub enum Blocks {
         #[arg(long, value_name = "HEIGHT")]
         to: Option<u64>,
     },
+    /// Forget the chain of a data directory whose daemon is stopped, and nothing else: the daemon fetches it again when it starts. For a
+    /// chain that is halted or damaged, or of another genesis.
+    #[command(after_help = after_help!("vos block reset --yes"))]
+    Reset {
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Check and import a segment from a file. What is here already is skipped, so it can be done again.
     #[command(after_help = after_help!("vos block import chain.vosb", "ssh host vos block export - | vos block import -"))]
     Import {
@@ -121,6 +129,7 @@ pub(super) async fn run(context: &Context, command: Blocks) -> Result<(), CliErr
         }
         Blocks::Sync { wait, timeout } => sync(context, wait.then_some(timeout)).await,
         Blocks::Trace => trace(context).await,
+        Blocks::Reset { yes } => reset(context, yes),
         Blocks::Export { file, from, to } => export(context, &file, from, to).await,
         Blocks::Import { file } => {
             let imported: ImportedSegment = client.upload("/v1/block/segment", body(out, &file).await?, IMPORT).await?;
@@ -129,6 +138,26 @@ pub(super) async fn run(context: &Context, command: Blocks) -> Result<(), CliErr
             })
         }
     }
+}
+
+fn reset(context: &Context, yes: bool) -> Result<(), CliError> {
+    let dir = context.data_dir()?;
+    if !dir.join("db").is_dir() {
+        return Err(CliError::usage(format!("no daemon has run in {}: there is no chain to forget", shown(&dir))));
+    }
+    if !yes {
+        return Err(CliError::usage(format!(
+            "this deletes all blocks in {}; blocks that no other node has are lost (`vos block export` keeps them). Identity, messages \
+             and contacts stay. Say --yes to do it",
+            shown(&dir)
+        )));
+    }
+    let head =
+        crate::node::reset_chain(dir)?.map(|head| BlockPoint { height: head.height, hash: head.hash.to_string() });
+    context.out.show(&serde_json::json!({ "head": head }), |_| match &head {
+        Some(head) => format!("forgotten: the chain with head {}", point(head)),
+        None => "forgotten: no head could be read".to_owned(),
+    })
 }
 
 /// For what was read to be written, after the last byte.

@@ -62,7 +62,9 @@ pub(super) fn run(context: &Context, args: Config) -> Result<(), CliError> {
         }
         Config::Check { file } => {
             let file = file.map_or_else(|| context.data_dir().map(|dir| dir.join("config.toml")), Ok)?;
-            config::Config::check_file(&file)?;
+            let config = config::Config::check_file(&file)?;
+            // The one file that it names and a daemon reads at its start.
+            config.chain.read_genesis(&config.node.network).map_err(|e| CliError::usage(e.to_string()))?;
             let answer = serde_json::json!({ "file": file.display().to_string(), "valid": true });
             out.show(&answer, |_| format!("{}: valid", shown(&file)))
         }

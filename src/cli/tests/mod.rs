@@ -29,7 +29,7 @@ fn the_tree_is_consistent_and_is_the_promised_one() {
     let promised = "init,daemon,id,status,peers,ping,connect,disconnect,listen ls,listen add,listen rm,ban ls,ban add,ban rm,\
         name,map ls,map get,map watch,online,send,inbox ls,inbox read,inbox watch,inbox rm,outbox ls,outbox show,outbox cancel,\
         friend offer,friend accept,friend decline,friend revoke,friend ls,friend show,friend evidence,friend of,contact add,contact rm,contact ls,mailbox stats,\
-        block head,block get,block submit,block watch,block sync,block trace,block export,block import,events,testnet,config default,config show,config check,completions,man";
+        block head,block get,block submit,block watch,block sync,block trace,block export,block reset,block import,events,testnet,config default,config show,config check,completions,man";
     assert_eq!(found, promised.split(',').map(str::trim).collect::<Vec<_>>());
 }
 

@@ -18,11 +18,12 @@
 //!
 //! # Limits
 //! Frames are capped by the protocol before allocation; streams in both directions are capped per peer; the bytes of
-//! all requests and answers under way share one budget, of which a peer has its part; each peer's request rate is
+//! all requests and answers under way share one budget, of which a peer has its part, and where it is used up who holds most makes room (`budget.rs`); each peer's request rate is
 //! limited *before* parsing, by not reading; a full inbound queue answers [`Status::Busy`]. Dropping an [`Inbound`]
 //! answers `Busy` too.
 
 mod behaviour;
+mod budget;
 mod client;
 mod error;
 mod handler;

@@ -14,7 +14,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Inbound, Reply, Wire};
+use super::{
+    Inbound, Reply, Wire,
+    budget::{Budget, Hold},
+};
 use crate::{
     primitives::{PeerId, StreamProtocol},
     runtime::Stop,
@@ -31,10 +34,10 @@ const STREAMS: usize = 8192;
 const IDLE: Duration = Duration::from_secs(60);
 /// For one request to arrive once its length is known, and one answer to leave.
 const TRANSFER: Duration = Duration::from_secs(30);
-/// Bytes of requests and answers under way, over all peers, in KiB: a flood waits here instead of in memory.
-const BUDGET_KIB: usize = 64 * 1024;
-/// One peer's part of it, so that a peer that sends or reads slowly holds up itself and not everybody: eleven of the largest
-/// requests there are.
+/// Bytes of requests and answers under way, over all peers.
+const BUDGET: usize = 64 * 1024 * 1024;
+/// What one peer's requests and their answers may come to, in KiB, counted before they come: eleven of the largest requests there are. A
+/// peer that sends or reads slowly holds up itself here.
 const PEER_BUDGET_KIB: usize = 12 * 1024;
 /// Requests and answers up to this size are copied when they are decoded: all but those that carry message parts or blocks.
 pub(super) const SHARED: usize = 64 * 1024;
@@ -167,12 +170,12 @@ pub(in crate::net) struct Server {
     served: HashMap<StreamProtocol, Arc<dyn Dispatch>>,
     accepted: mpsc::Receiver<Accepted>,
     peers: Peers,
-    budget: Arc<Semaphore>,
+    budget: Budget,
 }
 
 impl Server {
     pub(super) fn new(served: HashMap<StreamProtocol, Arc<dyn Dispatch>>, accepted: mpsc::Receiver<Accepted>) -> Self {
-        Self { served, accepted, peers: Peers::default(), budget: Arc::new(Semaphore::new(BUDGET_KIB)) }
+        Self { served, accepted, peers: Peers::default(), budget: Budget::new(BUDGET) }
     }
 
     /// Serves until stopped; requests under way are dropped then, after the features have drained.
@@ -245,7 +248,7 @@ impl Drop for Place {
     }
 }
 
-async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, budget: Arc<Semaphore>) {
+async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, budget: Budget) {
     let Accepted { peer, name, mut stream } = accepted;
     let limits = protocol.limits();
     loop {
@@ -266,9 +269,14 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
         let share = (length + limits.max_response).div_ceil(1024).clamp(1, PEER_BUDGET_KIB);
         let share = u32::try_from(share).expect("clamped to a small constant");
         let Ok(_own) = place.budget.acquire_many(share).await else { return };
-        let Ok(_all) = budget.acquire_many(share).await else { return };
-        let Ok(Ok(body)) = tokio::time::timeout(TRANSFER, wire::read_body(&mut stream, length)).await else { return };
-        let (status, response) = match protocol.dispatch(peer, body) {
+        let hold = budget.begin(peer);
+        let read = tokio::time::timeout(TRANSFER, read_request(&mut stream, length, &hold));
+        let body = tokio::select! {
+            read = read => read,
+            () = hold.cut_off() => return,
+        };
+        let Ok(Some(body)) = body else { return };
+        let (mut status, mut response) = match protocol.dispatch(peer, body) {
             Err(status) => (status, Vec::new()),
             Ok(answer) => match tokio::time::timeout(limits.timeout, answer).await {
                 Ok(Ok(reply)) => reply,
@@ -276,11 +284,31 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
                 Ok(Err(_)) | Err(_) => (Status::Busy, Vec::new()),
             },
         };
+        if hold.grow(response.iter().map(Bytes::len).sum()).await.is_err() {
+            (status, response) = (Status::Busy, Vec::new());
+        }
         let head = [status.to_byte()];
         let pieces: Vec<&[u8]> = std::iter::once(&head[..]).chain(response.iter().map(|p| &p[..])).collect();
         let write = wire::write_frame(&mut stream, &pieces, limits.max_response + 1);
-        let Ok(Ok(())) = tokio::time::timeout(TRANSFER, write).await else { return };
+        let written = tokio::select! {
+            written = tokio::time::timeout(TRANSFER, write) => written,
+            () = hold.cut_off() => return,
+        };
+        let Ok(Ok(())) = written else { return };
     }
+}
+
+/// Reads a request whose length is known and within its limit. The memory for a long one is counted when its beginning is here.
+async fn read_request(stream: &mut libp2p::Stream, length: usize, hold: &Hold) -> Option<Vec<u8>> {
+    let first = length.min(wire::TRUSTED);
+    hold.grow(first).await.ok()?;
+    let mut body = Vec::with_capacity(first);
+    wire::read_on(stream, &mut body, first).await.ok()?;
+    if length > first {
+        hold.grow(length - first).await.ok()?;
+        wire::read_on(stream, &mut body, length).await.ok()?;
+    }
+    Some(body)
 }
 
 #[cfg(test)]

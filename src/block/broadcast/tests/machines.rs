@@ -139,8 +139,8 @@ proptest! {
         let checks = pieces(&body);
         let (mut assembly, owner, hash) = (Assembly::default(), PeerId::random(), header.hash());
         let now = Instant::now();
-        assembly.open(now, header.clone(), checks.clone(), Some(owner)).unwrap();
-        assembly.open(now, header, checks.clone(), Some(PeerId::random())).unwrap();
+        assembly.open(now, header.clone(), checks.clone(), Some(owner), false).unwrap();
+        assembly.open(now, header, checks.clone(), Some(PeerId::random()), false).unwrap();
         prop_assert_eq!((assembly.bytes(), assembly.charged(&owner)), (0, 0));
         let mut have = vec![false; checks.count()];
         let all = (0..checks.count()).map(|i| (i, 0));
@@ -187,7 +187,7 @@ fn memory_is_bounded_in_all_and_for_each_peer() {
         for salt in 0..6 {
             let (header, _, body) = large(i as u64 * 10 + salt);
             let at = now + ms(opened.len() as u64);
-            if assembly.open(at, header.clone(), pieces(&body), Some(*owner)).is_ok() {
+            if assembly.open(at, header.clone(), pieces(&body), Some(*owner), false).is_ok() {
                 assert_eq!(assembly.insert(at, &header.hash(), 0, piece(&body, 0)), Inserted::Good);
                 mine += 1;
                 opened.push((header.hash(), body));
@@ -199,7 +199,8 @@ fn memory_is_bounded_in_all_and_for_each_peer() {
     assert_eq!(opened.len(), TOTAL / MAX_BODY_BYTES, "unfinished ones are not pushed out while they come");
     // One that nobody brings pieces of gives way: the one that had none for the longest time.
     let (header, _, body) = large(90);
-    let new = |assembly: &mut Assembly, at| assembly.open(at, header.clone(), pieces(&body), Some(PeerId::random()));
+    let new =
+        |assembly: &mut Assembly, at| assembly.open(at, header.clone(), pieces(&body), Some(PeerId::random()), false);
     assert_eq!(assembly.insert(now + ms(500), &opened[0].0, 1, piece(&opened[0].1, 1)), Inserted::Good);
     assert!(new(&mut assembly, now + STALE).is_err() && assembly.take_evicted().is_empty());
     new(&mut assembly, now + STALE + ms(1)).unwrap();
@@ -209,9 +210,9 @@ fn memory_is_bounded_in_all_and_for_each_peer() {
     // A header that came while there was room, and whose body comes when there is none, is let go of.
     assembly.remove(&opened[2].0);
     let late = large(91);
-    assembly.open(now, late.0.clone(), pieces(&late.2), None).unwrap();
+    assembly.open(now, late.0.clone(), pieces(&late.2), None, false).unwrap();
     let other = large(92);
-    assembly.open(now, other.0.clone(), pieces(&other.2), None).unwrap();
+    assembly.open(now, other.0.clone(), pieces(&other.2), None, false).unwrap();
     assert_eq!(assembly.insert(now, &other.0.hash(), 0, piece(&other.2, 0)), Inserted::Good);
     assert_eq!(assembly.insert(now, &late.0.hash(), 0, piece(&late.2, 0)), Inserted::Needless);
     assert_eq!(assembly.take_evicted(), [late.0.hash()]);
@@ -255,6 +256,20 @@ fn headers_without_bodies_take_few_places_and_give_them_up() {
     assert!(outputs.contains(&Output::Lost(first)) && outputs.iter().any(|o| matches!(o, Output::Cancel(_))));
     assert_eq!(core.sizes().0, PER_PRODUCER + PER_HEIGHT);
     assert!(!offer(&mut core, now + STALE, phantom(8, 50, 100)).1, "the next one is not old enough");
+    // However quickly others like it come, one that somebody says to have finds its place.
+    for round in 0..20_u64 {
+        let at = now + STALE + ms(round);
+        let _ = offer(&mut core, at, phantom(200 + round, 50, 200 + round));
+        let (header, content, _) = block_by(150, Point { height: 50, ..GENESIS }, 2 * PIECE_BYTES, 1000 + round);
+        let hash = header.hash();
+        let said = Announcement {
+            point: Point { height: header.header().height, hash },
+            body_bytes: header.header().body_bytes,
+        };
+        assert!(core.on_announced(at, peer, said));
+        assert!(core.on_block(at, peer, header, content).is_ok() && core.is_coming(&hash), "round {round}");
+        core.abandon(&hash);
+    }
 }
 
 #[test]
@@ -264,7 +279,7 @@ fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
     let mut assembly = Assembly::default();
     assert_eq!(assembly.piece(&hash, 0), Piece::Absent);
     assert!(!assembly.wait(&hash, 0, 0, now));
-    assembly.open(now, header.clone(), checks.clone(), None).unwrap();
+    assembly.open(now, header.clone(), checks.clone(), None, false).unwrap();
     assert_eq!((assembly.piece(&hash, 2), assembly.piece(&hash, 3)), (Piece::Coming, Piece::None));
     assert!(assembly.wait(&hash, 0, 1, now + ms(10)) && assembly.wait(&hash, 0, 2, now + ms(20)));
     assert!(assembly.wait(&hash, 1, 3, now + ms(30)) && !assembly.wait(&hash, 3, 4, now));
@@ -279,13 +294,13 @@ fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
     assert_eq!(assembly.take_served(), [Served { ticket: 3, piece: None }]);
     assert_eq!((assembly.waiting(), assembly.deadline()), (0, None));
     // It comes whole another way.
-    assembly.open(now, header.clone(), checks.clone(), None).unwrap();
+    assembly.open(now, header.clone(), checks.clone(), None, false).unwrap();
     assert!(assembly.wait(&hash, 1, 5, now));
     assembly.put(now, header, body.clone());
     assert_eq!(assembly.take_served(), [Served { ticket: 5, piece: Some(body.slice(checks.range(1))) }]);
     // They are bounded.
     let (other, _, body) = block(GENESIS, 2 * PIECE_BYTES, 2);
-    assembly.open(now, other.clone(), pieces(&body), None).unwrap();
+    assembly.open(now, other.clone(), pieces(&body), None, false).unwrap();
     let taken = (0..WAITING as u64 + 10).filter(|t| assembly.wait(&other.hash(), 0, 100 + t, now)).count();
     assert_eq!(taken, WAITING);
 }

@@ -1,15 +1,18 @@
 //! Branches that contradict what is final: their proof is checked, and what was decided is done. See [`super::super::conflict`].
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{Core, Halt};
 use crate::{
     block::{
-        Point, VerifiedHeader,
+        Block, Body, Header, Point, VerifiedHeader,
         chain::{
             Branch, ChainError, Event, MAX_CONFLICT_HEADERS, Verdict,
             conflict::{Decision, Hold, Proof},
-            judge,
+            judge, start,
             store::read_header,
             tree::Tree,
         },
@@ -23,7 +26,7 @@ impl Core {
     /// their head, and `peer` is one of them. See [`crate::block::chain::conflict`] for what follows from it.
     ///
     /// # Errors
-    /// [`ChainError::NoConflict`] when the headers prove none, or the store's.
+    /// [`ChainError::NoConflict`] when the headers prove none, [`ChainError::NoBranch`] when they never could, or the store's.
     pub fn conflict(
         &mut self,
         peer: PeerId,
@@ -92,12 +95,16 @@ impl Core {
         let mut parent_hash = hash;
         for next in headers {
             let links = next.header().parent == parent_hash && judge::links(next.header(), &parent).is_none();
+            if !links {
+                return Err(ChainError::NoBranch("a header does not build on the one before it".into()));
+            }
             let validator = &self.rules.validator;
-            if !links
-                || validator.header(next.header()) != Verdict::Accept
-                || validator.contextual(next.header(), &parent) != Verdict::Accept
-            {
-                return none("the headers are not a valid branch");
+            for verdict in [validator.header(next.header()), validator.contextual(next.header(), &parent)] {
+                match verdict {
+                    Verdict::Accept => {}
+                    Verdict::Ignore(why) => return Err(ChainError::NoConflict(why)),
+                    Verdict::Invalid(why) => return Err(ChainError::NoBranch(why)),
+                }
             }
             (parent, parent_hash) = (next.header().clone(), next.hash());
         }
@@ -124,6 +131,40 @@ impl Core {
         Ok(choice.compare(&theirs, &ours).is_gt())
     }
 
+    /// Brings the chain's own rules back to `fork` and from there to all blocks above: those of `tree`, along `path`, and `candidates`,
+    /// lowest first. Returns the candidates that cannot stay.
+    fn resume_at(
+        &self,
+        fork: Point,
+        tree: &Tree,
+        path: &[Point],
+        candidates: &[(Hash, Arc<Header>)],
+    ) -> Result<HashSet<Hash>, StoreError> {
+        let failed = |why: String| StoreError::Failed(format!("the chain's rules cannot go back: {why}"));
+        start::resume(&self.rules, self.store.as_ref(), fork).map_err(|error| failed(error.to_string()))?;
+        let mut good: HashMap<Hash, Arc<Header>> =
+            tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
+        let judge = |header: &Header, parent: &Header| -> Result<bool, StoreError> {
+            let bytes = self.store.body(&header.hash())?.unwrap_or_default();
+            let body = Body::decode(bytes).map_err(|_| StoreError::Failed("a stored body is damaged".into()))?;
+            Ok(self.rules.validator.full(&Block::trusted(header.clone(), body), parent) == Verdict::Accept)
+        };
+        for point in path {
+            let header = &good[&point.hash];
+            if !judge(header, &good[&header.parent])? {
+                return Err(failed(format!("they refuse the final block at height {}", point.height)));
+            }
+        }
+        let mut invalid = HashSet::new();
+        for (hash, header) in candidates {
+            match good.get(&header.parent) {
+                Some(parent) if judge(header, parent)? => drop(good.insert(*hash, header.clone())),
+                _ => drop(invalid.insert(*hash)),
+            }
+        }
+        Ok(invalid)
+    }
+
     /// Takes back what is final above `fork`: it becomes the tree's best branch, and the rule decides when the other one is here.
     fn reopen(&mut self, fork: Point, hold: Hold, now: UnixMillis) -> Result<Vec<Event>, ChainError> {
         let told = self.told.clone();
@@ -133,7 +174,7 @@ impl Core {
         let missing = || StoreError::Failed("a final block is missing".into());
         let read = |hash: &Hash| read_header(self.store.as_ref(), hash)?.ok_or_else(missing);
         let root = Arc::new(read(&fork.hash)?);
-        let mut tree = Tree::new(fork.hash, root);
+        let mut tree = Tree::new(fork.hash, root, self.rules.depth);
         let mut path = Vec::new();
         for hash in restored {
             let header = Arc::new(read(&hash)?);
@@ -146,6 +187,15 @@ impl Core {
         for retired in self.retired.above(fork.height) {
             candidates.push((retired.point.hash, Arc::new(read(&retired.point.hash)?)));
         }
+        candidates.sort_by_key(|(hash, header)| (header.height, *hash));
+        let invalid = match self.resume_at(fork, &tree, &path, &candidates) {
+            Ok(invalid) => invalid,
+            Err(error) => {
+                // The rules are somewhere between there and here: reading all of it again brings them back.
+                self.halted = Some(Halt::Store(error.clone()));
+                return Err(error.into());
+            }
+        };
         // Everything is read: from here on nothing fails before the write.
         self.change.revived = self.retired.revive(fork.height);
         self.change.restored.clone_from(&path);
@@ -153,12 +203,11 @@ impl Core {
         let first = told.first().map_or(0, |p| p.height);
         let below = std::iter::once(fork).chain(path.iter().copied()).filter(|p| p.height < first);
         self.told = below.chain(told).collect();
-        candidates.sort_by_key(|(hash, header)| (header.height, *hash));
         for (hash, header) in candidates {
             match tree.header(&header.parent) {
-                Some(_) => tree.insert(hash, header, self.rules.choice.as_ref()),
-                // Its parent lost as well, and was deleted before it.
-                None => self.change.evicted.push(Point { height: header.height, hash }),
+                Some(_) if !invalid.contains(&hash) => tree.insert(hash, header, self.rules.choice.as_ref()),
+                // Or its parent lost as well, and was deleted before it.
+                _ => self.change.evicted.push(Point { height: header.height, hash }),
             }
         }
         path.append(&mut self.path);

@@ -52,6 +52,8 @@ fn end_after(dir: &std::path::Path, parts: usize, ending: &str) {
     match ending {
         "packed" => pack(&rocks, all.next().unwrap()),
         "begun" => rocks.prepare(all.next().unwrap()),
+        // In the middle of [`Rocks::erase`].
+        "forgotten" => rocks.store.clear(&[Family::Block, Family::BlockBody]).unwrap(),
         _ => {}
     }
     std::process::abort();
@@ -65,7 +67,9 @@ fn large_writes_survive_the_end_of_the_process_with_every_body() {
         return end_after(dir.as_ref(), parts.parse().unwrap(), ending);
     }
     let (row, me) = (row(), std::env::current_exe().unwrap());
-    for (parts, ending) in [(1, ""), (3, ""), (0, "packed"), (2, "packed"), (0, "begun"), (2, "begun")] {
+    for (parts, ending) in
+        [(1, ""), (3, ""), (0, "packed"), (2, "packed"), (0, "begun"), (2, "begun"), (3, "forgotten")]
+    {
         let dir = tempfile::tempdir().unwrap();
         let name = "block::chain::rocks::tests::large_writes_survive_the_end_of_the_process_with_every_body";
         let after = format!("{parts} {ending}");
@@ -74,11 +78,12 @@ fn large_writes_survive_the_end_of_the_process_with_every_body() {
         let ended = process.output().unwrap().status;
         assert!(!ended.success() && ended.code().is_none(), "it was ended by a signal: {ended}");
         let there = || std::fs::read_dir(dir.path().join("bodies/block")).unwrap().count();
-        assert_eq!(there(), parts + usize::from(!ending.is_empty()));
+        assert_eq!(there(), parts + usize::from(matches!(ending, "packed" | "begun")));
         let rocks = open(dir.path());
-        assert_eq!(there(), parts, "one that nobody names is removed");
+        let kept = if ending == "forgotten" { 0 } else { parts };
+        assert_eq!(there(), kept, "those that nobody names are removed");
         let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
-        let height = parts * PART;
+        let height = kept * PART;
         assert_eq!(core.head().height, height as u64);
         assert_eq!(core.committed().height, (height as u64).saturating_sub(DEPTH));
         for block in &row[..height] {
@@ -88,6 +93,40 @@ fn large_writes_survive_the_end_of_the_process_with_every_body() {
         let rest = core.import_segment(row[height..].to_vec(), Origin::File, kit::NOW).unwrap().0;
         assert_eq!((rest.held, core.head().height), (row.len() - height, row.len() as u64));
     }
+}
+
+#[test]
+fn a_forgotten_chain_leaves_nothing_and_another_one_can_begin() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path());
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+    // Bodies in packs and in rows, forks, and some that lost.
+    let row = row();
+    core.import_segment(row.clone(), Origin::File, kit::NOW).unwrap();
+    let small = Maker::new(1).row(&row[row.len() - 1], 6, 5000);
+    for block in [&small[..], &Maker::new(2).row(&small[0], 3, 5000)].concat() {
+        core.import(block, Origin::File, kit::NOW).unwrap();
+    }
+    let (head, store) = (core.head(), rocks.store.clone());
+    store
+        .write_unsynced({
+            let mut other = Batch::new();
+            other.put(Family::Inbox, "mail", "stays");
+            other
+        })
+        .unwrap();
+    drop((core, rocks));
+    assert_eq!(Rocks::erase(&store).unwrap(), Some(head));
+    assert_eq!(Rocks::erase(&store).unwrap(), None);
+    for family in [Family::Block, Family::BlockBody] {
+        assert_eq!(store.scan(family, b"", None, 10).unwrap(), []);
+    }
+    assert_eq!(std::fs::read_dir(dir.path().join("bodies/block")).unwrap().count(), 0);
+    assert_eq!(store.get(Family::Inbox, b"mail").unwrap().unwrap(), b"stays");
+    let mut rules = kit::rules(DEPTH);
+    rules.genesis = crate::block::Genesis { time: kit::NOW, extra: "another".into() }.block();
+    let core = Core::open(rules, Arc::new(Rocks::open(store).unwrap()), kit::NOW).unwrap();
+    assert_eq!(core.head().height, 0);
 }
 
 #[test]

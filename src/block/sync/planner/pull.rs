@@ -84,6 +84,10 @@ impl Planner {
         let next = run.anchor.height + 1;
         let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
         if self.importing.is_empty() && !run.is_flying() && nobody {
+            // Those that have it and not what comes before it are of no use.
+            let useless: Vec<_> =
+                asked.iter().filter(|(_, height, _)| *height >= next).map(|(peer, ..)| *peer).collect();
+            useless.iter().for_each(|peer| self.claims.fail(peer, now));
             return self.give_up(now);
         }
         let (late, missing) = (run.awaited(), run.missing());
@@ -120,7 +124,8 @@ impl Planner {
         let last = self.asked_for(span).map(|f| f.since).max();
         let late = last.is_some_and(|since| now.saturating_duration_since(since) >= self.pace.late());
         // Beyond the others, or slow peers that have all places would keep everybody waiting; but not on a line that is slow itself.
-        late && self.window > LEAST_IN_FLIGHT
+        let doubtful = |f: &Flight| self.claims.get(&f.peer).is_none_or(|c| c.is_silent() || c.proven == 0);
+        late && (self.window > LEAST_IN_FLIGHT || self.asked_for(span).all(doubtful))
             && self.asked_for(span).count() < AT_ONCE
             && self.flights.len() < IN_FLIGHT + AT_ONCE
     }
@@ -157,12 +162,13 @@ impl Planner {
             return None;
         }
         let free = asked.iter().filter(|asked| self.is_free(asked, started, span.start, now));
-        // Somebody else for each try, and than for the neighbours, so that batches vouch for each other; then whoever failed least
-        // and has least to do.
+        // Somebody else for each try, not who was silent, and somebody else than for the neighbours, so that batches vouch for each
+        // other; then whoever failed least and has least to do.
         let (peer, height, _) = free.min_by_key(|(peer, _, c)| {
             let tried = before.iter().filter(|p| *p == peer).count();
             let busy = self.under_way(peer, started);
-            (tried, beside.contains(peer), c.failures(), c.proven == 0, busy, (random() * 1024.0) as u32) // below 1024
+            let rank = (tried, c.is_silent(), beside.contains(peer), c.failures(), c.proven == 0, busy);
+            (rank, (random() * 1024.0) as u32) // below 1024
         })?;
         let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count).min(self.size.count());
         Some((Span { start: span.start, count }, *peer))

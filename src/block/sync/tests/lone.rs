@@ -1,4 +1,4 @@
-//! What a lone liar can do to a node whose chain grows.
+//! What a lone liar, and a few of them, can do to a node whose chain grows.
 
 use std::time::Duration;
 
@@ -12,14 +12,18 @@ use crate::{
     primitives::{Hash, PeerId},
 };
 
+/// What a liar answers each pull with: that it is busy, that it keeps nothing so old, or nothing at all.
+const LIES: [Option<Failure>; 3] =
+    [Some(Failure::Busy(Duration::from_secs(10))), Some(Failure::Pruned(u64::MAX)), None];
+
 /// A chain that grows by a block in two seconds: each is here by broadcast a moment before the others say that they have it.
 fn grow(
     world: &mut World,
     chain: &[Block],
     honest_peers: &[PeerId],
     seconds: u64,
-    liar: PeerId,
-    busy: bool,
+    liars: &[PeerId],
+    lie: Option<Failure>,
 ) -> Vec<State> {
     let mut states = Vec::new();
     for second in 0..seconds {
@@ -29,10 +33,9 @@ fn grow(
             honest_peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..=next])));
         }
         let here = usize::try_from(world.ours.head()).unwrap();
-        world.run(Duration::from_secs(1), |peer, span| match (peer == liar, busy) {
-            (true, true) => Some(Err(Failure::Busy(Duration::from_secs(10)))),
-            (true, false) => None,
-            (false, _) => honest(&chain[..here], span),
+        world.run(Duration::from_secs(1), |peer, span| match liars.contains(&peer) {
+            true => lie.map(Err),
+            false => honest(&chain[..here], span),
         });
         states.push(world.planner.state());
     }
@@ -42,7 +45,7 @@ fn grow(
 #[test]
 fn a_liar_that_is_busy_or_silent_does_not_put_a_node_out_of_step_while_the_chain_grows() {
     let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
-    for busy in [true, false] {
+    for lie in LIES {
         for count in [1, 2, 5] {
             let mut world = World::new(&chain[..100]);
             let peers: Vec<_> = (0..count).map(|_| PeerId::random()).collect();
@@ -52,8 +55,8 @@ fn a_liar_that_is_busy_or_silent_does_not_put_a_node_out_of_step_while_the_chain
                 // It comes back under another name.
                 let liar = PeerId::random();
                 world.greet(liar, Point { height: 1 << 62, hash: Hash::of(b"no such block") });
-                let states = grow(&mut world, &chain, &peers, 100, liar, busy);
-                assert!(states.iter().all(|s| *s == State::Synced), "{count} honest, busy {busy}: {states:?}");
+                let states = grow(&mut world, &chain, &peers, 100, &[liar], lie);
+                assert!(states.iter().all(|s| *s == State::Synced), "{count} honest, {lie:?}: {states:?}");
                 world.planner.on_gone(&liar, world.now);
             }
         }
@@ -64,19 +67,38 @@ fn a_liar_that_is_busy_or_silent_does_not_put_a_node_out_of_step_while_the_chain
 fn a_liar_that_is_busy_or_silent_does_not_keep_a_node_from_coming_into_step() {
     let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
     for (count, within) in [(1, 60), (3, 5)] {
-        for busy in [true, false] {
+        for lie in LIES {
             let mut world = World::new(&chain[..100]);
             let (liar, peers) = (PeerId::random(), (0..count).map(|_| PeerId::random()).collect::<Vec<_>>());
             world.greet(liar, Point { height: 1 << 62, hash: Hash::of(b"no such block") });
             peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..200])));
-            world.run(Duration::from_secs(30), |peer, span| match (peer == liar, busy) {
-                (true, true) => Some(Err(Failure::Busy(Duration::from_secs(10)))),
-                (true, false) => None,
-                (false, _) => honest(&chain[..200], span),
+            world.run(Duration::from_secs(30), |peer, span| match peer == liar {
+                true => lie.map(Err),
+                false => honest(&chain[..200], span),
             });
             assert_eq!(world.ours.head(), 200);
-            let states = grow(&mut world, &chain, &peers, 120, liar, busy);
-            assert!(states[within..].iter().all(|s| *s == State::Synced), "{count} honest, busy {busy}: {states:?}");
+            let states = grow(&mut world, &chain, &peers, 120, &[liar], lie);
+            assert!(states[within..].iter().all(|s| *s == State::Synced), "{count} honest, {lie:?}: {states:?}");
+        }
+    }
+}
+
+#[test]
+fn two_liars_that_say_the_same_and_show_nothing_do_not_stop_production_where_as_many_are_in_step() {
+    let chain = Maker::new(1).row(&kit::genesis(), 700, 0);
+    for lie in LIES {
+        for count in [2, 3, 4] {
+            let mut world = World::new(&chain[..100]);
+            let peers: Vec<_> = (0..count).map(|_| PeerId::random()).collect();
+            peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..100])));
+            world.run(Duration::from_secs(2), |_, _| panic!("nothing is missing"));
+            for _ in 0..3 {
+                let liars = [PeerId::random(), PeerId::random()];
+                liars.iter().for_each(|p| world.greet(*p, Point { height: 1 << 40, hash: Hash::of(b"no such block") }));
+                let states = grow(&mut world, &chain, &peers, 100, &liars, lie);
+                assert!(states.iter().all(|s| *s == State::Synced), "{count} honest, {lie:?}: {states:?}");
+                liars.iter().for_each(|p| world.planner.on_gone(p, world.now));
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         purpose,
         sync::{
             check,
+            exchange::unproven,
             plan::{Failure, Imported, Output, Place, Pulled, State, View},
             planner::Planner,
             wire::{Greeting, Ladder, RawBlock, Span},
@@ -322,7 +323,7 @@ impl Sim {
                     let result = result.and_then(|raw| check::proof(&raw, span.start, fork, &self.purpose));
                     let result = result.and_then(|proof| {
                         let events =
-                            self.nodes[a].core.conflict(peer, &proof, told, NOW).map_err(|_| Failure::Wrong)?;
+                            self.nodes[a].core.conflict(peer, &proof, told, NOW).map_err(|error| unproven(&error))?;
                         let of_conflict = events.iter().filter(|e| matches!(e, ChainEvent::Conflict { .. }));
                         self.nodes[a].conflicts += of_conflict.count();
                         Ok(())

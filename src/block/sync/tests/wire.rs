@@ -36,13 +36,14 @@ fn a_greeting_comes_back_and_no_other_is_taken() {
     let raw = greeting(peer).to_wire();
     assert_eq!(Greeting::read(&raw, peer), Some(greeting(peer)));
     assert_eq!(Greeting::read(&raw, PeerId::random()), None, "somebody else's");
-    let changes: [fn(&mut pb::Shakehand); 6] = [
+    let changes: [fn(&mut pb::Shakehand); 7] = [
         |r| r.version = 2,
         |r| r.genesis = Bytes::from_static(b"short"),
         |r| r.head_hash = vec![0; 33].into(),
         |r| r.committed_hash = Bytes::new(),
         |r| r.address = vec![7; 4000].into(),
         |r| r.head_height = 87,
+        |r| r.earliest = 102,
     ];
     for change in changes {
         let mut wrong = raw.clone();

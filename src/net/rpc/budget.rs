@@ -1,0 +1,222 @@
+//! Memory of requests and answers under way, over all peers. What is counted is there, not what might come: a length that a peer announces
+//! costs nothing until its bytes arrive.
+//!
+//! When it is used up, whoever needs some waits a moment, since most exchanges end within one. After that the peer that holds most makes
+//! room, if it holds more than the one that asks would: its oldest exchange is cut off. So peers that send and read slowly, on purpose
+//! or not, under however many names, keep nobody waiting who wants less, and small requests are always served.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::primitives::PeerId;
+
+/// How long exchanges may take to end by themselves before one is cut off.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Times that somebody waits for whom nothing is cut off.
+const TRIES: u32 = 20;
+
+/// Nothing was free for too long, and nobody holds more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Full;
+
+#[derive(Debug)]
+struct Held {
+    peer: PeerId,
+    bytes: usize,
+    cut: CancellationToken,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    /// By age: the first one is the oldest.
+    held: BTreeMap<u64, Held>,
+    peers: HashMap<PeerId, usize>,
+    next: u64,
+}
+
+impl State {
+    fn take(&mut self, id: u64, bytes: usize) -> bool {
+        let Some(held) = self.held.get_mut(&id).filter(|_| bytes <= self.free) else { return false };
+        held.bytes += bytes;
+        self.free -= bytes;
+        *self.peers.entry(held.peer).or_default() += bytes;
+        true
+    }
+
+    fn give_back(&mut self, id: u64) -> Option<Held> {
+        let held = self.held.remove(&id)?;
+        self.free += held.bytes;
+        if let Some(sum) = self.peers.get_mut(&held.peer) {
+            *sum -= held.bytes;
+            if *sum == 0 {
+                self.peers.remove(&held.peer);
+            }
+        }
+        Some(held)
+    }
+
+    /// Cuts off exchanges until there is room for `bytes` more of `peer`, or nobody holds more than it would.
+    fn make_room(&mut self, peer: PeerId, bytes: usize) {
+        let own = self.peers.get(&peer).copied().unwrap_or(0) + bytes;
+        while self.free < bytes {
+            let most = self.peers.iter().max_by_key(|(peer, sum)| (**sum, **peer)).filter(|(_, sum)| **sum > own);
+            let Some((&most, _)) = most else { return };
+            let oldest = self.held.iter().find(|(_, held)| held.peer == most && held.bytes > 0).map(|(id, _)| *id);
+            let Some(held) = oldest.and_then(|id| self.give_back(id)) else { return };
+            tracing::debug!(peer = %held.peer, bytes = held.bytes, "memory is used up: its oldest exchange is cut off");
+            held.cut.cancel();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    freed: Notify,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+/// The memory of a server. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Budget(Arc<Shared>);
+
+/// What one exchange holds of it; given back on drop.
+#[derive(Debug)]
+pub(super) struct Hold {
+    budget: Budget,
+    id: u64,
+    peer: PeerId,
+    cut: CancellationToken,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        let state = State { free: bytes, held: BTreeMap::new(), peers: HashMap::new(), next: 0 };
+        Self(Arc::new(Shared { state: Mutex::new(state), freed: Notify::new() }))
+    }
+
+    /// An exchange begins; it holds nothing yet.
+    pub(super) fn begin(&self, peer: PeerId) -> Hold {
+        let cut = CancellationToken::new();
+        let mut state = self.0.state();
+        let id = state.next;
+        state.next += 1;
+        state.held.insert(id, Held { peer, bytes: 0, cut: cut.clone() });
+        drop(state);
+        Hold { budget: self.clone(), id, peer, cut }
+    }
+}
+
+impl Hold {
+    /// Takes `bytes` more, with patience.
+    ///
+    /// # Errors
+    /// [`Full`]; also when the exchange was cut off.
+    pub(super) async fn grow(&self, bytes: usize) -> Result<(), Full> {
+        let shared = &self.budget.0;
+        for _ in 0..TRIES {
+            // Whatever is given back from here on wakes it.
+            let freed = shared.freed.notified();
+            if shared.state().take(self.id, bytes) {
+                return Ok(());
+            }
+            if self.cut.is_cancelled() {
+                return Err(Full);
+            }
+            if tokio::time::timeout(PATIENCE, freed).await.is_ok() {
+                continue;
+            }
+            let mut state = shared.state();
+            state.make_room(self.peer, bytes);
+            let taken = state.take(self.id, bytes);
+            drop(state);
+            shared.freed.notify_waiters();
+            if taken {
+                return Ok(());
+            }
+        }
+        Err(Full)
+    }
+
+    /// Waits until it is cut off. Cancel-safe.
+    pub(super) async fn cut_off(&self) {
+        self.cut.cancelled().await;
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let held = self.budget.0.state().give_back(self.id);
+        if held.is_some_and(|held| held.bytes > 0) {
+            self.budget.0.freed.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: usize = 1024;
+
+    #[tokio::test]
+    async fn what_ends_in_time_is_waited_for_and_nobody_is_cut_off() {
+        let (budget, a, b) = (Budget::new(100 * KIB), PeerId::random(), PeerId::random());
+        let first = budget.begin(a);
+        first.grow(90 * KIB).await.unwrap();
+        let second = budget.begin(b);
+        let grown = async { second.grow(50 * KIB).await };
+        let ends = async {
+            tokio::task::yield_now().await;
+            assert!(!first.cut.is_cancelled());
+            drop(first);
+        };
+        let (grown, ()) = tokio::join!(grown, ends);
+        assert_eq!(grown, Ok(()));
+        assert_eq!(budget.0.state().free, 50 * KIB);
+        drop(second);
+        let state = budget.0.state();
+        assert_eq!((state.free, state.held.len(), state.peers.len()), (100 * KIB, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_holds_most_makes_room_for_who_wants_less_and_for_nobody_else() {
+        let budget = Budget::new(100 * KIB);
+        let (hog, others): (PeerId, Vec<_>) = (PeerId::random(), (0..6).map(|_| PeerId::random()).collect());
+        let held: Vec<_> = (0..4).map(|_| budget.begin(hog)).collect();
+        for hold in &held {
+            hold.grow(10 * KIB).await.unwrap();
+        }
+        let slow: Vec<_> = others.iter().map(|peer| budget.begin(*peer)).collect();
+        for hold in &slow {
+            hold.grow(10 * KIB).await.unwrap();
+        }
+        assert_eq!(budget.0.state().free, 0);
+        let small = budget.begin(PeerId::random());
+        small.grow(KIB).await.unwrap();
+        let cut: Vec<_> = held.iter().map(|hold| hold.cut.is_cancelled()).collect();
+        assert_eq!(cut, [true, false, false, false], "its oldest");
+        assert!(slow.iter().all(|hold| !hold.cut.is_cancelled()));
+        assert_eq!(held[0].grow(1).await, Err(Full), "what was cut off is over");
+        // Another one that wants as much as anybody has is told so, in the end.
+        let large = budget.begin(PeerId::random());
+        large.grow(15 * KIB).await.unwrap();
+        assert_eq!(held.iter().filter(|hold| hold.cut.is_cancelled()).count(), 2, "as many as it takes");
+        let last = budget.begin(PeerId::random());
+        assert_eq!(last.grow(40 * KIB).await, Err(Full));
+        drop((held, slow, small, large, last));
+        assert_eq!(budget.0.state().free, 100 * KIB);
+    }
+}
