@@ -9,7 +9,7 @@ crate::config_section! {
         pub ttl_s: u64 = 14 * 24 * 3600,
         /// Bytes of all undelivered outgoing bodies together; beyond it `send` is refused.
         pub outbox_max_bytes: u64 = 1024 * 1024 * 1024,
-        /// Bytes of all received bodies together; beyond it senders are told to wait.
+        /// Bytes of all received bodies together, a quarter of them for contacts alone; beyond it senders are told to wait.
         pub inbox_max_bytes: u64 = 1024 * 1024 * 1024,
         /// Longest pause between two tries for an offline recipient, in seconds; tries start at one second and double.
         /// A recipient that connects is tried at once.

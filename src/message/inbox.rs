@@ -22,6 +22,10 @@
 //! after [`IDLE`] without a new part. They are not evicted for those of others; but one that got nothing for [`GIVES_WAY`] gives
 //! way to another one of the same sender: senders that crash while they seal leave parts that nobody completes. When it goes on
 //! after all, it is offered again from its start.
+//!
+//! Strangers cost whoever sends nothing: a name is made in a moment. So all of them together have a quarter less of the inbox than
+//! contacts, and half of what there is for incomplete messages. Who is a contact is said when a message comes; after a restart
+//! what is incomplete counts as of strangers until it is whole.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -97,6 +101,8 @@ pub(super) struct Assembly {
     completing: bool,
     /// Whether the header is durable.
     saved: bool,
+    /// Whether its sender was a contact when it began.
+    of_contact: bool,
 }
 
 impl Assembly {
@@ -115,6 +121,7 @@ impl Assembly {
             have: vec![Have::Missing; parts_of(total) as usize], // u32 fits in usize
             completing: false,
             saved: false,
+            of_contact: false,
         }
     }
 
@@ -207,6 +214,15 @@ struct Share {
     bytes: u64,
 }
 
+/// What is known of the inbox and of a sender when a message comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Cost of what is in the inbox.
+    pub(super) held: u64,
+    /// The sender is a contact.
+    pub(super) contact: bool,
+}
+
 /// Everything that is on its way into the inbox.
 #[derive(Debug)]
 pub(super) struct Inbox {
@@ -254,11 +270,12 @@ impl Inbox {
         self.committing.contains_key(key) || self.assemblies.contains_key(key)
     }
 
-    /// Decides about one opened part. `seen`: what the store remembers of its key; `held`: cost of what is in the inbox.
+    /// Decides about one opened part. `seen`: what the store remembers of its key; `room`: cost of what is in the inbox, and whether
+    /// the sender is a contact.
     pub(super) fn plan(
         &mut self,
         now: UnixMillis,
-        held: u64,
+        room: Room,
         (id, inner): (MessageId, Inner),
         seen: Option<(MessageId, UnixMillis)>,
     ) -> Verdict {
@@ -273,10 +290,10 @@ impl Inbox {
             return Verdict::Answer(code);
         }
         if inner.parts() > 1 {
-            return self.plan_part(now, held, id, inner);
+            return self.plan_part(now, room, id, inner);
         }
         let cost = inner.total + MESSAGE_COST;
-        if !self.has_room(held, cost) {
+        if !self.has_room(room, cost) {
             return Verdict::Answer(Code::InboxFull);
         }
         self.committing.insert(key, cost);
@@ -314,17 +331,18 @@ impl Inbox {
         Ok(())
     }
 
-    fn has_room(&self, held: u64, cost: u64) -> bool {
-        let taken = held.saturating_add(self.all.bytes).saturating_add(self.committing_bytes);
-        taken.saturating_add(cost) <= self.limits.inbox_max_bytes
+    fn has_room(&self, room: Room, cost: u64) -> bool {
+        let taken = room.held.saturating_add(self.all.bytes).saturating_add(self.committing_bytes);
+        let kept_free = if room.contact { 0 } else { self.limits.inbox_max_bytes / 4 };
+        taken.saturating_add(cost) <= self.limits.inbox_max_bytes - kept_free
     }
 
-    fn plan_part(&mut self, now: UnixMillis, held: u64, id: MessageId, inner: Inner) -> Verdict {
+    fn plan_part(&mut self, now: UnixMillis, room: Room, id: MessageId, inner: Inner) -> Verdict {
         let key = Key::of(&inner);
         let mut gone = None;
         if !self.assemblies.contains_key(&key) {
-            if let Err(code) = self.may_begin(held, &inner, None) {
-                let idle = self.idle(now, &key.sender).filter(|a| self.may_begin(held, &inner, Some(a)).is_ok());
+            if let Err(code) = self.may_begin(room, &inner, None) {
+                let idle = self.idle(now, &key.sender).filter(|a| self.may_begin(room, &inner, Some(a)).is_ok());
                 let Some(idle) = idle.map(|a| a.key) else { return Verdict::Answer(code) };
                 gone = self.drop_assembly(&idle).map(Box::new);
             }
@@ -332,6 +350,7 @@ impl Inbox {
             assembly.sent_at = inner.sent_at;
             assembly.expires_at = inner.expires_at;
             assembly.file_name.clone_from(&inner.file_name);
+            assembly.of_contact = room.contact;
             self.charge(key.sender, assembly.cost());
             self.assemblies.insert(key, assembly);
         }
@@ -377,7 +396,7 @@ impl Inbox {
     }
 
     /// Whether there is room for another incomplete message, when `gone` goes.
-    fn may_begin(&self, held: u64, inner: &Inner, gone: Option<&Assembly>) -> Result<(), Code> {
+    fn may_begin(&self, room: Room, inner: &Inner, gone: Option<&Assembly>) -> Result<(), Code> {
         // What goes is of this sender, and counted.
         let freed = gone.map_or(Share::default(), |gone| Share { count: 1, bytes: gone.cost() });
         let without = |share: Share| Share { count: share.count - freed.count, bytes: share.bytes - freed.bytes };
@@ -385,14 +404,23 @@ impl Inbox {
         let share = without(self.senders.get(&inner.sender).copied().unwrap_or_default());
         let all = without(self.all);
         let sender_bytes = (self.limits.max_bytes + MESSAGE_COST).saturating_mul(4);
-        if !self.has_room(held, cost.saturating_sub(freed.bytes)) {
+        if !self.has_room(room, cost.saturating_sub(freed.bytes)) {
             return Err(Code::InboxFull);
         }
+        let half = self.limits.inbox_max_bytes / 2;
+        let many = |share: Share, count, bytes| share.count >= count || share.count > 0 && share.bytes + cost > bytes;
         let crowded = share.count >= PER_SENDER
             || share.bytes + cost > sender_bytes
-            || all.count >= ALL
-            || (all.count > 0 && all.bytes + cost > self.limits.inbox_max_bytes / 2);
+            || many(all, ALL, half)
+            || (!room.contact && many(self.of_strangers(gone), ALL / 2, half / 2));
         if crowded { Err(Code::Busy) } else { Ok(()) }
+    }
+
+    /// The incomplete messages of strangers, without `gone`.
+    fn of_strangers(&self, gone: Option<&Assembly>) -> Share {
+        let counted = |a: &&Assembly| !a.of_contact && gone.is_none_or(|gone| gone.key != a.key);
+        let all = self.assemblies.values().filter(counted);
+        all.fold(Share::default(), |sum, a| Share { count: sum.count + 1, bytes: sum.bytes + a.cost() })
     }
 
     /// A message of one part is durable (or not).
@@ -475,7 +503,10 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::envelope::{Kind, PART_BYTES},
+        *,
+    };
 
     #[test]
     fn of_two_stored_beginnings_of_a_message_one_is_kept_and_the_other_cleared() {
@@ -489,5 +520,44 @@ mod tests {
         assert_eq!(inbox.spoiled(&key).unwrap().slot, 5);
         assert_eq!((inbox.all.count, inbox.all.bytes, inbox.senders.len()), (0, 0, 0));
         assert!(inbox.spoiled(&key).is_none());
+    }
+
+    /// The last part of a message of two, of a sender that never sends the first.
+    fn begun(sender: PeerId, seq: u64, total: u64) -> Inner {
+        Inner {
+            kind: Kind::Message,
+            sender,
+            recipient: PeerId::random(),
+            stream: StreamId([0; 16]),
+            seq,
+            rank: Rank { number: seq, floor: 1 },
+            sent_at: UnixMillis(0),
+            expires_at: UnixMillis(60_000),
+            key_id: [0; 8],
+            file_name: String::new(),
+            body: Bytes::from_static(&[1]),
+            index: 1,
+            total,
+            body_id: BodyId::default(),
+        }
+    }
+
+    #[test]
+    fn strangers_that_begin_messages_and_never_end_them_leave_half_of_the_places_to_contacts() {
+        for (total, places) in [(PART_BYTES as u64 + 1, ALL), (2 * PART_BYTES as u64, 64)] {
+            assert_eq!(parts_of(total), 2);
+            // With the large ones bytes are what there is too little of.
+            let inbox_max_bytes = if places == ALL { 1 << 40 } else { places as u64 * 2 * (total + MESSAGE_COST) };
+            let mut inbox = Inbox::new(Limits { max_bytes: 1 << 30, inbox_max_bytes }, 0);
+            let mut begin = |sender, seq, contact| {
+                let inner = begun(sender, seq, total);
+                let verdict = inbox.plan(UnixMillis(0), Room { held: 0, contact }, (MessageId([0; 32]), inner), None);
+                matches!(verdict, Verdict::Part { .. })
+            };
+            let strangers = (0..1000).filter(|n| begin(PeerId::random(), *n, false)).count();
+            assert_eq!(strangers, places / 2);
+            let contacts = (0..1000).filter(|n| begin(PeerId::random(), *n, true)).count();
+            assert_eq!(contacts, places - places / 2);
+        }
     }
 }

@@ -28,7 +28,7 @@ use tracing::{debug, error, warn};
 pub(super) use self::turns::Turns;
 use super::{
     envelope::{Digests, Inner, Kind, Unverified},
-    inbox::{Assembly, Inbox, Key, Progress, Verdict},
+    inbox::{Assembly, Inbox, Key, Progress, Room, Verdict},
     order::{Lane, Numbers, Rank},
     receipt,
     sender::Command,
@@ -253,7 +253,7 @@ impl Receiver {
             // Their senders try again.
             return self.answer(round);
         }
-        let now = self.shared.now();
+        let (now, contacts) = (self.shared.now(), self.shared.contacts.book());
         let (mut batch, mut bodies) = (Batch::new(), Bodies::new());
         let mut completions = Vec::new();
         for item in round.items() {
@@ -271,7 +271,8 @@ impl Receiver {
                 }
             };
             let held = self.shared.counts.inbox_bytes.load(Ordering::Relaxed);
-            *item = match self.machine.plan(now, held, (id, *inner), seen) {
+            let room = Room { held, contact: contacts.contacts.contains_key(&inner.sender) };
+            *item = match self.machine.plan(now, room, (id, *inner), seen) {
                 Verdict::Answer(code) => {
                     if code == Code::Stored {
                         self.shared.metrics.duplicates.inc();

@@ -9,7 +9,7 @@ use prost::Message as _;
 use super::super::{
     envelope::{BodyId, Digests, Envelopes, Inner, Kind, Unverified, part_id},
     handle::{SendState, Step},
-    inbox::{Inbox, Limits, Progress, Verdict},
+    inbox::{Inbox, Limits, Progress, Room, Verdict},
     mailbox::{Refusal, StoredReceipt},
     order::Rank,
     outbox::{Friend, Header, Now, Outbox, Output, is_end},
@@ -85,7 +85,7 @@ proptest! {
             let id = MessageId([index as u8; 32]);
             // What comes last is sure to be stored.
             let ok = !failures.next().unwrap_or(false) || step >= last;
-            let complete = match inbox.plan(START, 0, (id, inner), seen) {
+            let complete = match inbox.plan(START, Room { held: 0, contact: true }, (id, inner), seen) {
                 Verdict::Part { key, index, .. } => {
                     matches!(inbox.committed_part(&key, index, ok), Progress::Whole).then_some(key)
                 },

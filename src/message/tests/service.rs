@@ -380,8 +380,8 @@ async fn what_the_recipient_finds_too_large_is_refused_with_the_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_inbox_delays_and_loses_nothing() {
     let net = Net::new();
-    // One of 1000 bytes and one of 10 fit, each with 512 bytes beside its body; two of 1000 do not.
-    let b = Node::with(&net, Config { inbox_max_bytes: 2100, ..Config::default() }).await;
+    // One of 1000 bytes and one of 10 fit in what strangers have, each with 512 bytes beside its body; two of 1000 do not.
+    let b = Node::with(&net, Config { inbox_max_bytes: 2800, ..Config::default() }).await;
     let a = Node::start(&net).await;
     let first = a.handle.send(a.draft(b.address(), vec![1; 1000])).await.unwrap().id;
     delivered(&a, first).await;
@@ -400,6 +400,30 @@ async fn a_full_inbox_delays_and_loses_nothing() {
     // The tiny one was there first, and waited for its turn.
     shown(&b, 2).await;
     assert_eq!(bodies(&b).await, [vec![2; 1000], vec![3; 10]]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_fill_their_part_of_an_inbox_leave_the_rest_to_contacts() {
+    let net = Net::new();
+    let b = Node::with(&net, Config { inbox_max_bytes: 2800, ..Config::default() }).await;
+    let (stranger, contact) = (Node::start(&net).await, Node::start(&net).await);
+    delivered(&stranger, stranger.handle.send(stranger.draft(b.address(), vec![1; 1000])).await.unwrap().id).await;
+    let full = |node: &Node, id| {
+        let handle = node.handle.clone();
+        soon("refused for now", async move {
+            while handle.outgoing(id).await.unwrap().last_error != "the recipient's inbox is full" {
+                tokio::task::yield_now().await;
+            }
+        })
+    };
+    for node in [&stranger, &contact] {
+        let id = node.handle.send(node.draft(b.address(), vec![2; 700])).await.unwrap().id;
+        full(node, id).await;
+        if node.address() == contact.address() {
+            b.handle.contacts().add(contact.address()).await.unwrap();
+            delivered(node, id).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

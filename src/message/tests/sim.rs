@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::super::{
     envelope::{BodyId, Inner, Kind, PART_BYTES},
     handle::{SendState, Step},
-    inbox::{Assembly, Inbox, Key, Limits, Progress, Verdict},
+    inbox::{Assembly, Inbox, Key, Limits, Progress, Room, Verdict},
     lanes::Number,
     order::{Lane, Numbers, Order, Rank},
     outbox::{Answer, Deposited, Header, Item, Now, Outbox, Output},
@@ -444,7 +444,7 @@ impl World {
                 items.push(Planned::Done(Code::NeedReseal, None));
                 continue;
             }
-            items.push(match node.inbox.plan(now, 0, (id, inner), seen) {
+            items.push(match node.inbox.plan(now, Room { held: 0, contact: true }, (id, inner), seen) {
                 Verdict::Answer(code) => Planned::Done(code, None),
                 Verdict::Again(id, _) => {
                     self.redelivered += 1;
