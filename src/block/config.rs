@@ -35,8 +35,8 @@ crate::config_section! {
         pub genesis: String = String::new(),
         /// Which branch is better: `norn` (at each fork more transactions, then earlier, then smaller hash) or `longest`.
         pub fork_choice: ForkRule = ForkRule::Norn,
-        /// Milliseconds from a block to the next one, at least, by their producers' clocks: what makes final has to take time, or whoever may
-        /// produce could have two branches final in two parts of a network at once. 0 to 3600000.
+        /// Milliseconds from a block to the next one, at least, by their producers' clocks: or whoever may produce could put enough on the
+        /// head at once to make it final in one part of a network before the others hear of it. 0 to 3600000.
         pub spacing_ms: u64 = 500,
         /// Blocks on top of a block before it is final here. 1 to 256; with `deep_reorg_max`, times `max_bytes`, at most 128 MiB.
         pub commit_depth: u64 = DEFAULT_COMMIT_DEPTH,

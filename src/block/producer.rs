@@ -370,15 +370,7 @@ impl Service {
         let validator = self.chain.validator();
         let packaged = self.pool.package(self.max_bytes, MAX_TRANSACTIONS);
         let mut picked = validator.select(&parent, packaged.clone());
-        if picked.len() < packaged.len() {
-            // What does not fit on this state lets others go first next time.
-            let kept: HashSet<Hash> = picked.iter().map(|t| Hash::of(t)).collect();
-            packaged
-                .iter()
-                .map(|t| Hash::of(t))
-                .filter(|hash| !kept.contains(hash))
-                .for_each(|hash| self.pool.postpone(&hash));
-        }
+        let left_out = left_out(&packaged, &picked);
         let mut last: Option<Bytes> = None;
         loop {
             let Some(block) = self.make(&parent, time, &picked) else { return Ok(false) };
@@ -396,6 +388,7 @@ impl Service {
                         tracing::warn!("a transaction makes every block invalid and is dropped");
                         self.pool.remove(&Hash::of(&transaction));
                     }
+                    left_out.iter().for_each(|hash| self.pool.postpone(hash));
                     return Ok(true);
                 }
                 Outcome::Invalid(why) if picked.is_empty() => {
@@ -605,4 +598,18 @@ impl Service {
             }
         }
     }
+}
+
+/// Transactions that did not fit on the state that they were to be produced on, although others behind them did, or none did: next
+/// time others go first. What is behind the last one that was picked may only have had no room.
+fn left_out(packaged: &[Bytes], picked: &[Bytes]) -> Vec<Hash> {
+    if picked.len() >= packaged.len() {
+        return Vec::new();
+    }
+    let picked: HashSet<Hash> = picked.iter().map(|t| Hash::of(t)).collect();
+    let mut hashes: Vec<Hash> = packaged.iter().map(|t| Hash::of(t)).collect();
+    let last = hashes.iter().rposition(|hash| picked.contains(hash));
+    hashes.truncate(last.map_or(hashes.len(), |last| last + 1));
+    hashes.retain(|hash| !picked.contains(hash));
+    hashes
 }

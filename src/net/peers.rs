@@ -173,10 +173,12 @@ impl Peers {
         }
         if self.connected.len() > self.high_water {
             let settled = |since: &Instant| now.saturating_duration_since(*since) >= SERVED;
-            let mut by_age: Vec<_> = self.connected.iter().filter(|(p, since)| !in_use(p) && settled(since)).collect();
+            let mut by_age: Vec<_> = self.connected.iter().filter(|(p, _)| !in_use(p)).collect();
             by_age.sort_by_key(|(_, since)| std::cmp::Reverse(**since));
             let excess = (self.connected.len() - self.high_water).min(PRUNE);
-            round.close = by_age.into_iter().take(excess).map(|(p, _)| *p).collect();
+            // Those that still have their time take nobody else's place.
+            let youngest = by_age.into_iter().take(excess);
+            round.close = youngest.filter(|(_, since)| settled(since)).map(|(p, _)| *p).collect();
         }
         round
     }
@@ -231,7 +233,7 @@ mod tests {
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut closed = |seconds| peers.round(at(seconds), Vec::new(), |p| *p == all[5], || 1.0).close;
         assert_eq!(closed(9), [], "each has its time");
-        assert_eq!(closed(12), [all[2], all[1]]);
+        assert_eq!(closed(13), [all[3]]);
         assert_eq!(closed(20), [all[4], all[3]]);
     }
 

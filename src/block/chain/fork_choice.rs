@@ -15,7 +15,8 @@ pub struct Branch<'a> {
     pub weight: u128,
 }
 
-/// The rule. From the committed block the best branch is taken at every fork, down to the leaf that is the head.
+/// The rule. From the committed block the best branch is taken at every fork, down to the leaf that is the head. One whose first block
+/// has the commit depth on top of it comes before one whose first block has not, whatever the rule says: others may have made it final.
 ///
 /// Every node must give the same answer for the same blocks, in whatever order they came. So a rule looks at nothing but headers, and
 /// its order is total: `Equal` only for one and the same block.
@@ -30,7 +31,8 @@ pub trait ForkChoice: Send + Sync + std::fmt::Debug + 'static {
 }
 
 /// The priority of the source system, made total: at each fork the block with more transactions, then the earlier one, then the
-/// one with the smaller hash, whatever is built on it. A better block low in the tree replaces a longer branch.
+/// one with the smaller hash, whatever is built on it. A better block low in the tree replaces a longer branch, unless that one has the
+/// commit depth on its first block already ([`ForkChoice`]).
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Norn;
 

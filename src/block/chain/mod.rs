@@ -21,10 +21,11 @@
 //! # One answer everywhere
 //! The same blocks give the same head in whatever order they came, as long as they came before their height was committed. So
 //! the window around the head is for passing blocks on ([`Chain::judge`]); [`Chain::import`] takes a late block as long
-//! as it is above the committed one.
+//! as it is above the committed one. At a fork a branch that may be final somewhere comes before one that is not (`tree.rs`).
 //!
 //! # Limits
-//! 64 candidates for each height, 1024 in all, 256 MiB of their bodies; 256 waiting blocks, 64 of one peer, 64 MiB, 60 s; 4096 invalid
+//! 64 candidates for each height, 1024 in all, 256 MiB of their bodies, and beyond that the best chain and 128 blocks that were pulled last
+//! with what they build on; 256 waiting blocks, 64 of one peer, 64 MiB, 60 s; 4096 invalid
 //! hashes for 10 minutes; retired blocks for 100 heights, 8192, 256 MiB. Beyond a limit the worst, the oldest of whoever
 //! has most, or the first one goes.
 //!

@@ -129,7 +129,9 @@ impl Rocks {
     /// # Errors
     /// [`StoreError`].
     pub fn erase(store: &Store) -> Result<Option<Point>, StoreError> {
-        let head = store.get(Family::Block, MARKS)?.and_then(|marks| read_marks(&marks)).map(|marks| marks.head);
+        // What cannot be read is to be forgotten as well.
+        let head =
+            store.get(Family::Block, MARKS).ok().flatten().and_then(|marks| read_marks(&marks)).map(|marks| marks.head);
         store.clear(&[Family::Block, Family::BlockBody])?;
         store.clear_bodies(Shelf::Block, &store.body_numbers(Shelf::Block)?)?;
         Ok(head)

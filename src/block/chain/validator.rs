@@ -116,9 +116,9 @@ impl Validator for Listed {
 
 /// Rules with a least distance between a block and the one before it: `chain.spacing_ms`.
 ///
-/// Depth makes final, so depth has to take time: a producer that dated [`Rules::depth`](super::Rules) blocks a millisecond apart could have
-/// two branches final in two parts of a network before either part hears of the other. Blocks may not be far ahead of the
-/// clock, so with this rule that many take as long as news takes to be everywhere many times over.
+/// Depth makes final, so depth has to take time: on the head, where blocks may not be far ahead of the clock, a producer cannot make a
+/// branch final in one part of a network before the others hear of it. A branch that leaves further below may be dated back as far,
+/// and come at once; that is what depth itself is for, and the alarm for what it does not do.
 #[derive(Clone, Debug)]
 pub struct Spaced {
     least_ms: u64,

@@ -21,7 +21,8 @@ const FETCHING: usize = 64;
 const PER_SOURCE: usize = 16;
 /// See [`PER_SOURCE`].
 const AT_FIRST: usize = 4;
-/// How often a source may be asked for one transaction when it does not answer in time.
+/// How often a source may be asked for one transaction when it does not answer in time. What comes so late is kept and not passed on: gossip
+/// has forgotten that it was told of it.
 const TRIES: u32 = 3;
 /// Announcements that wait for their turn, some 200 bytes each: gossip tells each news once, so what is not kept is lost.
 const WAITING: usize = 4096;

@@ -10,7 +10,7 @@
 //!   (any)                 Stalled ── a block ──▶ Syncing, CatchingUp ◀────┘
 //! ```
 //!
-//! Of what fewer peers say than there are whose heads are here only the blocks count that they give: liars that are always busy neither
+//! Of what no more peers say than there are whose heads are here only the blocks count that they give: liars that are always busy neither
 //! put a node out of step nor keep it from it.
 //!
 //! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15). Who

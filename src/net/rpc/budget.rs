@@ -1,9 +1,10 @@
-//! Memory of requests and answers under way, over all peers. What is counted is there, not what might come: a length that a peer announces
-//! costs nothing until its bytes arrive.
+//! Memory of requests and answers under way, over all peers. A request counts as its bytes come, a few times what is here already, so that
+//! a length that is announced costs next to nothing. An answer counts from when the feature is asked, as the largest that there may be,
+//! until its size is known.
 //!
 //! When it is used up, whoever needs some waits a moment, since most exchanges end within one. After that the peer that holds most makes
-//! room, if it holds more than the one that asks would: its oldest exchange is cut off. So peers that send and read slowly, on purpose
-//! or not, under however many names, keep nobody waiting who wants less, and small requests are always served.
+//! room, if it holds more than the one that asks would: its oldest exchange that is being read or written is cut off. So peers that send
+//! and read slowly, on purpose or not, under however many names, do not keep waiting who wants less than each of them has.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,15 +12,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::primitives::PeerId;
 
-/// How long exchanges may take to end by themselves before one is cut off.
+/// How long exchanges may take to end by themselves before one is cut off, and before the next one is.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Times that somebody waits for whom nothing is cut off.
-const TRIES: u32 = 20;
+/// How long somebody waits for whom nothing is cut off: less than whoever asks waits for us.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Nothing was free for too long, and nobody holds more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,8 @@ pub(super) struct Full;
 struct Held {
     peer: PeerId,
     bytes: usize,
+    /// A feature has its request: to cut it off would free nothing.
+    asked: bool,
     cut: CancellationToken,
 }
 
@@ -66,9 +69,19 @@ impl State {
     fn make_room(&mut self, peer: PeerId, bytes: usize) {
         let own = self.peers.get(&peer).copied().unwrap_or(0) + bytes;
         while self.free < bytes {
-            let most = self.peers.iter().max_by_key(|(peer, sum)| (**sum, **peer)).filter(|(_, sum)| **sum > own);
-            let Some((&most, _)) = most else { return };
-            let oldest = self.held.iter().find(|(_, held)| held.peer == most && held.bytes > 0).map(|(id, _)| *id);
+            // Of what can be cut off.
+            let mut free: HashMap<PeerId, usize> = HashMap::new();
+            for held in self.held.values().filter(|held| !held.asked) {
+                *free.entry(held.peer).or_default() += held.bytes;
+            }
+            let most = free.into_iter().filter(|(_, sum)| *sum > 0);
+            let most = most.map(|(peer, _)| (self.peers.get(&peer).copied().unwrap_or(0), peer)).max();
+            let Some((_, most)) = most.filter(|(sum, _)| *sum > own) else { return };
+            let oldest = self
+                .held
+                .iter()
+                .find(|(_, held)| held.peer == most && held.bytes > 0 && !held.asked)
+                .map(|(id, _)| *id);
             let Some(held) = oldest.and_then(|id| self.give_back(id)) else { return };
             tracing::debug!(peer = %held.peer, bytes = held.bytes, "memory is used up: its oldest exchange is cut off");
             held.cut.cancel();
@@ -113,7 +126,7 @@ impl Budget {
         let mut state = self.0.state();
         let id = state.next;
         state.next += 1;
-        state.held.insert(id, Held { peer, bytes: 0, cut: cut.clone() });
+        state.held.insert(id, Held { peer, bytes: 0, asked: false, cut: cut.clone() });
         drop(state);
         Hold { budget: self.clone(), id, peer, cut }
     }
@@ -126,28 +139,49 @@ impl Hold {
     /// [`Full`]; also when the exchange was cut off.
     pub(super) async fn grow(&self, bytes: usize) -> Result<(), Full> {
         let shared = &self.budget.0;
-        for _ in 0..TRIES {
+        let begun = Instant::now();
+        let mut patience = begun + PATIENCE;
+        loop {
             // Whatever is given back from here on wakes it.
             let freed = shared.freed.notified();
             if shared.state().take(self.id, bytes) {
                 return Ok(());
             }
-            if self.cut.is_cancelled() {
+            if self.cut.is_cancelled() || begun.elapsed() >= LONGEST {
                 return Err(Full);
             }
-            if tokio::time::timeout(PATIENCE, freed).await.is_ok() {
-                continue;
-            }
-            let mut state = shared.state();
-            state.make_room(self.peer, bytes);
-            let taken = state.take(self.id, bytes);
-            drop(state);
-            shared.freed.notify_waiters();
-            if taken {
-                return Ok(());
+            if tokio::time::timeout_at(patience, freed).await.is_err() {
+                patience += PATIENCE;
+                shared.state().make_room(self.peer, bytes);
+                shared.freed.notify_waiters();
             }
         }
-        Err(Full)
+    }
+
+    /// Gives back all but `bytes` of it.
+    pub(super) fn shrink_to(&self, bytes: usize) {
+        let mut state = self.budget.0.state();
+        let State { free, held, peers, .. } = &mut *state;
+        let Some(held) = held.get_mut(&self.id).filter(|held| held.bytes > bytes) else { return };
+        let back = held.bytes - bytes;
+        (held.bytes, *free) = (bytes, *free + back);
+        let sum = peers.get_mut(&held.peer).map(|sum| {
+            *sum -= back;
+            *sum
+        });
+        if sum == Some(0) {
+            let peer = held.peer;
+            peers.remove(&peer);
+        }
+        drop(state);
+        self.budget.0.freed.notify_waiters();
+    }
+
+    /// A feature is asked, or has answered: meanwhile it is not cut off.
+    pub(super) fn asked(&self, asked: bool) {
+        if let Some(held) = self.budget.0.state().held.get_mut(&self.id) {
+            held.asked = asked;
+        }
     }
 
     /// Waits until it is cut off. Cancel-safe.
@@ -187,6 +221,50 @@ mod tests {
         assert_eq!(grown, Ok(()));
         assert_eq!(budget.0.state().free, 50 * KIB);
         drop(second);
+        let state = budget.0.state();
+        assert_eq!((state.free, state.held.len(), state.peers.len()), (100 * KIB, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn others_that_come_and_go_do_not_put_off_what_has_to_make_room() {
+        let budget = Budget::new(100 * KIB);
+        let slow: Vec<_> = (0..3).map(|_| budget.begin(PeerId::random())).collect();
+        for hold in &slow {
+            hold.grow(33 * KIB).await.unwrap();
+        }
+        let wants = budget.begin(PeerId::random());
+        let wanted = async {
+            wants.grow(20 * KIB).await.unwrap();
+            assert_eq!(slow.iter().filter(|hold| hold.cut.is_cancelled()).count(), 1);
+        };
+        // Each of them wakes whoever waits.
+        let coming = async {
+            loop {
+                let small = budget.begin(PeerId::random());
+                small.grow(100).await.unwrap();
+                drop(small);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! { () = wanted => {}, () = coming => {} }
+    }
+
+    #[tokio::test]
+    async fn what_a_feature_has_is_not_cut_off_and_what_it_does_not_need_is_given_back() {
+        let budget = Budget::new(100 * KIB);
+        let (busy, reading) = (budget.begin(PeerId::random()), budget.begin(PeerId::random()));
+        busy.grow(60 * KIB).await.unwrap();
+        busy.asked(true);
+        reading.grow(40 * KIB).await.unwrap();
+        let other = budget.begin(PeerId::random());
+        other.grow(10 * KIB).await.unwrap();
+        assert_eq!((busy.cut.is_cancelled(), reading.cut.is_cancelled()), (false, true));
+        assert_eq!(budget.begin(PeerId::random()).grow(50 * KIB).await, Err(Full), "nobody else can make room");
+        busy.shrink_to(KIB);
+        assert_eq!(budget.0.state().free, 89 * KIB);
+        busy.shrink_to(2 * KIB);
+        busy.shrink_to(0);
+        drop((busy, reading, other));
         let state = budget.0.state();
         assert_eq!((state.free, state.held.len(), state.peers.len()), (100 * KIB, 0, 0));
     }

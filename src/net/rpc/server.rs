@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Inbound, Reply, Wire,
-    budget::{Budget, Hold},
+    budget::{Budget, Full, Hold},
 };
 use crate::{
     primitives::{PeerId, StreamProtocol},
@@ -39,6 +39,10 @@ const BUDGET: usize = 64 * 1024 * 1024;
 /// What one peer's requests and their answers may come to, in KiB, counted before they come: eleven of the largest requests there are. A
 /// peer that sends or reads slowly holds up itself here.
 const PEER_BUDGET_KIB: usize = 12 * 1024;
+/// Bytes of a request that are counted before any of them came: what small ones have.
+const FIRST: usize = 16 * 1024;
+/// How many times what has come of a longer one is counted.
+const STEP: usize = 4;
 /// Requests and answers up to this size are copied when they are decoded: all but those that carry message parts or blocks.
 pub(super) const SHARED: usize = 64 * 1024;
 /// How often the rates of peers that went away are looked over.
@@ -276,17 +280,7 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
             () = hold.cut_off() => return,
         };
         let Ok(Some(body)) = body else { return };
-        let (mut status, mut response) = match protocol.dispatch(peer, body) {
-            Err(status) => (status, Vec::new()),
-            Ok(answer) => match tokio::time::timeout(limits.timeout, answer).await {
-                Ok(Ok(reply)) => reply,
-                // Dropped by the feature, or no answer in time: too much to do.
-                Ok(Err(_)) | Err(_) => (Status::Busy, Vec::new()),
-            },
-        };
-        if hold.grow(response.iter().map(Bytes::len).sum()).await.is_err() {
-            (status, response) = (Status::Busy, Vec::new());
-        }
+        let (status, response) = ask(protocol.as_ref(), peer, body, &hold).await;
         let head = [status.to_byte()];
         let pieces: Vec<&[u8]> = std::iter::once(&head[..]).chain(response.iter().map(|p| &p[..])).collect();
         let write = wire::write_frame(&mut stream, &pieces, limits.max_response + 1);
@@ -298,17 +292,36 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
     }
 }
 
-/// Reads a request whose length is known and within its limit. The memory for a long one is counted when its beginning is here.
+/// Reads a request whose length is known and within its limit. Counted is at most [`STEP`] times what has come, and [`FIRST`].
 async fn read_request(stream: &mut libp2p::Stream, length: usize, hold: &Hold) -> Option<Vec<u8>> {
-    let first = length.min(wire::TRUSTED);
-    hold.grow(first).await.ok()?;
-    let mut body = Vec::with_capacity(first);
-    wire::read_on(stream, &mut body, first).await.ok()?;
-    if length > first {
-        hold.grow(length - first).await.ok()?;
-        wire::read_on(stream, &mut body, length).await.ok()?;
+    let mut body = Vec::new();
+    while body.len() < length {
+        let next = length.min((body.len() * STEP).max(FIRST));
+        hold.grow(next - body.len()).await.ok()?;
+        body.reserve_exact(next - body.len());
+        wire::read_on(stream, &mut body, next).await.ok()?;
     }
     Some(body)
+}
+
+/// Has the feature answer, when there is room for its largest answer.
+async fn ask(protocol: &dyn Dispatch, peer: PeerId, body: Vec<u8>, hold: &Hold) -> Reply {
+    let limits = protocol.limits();
+    hold.asked(true);
+    let busy = || (Status::Busy, Vec::new());
+    let reply = match hold.grow(limits.max_response).await {
+        Err(Full) => busy(),
+        Ok(()) => match protocol.dispatch(peer, body) {
+            Err(status) => (status, Vec::new()),
+            // Dropped by the feature, or no answer in time: too much to do.
+            Ok(answer) => {
+                tokio::time::timeout(limits.timeout, answer).await.ok().and_then(Result::ok).unwrap_or_else(busy)
+            }
+        },
+    };
+    hold.shrink_to(reply.1.iter().map(Bytes::len).sum());
+    hold.asked(false);
+    reply
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{
 
 /// Why a block is not kept that is worse than enough others.
 const TOO_MANY: &str = "too many better candidates are held";
-/// Blocks of segments that stay: several times a commit depth.
+/// Blocks of segments that stay, beyond all limits, with those that they build on: several times a commit depth.
 const PULLED: usize = 128;
 /// Bytes of their bodies.
 const PULLED_BYTES: usize = 64 * 1024 * 1024;
@@ -46,32 +46,35 @@ impl Core {
         origin: Origin,
         now: UnixMillis,
     ) -> Result<SegmentOutcome, ChainError> {
-        let (mut held, mut stopped) = (0, None);
-        // Those that are new, and how many were held before each.
-        let mut added: Vec<(usize, Point)> = Vec::new();
+        let mut stopped = None;
+        // Those that are held, and whether they are new.
+        let mut held: Vec<(Point, bool)> = Vec::new();
         for block in blocks {
             let point = Point { height: block.header().height, hash: block.hash() };
             let bytes = block.body().bytes().len();
             match self.take(block, origin, now)? {
                 Outcome::Imported { .. } => {
-                    added.push((held, point));
+                    held.push((point, true));
                     self.pulled.add(point.hash, bytes);
                 }
-                Outcome::Known => {}
+                Outcome::Known => held.push((point, false)),
                 other => {
                     stopped = Some(other);
                     break;
                 }
             }
-            held += 1;
         }
-        let gone = self.shrink(added.iter().map(|(_, point)| *point));
-        if let Some(first) = added.iter().position(|(_, point)| gone.contains(point)) {
-            held = added[first].0;
-            added.truncate(first);
-            stopped = Some(Outcome::Ignored(TOO_MANY.into()));
+        let new: Vec<Point> = held.iter().filter(|(_, new)| *new).map(|(point, _)| *point).collect();
+        let gone = self.shrink(new);
+        if let Some(first) = held.iter().position(|(point, _)| gone.contains(point)) {
+            held.truncate(first);
+            // Whoever sent what is invalid is to blame whatever else there is.
+            stopped = stopped
+                .filter(|s| matches!(s, Outcome::Invalid(_)))
+                .or_else(|| Some(Outcome::Ignored(TOO_MANY.into())));
         }
-        Ok(SegmentOutcome { held, new: added.len(), stopped })
+        let new = held.iter().filter(|(_, new)| *new).count();
+        Ok(SegmentOutcome { held: held.len(), new, stopped })
     }
 
     /// Takes a block into memory. Nobody may hear of it before the next flush.
@@ -95,10 +98,7 @@ impl Core {
         let mut stays: Option<HashSet<Hash>> = None;
         for point in added {
             while self.tree.overflows(point.height) {
-                let stays = stays.get_or_insert_with(|| {
-                    let pulled = self.pulled.blocks.iter().map(|(hash, _)| *hash);
-                    self.path.iter().map(|p| p.hash).chain(pulled).collect()
-                });
+                let stays = stays.get_or_insert_with(|| self.staying());
                 let choice = self.rules.choice.as_ref();
                 let evicted = self.tree.evict(point.height, |hash| stays.contains(hash), choice);
                 if evicted.is_empty() {
@@ -112,5 +112,19 @@ impl Core {
             self.change.evicted.extend_from_slice(&gone);
         }
         gone
+    }
+
+    /// The best chain, and the blocks that were pulled last with all that they build on.
+    fn staying(&self) -> HashSet<Hash> {
+        let mut stays: HashSet<Hash> = self.path.iter().map(|p| p.hash).collect();
+        for (hash, _) in &self.pulled.blocks {
+            let mut at = *hash;
+            while let Some(header) = self.tree.header(&at)
+                && stays.insert(at)
+            {
+                at = header.parent;
+            }
+        }
+        stays
     }
 }

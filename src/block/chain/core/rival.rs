@@ -21,6 +21,20 @@ use crate::{
     store::StoreError,
 };
 
+/// Why the chain's own rules did not go back.
+enum Refusal {
+    /// What they need could not be read.
+    Store(StoreError),
+    /// They cannot, or do not take what is final.
+    Rules(StoreError),
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl Core {
     /// Takes the proof of a branch that leaves ours at or below the committed block; `told` are the connected peers that have told
     /// their head, and `peer` is one of them. See [`crate::block::chain::conflict`] for what follows from it.
@@ -64,7 +78,8 @@ impl Core {
                     self.halted = None;
                 }
                 let reopened = self.refuse_when_halted().and_then(|()| self.reopen(fork, hold, now));
-                if reopened.is_err() {
+                // What the rules refuse they would refuse again: it is not tried for a while, and halts like any other conflict.
+                if matches!(reopened, Err(ChainError::Store(_))) {
                     self.conflicts.not_reopened();
                 }
                 events.extend(reopened?);
@@ -139,8 +154,9 @@ impl Core {
         tree: &Tree,
         path: &[Point],
         candidates: &[(Hash, Arc<Header>)],
-    ) -> Result<HashSet<Hash>, StoreError> {
-        let failed = |why: String| StoreError::Failed(format!("the chain's rules cannot go back: {why}"));
+    ) -> Result<HashSet<Hash>, Refusal> {
+        let failed =
+            |why: String| Refusal::Rules(StoreError::Failed(format!("the chain's rules cannot go back: {why}")));
         start::resume(&self.rules, self.store.as_ref(), fork).map_err(|error| failed(error.to_string()))?;
         let mut good: HashMap<Hash, Arc<Header>> =
             tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
@@ -190,10 +206,15 @@ impl Core {
         candidates.sort_by_key(|(hash, header)| (header.height, *hash));
         let invalid = match self.resume_at(fork, &tree, &path, &candidates) {
             Ok(invalid) => invalid,
-            Err(error) => {
+            Err(refusal) => {
                 // The rules are somewhere between there and here: reading all of it again brings them back.
-                self.halted = Some(Halt::Store(error.clone()));
-                return Err(error.into());
+                let (Refusal::Store(store) | Refusal::Rules(store)) = &refusal;
+                tracing::error!(error = %store, fork = fork.height, "final blocks cannot be taken back");
+                self.halted = Some(Halt::Store(store.clone()));
+                return Err(match refusal {
+                    Refusal::Store(error) => error.into(),
+                    Refusal::Rules(error) => ChainError::Halted(error.to_string()),
+                });
             }
         };
         // Everything is read: from here on nothing fails before the write.

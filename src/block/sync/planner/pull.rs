@@ -21,7 +21,8 @@ use crate::primitives::PeerId;
 const PER_PEER: usize = 2;
 /// Pulls under way in all, with those whose answers are being checked.
 pub(super) const IN_FLIGHT: usize = 16;
-/// The least that it becomes on a slow line: one that hangs does not keep everybody waiting.
+/// The least that it becomes on a slow line, so that one that hangs does not keep everybody waiting; but for single blocks that two at
+/// once do not come in time.
 pub(super) const LEAST_IN_FLIGHT: usize = 2;
 /// A pull is late after this, and after [`SLOWER`] times what pulls take: on a slow line all of them take long, and to ask
 /// twice would make it slower.
