@@ -491,14 +491,14 @@ impl Service {
 
     /// Takes a transaction that `source` passed on, if it can be taken.
     fn judge(&mut self, transaction: Bytes, source: PeerId) -> pubsub::Verdict {
-        let hash = Hash::of(&transaction);
+        let told = transaction.clone();
         match self.chain.validator().transaction(&transaction) {
             Verdict::Ignore(_) => pubsub::Verdict::Ignore,
             Verdict::Invalid(_) => pubsub::Verdict::Reject,
             Verdict::Accept => match self.pool.add(transaction, Some(source), self.clock.now()) {
                 Ok(_) => pubsub::Verdict::Accept,
                 Err(PoolError::Empty | PoolError::TooLarge) => pubsub::Verdict::Reject,
-                Err(PoolError::Known) => self.known_verdict(&hash),
+                Err(PoolError::Known) => self.known_verdict(&Hash::of(&told)),
                 Err(PoolError::Included | PoolError::Full) => pubsub::Verdict::Ignore,
             },
         }

@@ -34,9 +34,10 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
     let setup = |e: &dyn std::fmt::Display| StartError::Setup(e.to_string());
     let noise = noise::Config::new(keypair).map_err(|e| setup(&e))?;
     let tcp = || tcp::tokio::Transport::new(tcp::Config::default());
+    let resolves = resolves();
     // WebSocket comes first and refuses other addrs at once; a DNS transport takes every addr, so it stands last. It has
     // DNS of its own, because a TLS dial needs the host's name.
-    let ws = websocket::Config::new(named(tcp()).map_err(|e| setup(&e))?);
+    let ws = websocket::Config::new(named(tcp(), resolves).map_err(|e| setup(&e))?);
     let Some(key) = private else {
         let ws = ws.upgrade(Version::V1Lazy).authenticate(noise.clone()).multiplex(yamux_config());
         let tcp = tcp().upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux_config());
@@ -46,7 +47,7 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
         config.max_idle_timeout = QUIC_IDLE_MS;
         let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let direct = quic.or_transport(tcp.boxed()).map(|either, _| either.into_inner()).boxed();
-        let named = named(direct).map_err(|e| setup(&e))?;
+        let named = named(direct, resolves).map_err(|e| setup(&e))?;
         return Ok(ws.boxed().or_transport(named).map(|either, _| either.into_inner()).boxed());
     };
     // QUIC cannot be wrapped in the key and would bypass it, so it is not there at all.
@@ -61,19 +62,25 @@ pub(super) fn build(keypair: &Keypair, private: Option<PreSharedKey>) -> Result<
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux_config());
-    let named = named(tcp.boxed()).map_err(|e| setup(&e))?;
+    let named = named(tcp.boxed(), resolves).map_err(|e| setup(&e))?;
     Ok(ws.boxed().or_transport(named).map(|either, _| either.into_inner()).boxed())
 }
 
-/// A transport that takes names too. A machine that has no name servers yet, or never will, dials numbers.
-fn named<T>(inner: T) -> std::io::Result<dns::tokio::Transport<T>> {
+/// Whether this machine knows a name server.
+fn resolves() -> bool {
     // What fails takes the transport with it, so it is tried without one.
-    match dns::tokio::Transport::system(()) {
-        Ok(_) => dns::tokio::Transport::system(inner),
-        Err(error) => {
-            tracing::warn!(%error, "no name server is known here: addrs with names cannot be dialled until a restart");
-            Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default()))
-        }
+    let tried = dns::tokio::Transport::system(());
+    if let Err(error) = &tried {
+        tracing::warn!(%error, "no name server is known here: addrs with names cannot be dialled until a restart");
+    }
+    tried.is_ok()
+}
+
+/// A transport that takes names too. A machine that has no name servers yet, or never will, dials numbers.
+fn named<T>(inner: T, resolves: bool) -> std::io::Result<dns::tokio::Transport<T>> {
+    match resolves {
+        true => dns::tokio::Transport::system(inner),
+        false => Ok(dns::tokio::Transport::custom(inner, dns::ResolverConfig::default(), dns::ResolverOpts::default())),
     }
 }
 

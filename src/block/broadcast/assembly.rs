@@ -154,10 +154,7 @@ impl Assembly {
         self.make_place(now, PER_HEIGHT, promised, |h| h.height == height)?;
         // What there is no room for now is not begun.
         self.make_room(now, bytes, owner)?;
-        self.begin(now, header, pieces, owner);
-        if let Some(held) = self.blocks.get_mut(&hash) {
-            held.promised = promised;
-        }
+        self.begin(now, header, pieces, owner, promised);
         Ok(())
     }
 
@@ -168,7 +165,14 @@ impl Assembly {
         }
     }
 
-    fn begin(&mut self, now: Instant, header: VerifiedHeader, pieces: Arc<Pieces>, owner: Option<PeerId>) {
+    fn begin(
+        &mut self,
+        now: Instant,
+        header: VerifiedHeader,
+        pieces: Arc<Pieces>,
+        owner: Option<PeerId>,
+        promised: bool,
+    ) {
         let (hash, missing) = (header.hash(), pieces.count());
         let held = Held {
             header,
@@ -178,7 +182,7 @@ impl Assembly {
             body: None,
             owner,
             reserved: false,
-            promised: false,
+            promised,
             fed: now,
             waiters: Vec::new(),
         };
@@ -249,7 +253,7 @@ impl Assembly {
             return;
         }
         if !self.blocks.contains_key(&hash) {
-            self.begin(now, header, Arc::new(Pieces::of(&body)), None);
+            self.begin(now, header, Arc::new(Pieces::of(&body)), None, true);
         }
         self.reserve(&hash);
         let Some(held) = self.blocks.get_mut(&hash).filter(|h| h.body.is_none()) else { return };

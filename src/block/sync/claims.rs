@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The same when the connection is younger than [`PATIENCE`]: broadcast never had the chance.
 const PATIENCE_NEW: Duration = Duration::from_secs(2);
 /// One peer of so many has to say that there is more for a node in step to believe it without blocks: of all that are connected,
-/// two are easily of one hand.
+/// two are easily of one hand. And more have to than there are whose heads are here.
 const BACKERS: usize = 3;
 /// Peers that say so at least.
 const MIN_BACKERS: usize = 2;

@@ -27,7 +27,7 @@ use std::{
 
 use self::pull::Pace;
 use super::{
-    claims::{CUT, Claim, Claims, Target},
+    claims::{CUT, Claim, Claims},
     plan::{Failure, Imported, Output, Place, Pulled, State, View},
     run::{Handover, Load, Mismatch, Run, Size},
     search::{Search, Step},
@@ -456,8 +456,8 @@ impl Planner {
         let gap = target.map_or(0, |t| t.height.saturating_sub(base));
         // What a few peers say puts nobody out of step, however often: only blocks that they gave do, as many as broadcast does not
         // bring in that time.
-        let believed = |t: Target| t.backed && self.claims.mostly_missing(now);
-        let credible = target.is_some_and(|t| believed(t) || t.given > self.depth + 2);
+        let believed = self.claims.mostly_missing(now);
+        let credible = target.is_some_and(|t| t.backed && believed || t.given > self.depth + 2);
         let near = gap <= self.depth + 2;
         let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held());
         let next = match self.state {

@@ -7,6 +7,7 @@
 //! and read slowly, on purpose or not, under however many names, do not keep waiting who wants less than each of them has.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -19,7 +20,7 @@ use crate::primitives::PeerId;
 
 /// How long exchanges may take to end by themselves before one is cut off, and before the next one is.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How long somebody waits for whom nothing is cut off: less than whoever asks waits for us.
+/// How long somebody waits for whom there is no room: less than whoever asks waits for us.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Nothing was free for too long, and nobody holds more.
@@ -40,7 +41,6 @@ struct State {
     free: usize,
     /// By age: the first one is the oldest.
     held: BTreeMap<u64, Held>,
-    peers: HashMap<PeerId, usize>,
     next: u64,
 }
 
@@ -49,42 +49,29 @@ impl State {
         let Some(held) = self.held.get_mut(&id).filter(|_| bytes <= self.free) else { return false };
         held.bytes += bytes;
         self.free -= bytes;
-        *self.peers.entry(held.peer).or_default() += bytes;
         true
     }
 
     fn give_back(&mut self, id: u64) -> Option<Held> {
         let held = self.held.remove(&id)?;
         self.free += held.bytes;
-        if let Some(sum) = self.peers.get_mut(&held.peer) {
-            *sum -= held.bytes;
-            if *sum == 0 {
-                self.peers.remove(&held.peer);
-            }
-        }
         Some(held)
     }
 
     /// Cuts off exchanges until there is room for `bytes` more of `peer`, or nobody holds more than it would.
     fn make_room(&mut self, peer: PeerId, bytes: usize) {
-        let own = self.peers.get(&peer).copied().unwrap_or(0) + bytes;
+        let mut sums: HashMap<PeerId, usize> = HashMap::new();
+        for held in self.held.values() {
+            *sums.entry(held.peer).or_default() += held.bytes;
+        }
+        let own = sums.get(&peer).copied().unwrap_or(0) + bytes;
         while self.free < bytes {
-            // Of what can be cut off.
-            let mut free: HashMap<PeerId, usize> = HashMap::new();
-            for held in self.held.values().filter(|held| !held.asked) {
-                *free.entry(held.peer).or_default() += held.bytes;
-            }
-            let most = free.into_iter().filter(|(_, sum)| *sum > 0);
-            let most = most.map(|(peer, _)| (self.peers.get(&peer).copied().unwrap_or(0), peer)).max();
-            let Some((_, most)) = most.filter(|(sum, _)| *sum > own) else { return };
-            let oldest = self
-                .held
-                .iter()
-                .find(|(_, held)| held.peer == most && held.bytes > 0 && !held.asked)
-                .map(|(id, _)| *id);
-            let Some(held) = oldest.and_then(|id| self.give_back(id)) else { return };
+            let open = self.held.iter().filter(|(_, h)| h.bytes > 0 && !h.asked && sums[&h.peer] > own);
+            let oldest_of_most = open.max_by_key(|(id, h)| (sums[&h.peer], h.peer, Reverse(**id)));
+            let Some(held) = oldest_of_most.map(|(id, _)| *id).and_then(|id| self.give_back(id)) else { return };
             tracing::debug!(peer = %held.peer, bytes = held.bytes, "memory is used up: its oldest exchange is cut off");
             held.cut.cancel();
+            *sums.entry(held.peer).or_default() -= held.bytes;
         }
     }
 }
@@ -116,7 +103,7 @@ pub(super) struct Hold {
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        let state = State { free: bytes, held: BTreeMap::new(), peers: HashMap::new(), next: 0 };
+        let state = State { free: bytes, held: BTreeMap::new(), next: 0 };
         Self(Arc::new(Shared { state: Mutex::new(state), freed: Notify::new() }))
     }
 
@@ -161,18 +148,9 @@ impl Hold {
     /// Gives back all but `bytes` of it.
     pub(super) fn shrink_to(&self, bytes: usize) {
         let mut state = self.budget.0.state();
-        let State { free, held, peers, .. } = &mut *state;
-        let Some(held) = held.get_mut(&self.id).filter(|held| held.bytes > bytes) else { return };
-        let back = held.bytes - bytes;
-        (held.bytes, *free) = (bytes, *free + back);
-        let sum = peers.get_mut(&held.peer).map(|sum| {
-            *sum -= back;
-            *sum
-        });
-        if sum == Some(0) {
-            let peer = held.peer;
-            peers.remove(&peer);
-        }
+        let Some(held) = state.held.get_mut(&self.id).filter(|held| held.bytes > bytes) else { return };
+        let back = std::mem::replace(&mut held.bytes, bytes) - bytes;
+        state.free += back;
         drop(state);
         self.budget.0.freed.notify_waiters();
     }
@@ -222,7 +200,7 @@ mod tests {
         assert_eq!(budget.0.state().free, 50 * KIB);
         drop(second);
         let state = budget.0.state();
-        assert_eq!((state.free, state.held.len(), state.peers.len()), (100 * KIB, 0, 0));
+        assert_eq!((state.free, state.held.len()), (100 * KIB, 0));
     }
 
     #[tokio::test]
@@ -266,7 +244,7 @@ mod tests {
         busy.shrink_to(0);
         drop((busy, reading, other));
         let state = budget.0.state();
-        assert_eq!((state.free, state.held.len(), state.peers.len()), (100 * KIB, 0, 0));
+        assert_eq!((state.free, state.held.len()), (100 * KIB, 0));
     }
 
     #[tokio::test]

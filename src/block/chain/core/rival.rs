@@ -21,20 +21,6 @@ use crate::{
     store::StoreError,
 };
 
-/// Why the chain's own rules did not go back.
-enum Refusal {
-    /// What they need could not be read.
-    Store(StoreError),
-    /// They cannot, or do not take what is final.
-    Rules(StoreError),
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 impl Core {
     /// Takes the proof of a branch that leaves ours at or below the committed block; `told` are the connected peers that have told
     /// their head, and `peer` is one of them. See [`crate::block::chain::conflict`] for what follows from it.
@@ -148,15 +134,17 @@ impl Core {
 
     /// Brings the chain's own rules back to `fork` and from there to all blocks above: those of `tree`, along `path`, and `candidates`,
     /// lowest first. Returns the candidates that cannot stay.
+    ///
+    /// # Errors
+    /// The store's, and [`ChainError::Halted`] when the rules cannot go back, or do not take what is final.
     fn resume_at(
         &self,
         fork: Point,
         tree: &Tree,
         path: &[Point],
         candidates: &[(Hash, Arc<Header>)],
-    ) -> Result<HashSet<Hash>, Refusal> {
-        let failed =
-            |why: String| Refusal::Rules(StoreError::Failed(format!("the chain's rules cannot go back: {why}")));
+    ) -> Result<HashSet<Hash>, ChainError> {
+        let failed = |why: String| ChainError::Halted(format!("the chain's rules cannot go back: {why}"));
         start::resume(&self.rules, self.store.as_ref(), fork).map_err(|error| failed(error.to_string()))?;
         let mut good: HashMap<Hash, Arc<Header>> =
             tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
@@ -206,15 +194,14 @@ impl Core {
         candidates.sort_by_key(|(hash, header)| (header.height, *hash));
         let invalid = match self.resume_at(fork, &tree, &path, &candidates) {
             Ok(invalid) => invalid,
-            Err(refusal) => {
+            Err(error) => {
                 // The rules are somewhere between there and here: reading all of it again brings them back.
-                let (Refusal::Store(store) | Refusal::Rules(store)) = &refusal;
-                tracing::error!(error = %store, fork = fork.height, "final blocks cannot be taken back");
-                self.halted = Some(Halt::Store(store.clone()));
-                return Err(match refusal {
-                    Refusal::Store(error) => error.into(),
-                    Refusal::Rules(error) => ChainError::Halted(error.to_string()),
-                });
+                tracing::error!(%error, fork = fork.height, "final blocks cannot be taken back");
+                self.halted = Some(Halt::Store(match &error {
+                    ChainError::Store(store) => store.clone(),
+                    other => StoreError::Failed(other.to_string()),
+                }));
+                return Err(error);
             }
         };
         // Everything is read: from here on nothing fails before the write.
