@@ -9,6 +9,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http_body_util::{BodyExt, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -21,6 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    sync::oneshot,
     task::JoinSet,
 };
 
@@ -220,15 +222,40 @@ impl Client {
         self.json(Method::DELETE, path, body, Duration::ZERO).await
     }
 
-    /// Posts a raw body; the answer may take `time` longer than usual, after the body.
+    /// Posts bytes.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, bytes: Vec<u8>) -> Result<T, ClientError> {
+        self.raw(path, Body::from(bytes), tokio::time::sleep(self.answer)).await
+    }
+
+    /// Posts a body that comes from somewhere, for as long as it does; the answer may take `time` longer than usual after that.
     ///
     /// # Errors
     /// [`ClientError`]
     pub async fn upload<T: DeserializeOwned>(&self, path: &str, body: Body, time: Duration) -> Result<T, ClientError> {
+        let (sent, end) = oneshot::channel::<()>();
+        // The sender goes with the body: when all of it was taken, or the connection has ended.
+        let body = Body::from_stream(body.into_data_stream().inspect(move |_| {
+            let _ = &sent;
+        }));
+        let wait = self.answer.saturating_add(time);
+        let limit = async move {
+            let _ = end.await;
+            tokio::time::sleep(wait).await;
+        };
+        self.raw(path, body, limit).await
+    }
+
+    async fn raw<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Body,
+        limit: impl Future<Output = ()>,
+    ) -> Result<T, ClientError> {
         let request = self.request(Method::POST, path).header(header::CONTENT_TYPE, "application/octet-stream");
-        // Local, but the body may come from a slow pipe: its end is not ours to time.
-        let day = Duration::from_secs(24 * 3600);
-        let (response, driver) = self.send(request.body(body), day.saturating_add(time)).await?;
+        let (response, driver) = self.send(request.body(body), limit).await?;
         decode(Download { body: response.into_body(), _driver: driver }).await
     }
 
@@ -245,7 +272,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`]
     pub async fn download(&self, path: &str) -> Result<Download, ClientError> {
-        let (response, driver) = self.send(self.request(Method::GET, path).body(Body::empty()), self.answer).await?;
+        let request = self.request(Method::GET, path).body(Body::empty());
+        let (response, driver) = self.send(request, tokio::time::sleep(self.answer)).await?;
         Ok(Download { body: response.into_body(), _driver: driver })
     }
 
@@ -280,7 +308,7 @@ impl Client {
             }
             None => request.body(Body::empty()),
         };
-        let (response, driver) = self.send(request, self.answer.saturating_add(time)).await?;
+        let (response, driver) = self.send(request, tokio::time::sleep(self.answer.saturating_add(time))).await?;
         decode(Download { body: response.into_body(), _driver: driver }).await
     }
 
@@ -294,17 +322,20 @@ impl Client {
         }
     }
 
-    /// Sends and waits for the head of a good answer; a bad one becomes an error.
+    /// Sends and waits for the head of a good answer, until `limit` is over; a bad one becomes an error.
     async fn send(
         &self,
         request: Result<Request<Body>, hyper::http::Error>,
-        time: Duration,
+        limit: impl Future<Output = ()>,
     ) -> Result<(Response<Incoming>, JoinSet<()>), ClientError> {
         let request = request.map_err(|e| ClientError::Unexpected(e.to_string()))?;
         let mut driver = JoinSet::new();
         let mut sender = self.connect(&mut driver).await?;
-        let answer = tokio::time::timeout(time, sender.send_request(request)).await;
-        let response = answer.map_err(|_| ClientError::TimedOut)?.map_err(broken)?;
+        let response = tokio::select! {
+            biased;
+            response = sender.send_request(request) => response.map_err(broken)?,
+            () = limit => return Err(ClientError::TimedOut),
+        };
         if response.status().is_success() {
             return Ok((response, driver));
         }

@@ -101,7 +101,7 @@ impl From<ChainError> for ApiError {
         let text = error.to_string();
         match error {
             ChainError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
-            ChainError::Store(StoreError::Failed(_)) => Self::store(text),
+            ChainError::Store(StoreError::Failed(_) | StoreError::Damaged(_)) => Self::store(text),
             ChainError::Store(StoreError::Stopped) | ChainError::Stopped => Self::stopping(),
             ChainError::Halted(_) => Self::new(StatusCode::CONFLICT, "halted", text),
             ChainError::NoConflict(_) | ChainError::NoBranch(_) => Self::invalid(text),
@@ -132,7 +132,9 @@ impl From<SegmentError> for ApiError {
         match error {
             SegmentError::Io(error) => Self::io("the segment", &error),
             SegmentError::Chain(error) => error.into(),
-            SegmentError::NoSuchRange { .. } | SegmentError::Empty => Self::not_found(error.to_string()),
+            SegmentError::NoSuchRange { .. } | SegmentError::Above { .. } | SegmentError::Empty => {
+                Self::not_found(error.to_string())
+            }
             SegmentError::Changed { .. } => Self::new(StatusCode::CONFLICT, "changed", error.to_string()),
             other => Self::invalid(other.to_string()),
         }
@@ -150,7 +152,7 @@ impl From<CommandError> for ApiError {
             CommandError::Banned(_) => Self::new(StatusCode::FORBIDDEN, "banned", text),
             CommandError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
             CommandError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
-            CommandError::Store(StoreError::Failed(_)) => Self::store(text),
+            CommandError::Store(StoreError::Failed(_) | StoreError::Damaged(_)) => Self::store(text),
             CommandError::Busy => Self::busy(text),
             CommandError::Store(StoreError::Stopped) | CommandError::Stopped => Self::stopping(),
         }
@@ -164,7 +166,7 @@ impl From<MapError> for ApiError {
             MapError::NotFound => Self::not_found("not found: neither the map nor Kademlia knows it"),
             MapError::InvalidName(_) => Self::invalid(text),
             MapError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
-            MapError::Store(StoreError::Failed(_)) => Self::store(text),
+            MapError::Store(StoreError::Failed(_) | StoreError::Damaged(_)) => Self::store(text),
             MapError::Store(StoreError::Stopped) | MapError::Stopped => Self::stopping(),
         }
     }
@@ -195,7 +197,7 @@ impl From<ContactError> for ApiError {
             ContactError::NotFound => Self::not_found(text),
             ContactError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
             ContactError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
-            ContactError::Store(StoreError::Failed(_)) => Self::store(text),
+            ContactError::Store(StoreError::Failed(_) | StoreError::Damaged(_)) => Self::store(text),
             ContactError::Store(StoreError::Stopped) => Self::stopping(),
         }
     }
@@ -218,7 +220,7 @@ impl From<FriendError> for ApiError {
             FriendError::Full(_) => Self::new(StatusCode::INSUFFICIENT_STORAGE, "full", text),
             FriendError::Unreachable(_) => Self::unreachable(text),
             FriendError::Store(StoreError::DiskFull(_)) => Self::disk_full(text),
-            FriendError::Store(StoreError::Failed(_)) => Self::store(text),
+            FriendError::Store(StoreError::Failed(_) | StoreError::Damaged(_)) => Self::store(text),
             FriendError::Store(StoreError::Stopped) | FriendError::Stopped => Self::stopping(),
         }
     }

@@ -21,7 +21,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What happens, from now on: `peer_up`, `peer_down`, `map_changed`, `presence`, `message_received`, `outgoing`,
 /// `friend.offered`, `friend.active`, `friend.declined`, `friend.revoked`, `friend.expired`,
-/// `friend.broken_promise`, `block.imported`, `block.head`, `block.committed`, `reorg`, `block.conflict`. A subscriber that is too slow
+/// `friend.broken_promise`, `block.imported`, `block.head`, `block.committed`, `reorg`, `block.conflict`, `block.halted`. A subscriber that is too slow
 /// gets `lagged` and should read the state again.
 #[utoipa::path(
     get, path = "/v1/events", tag = "node",
@@ -153,6 +153,8 @@ mod tests {
             chain::Event::Imported { point: Point::default(), origin: Origin::File, bytes: 7 }.into(),
             chain::Event::Committed { from: 1, to: Point::default() }.into(),
             chain::Event::Conflict { fork: Point::default(), tip: Point::default(), peers: 2 }.into(),
+            chain::Event::Halted(Some("why".into())).into(),
+            chain::Event::Halted(None).into(),
             Event::Lagged { source: "map".into(), lost: 3 },
         ] {
             let json = serde_json::to_value(&event).expect("plain data");

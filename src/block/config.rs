@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DEFAULT_MAX_BODY_BYTES, Genesis, GenesisError,
-    chain::{Anything, DEFAULT_COMMIT_DEPTH, ForkChoice, Listed, Longest, Norn, Rules, Validator},
+    chain::{
+        Anything, DEFAULT_COMMIT_DEPTH, ForkChoice, Listed, Longest, MAX_BRANCH_BYTES, MAX_DEEP_REORG, Norn, Rules,
+        Validator,
+    },
 };
 use crate::{
     identity,
@@ -25,13 +28,13 @@ pub enum ForkRule {
 }
 
 crate::config_section! {
-    /// What all nodes of a network need the same, or their chains part.
+    /// What all nodes of a network need the same, or their chains part; but for `deep_reorg_max`, which is each node's own.
     pub struct ChainConfig {
         /// Addresses of those who may produce blocks. Empty: everybody in the network may, and so may fill its disks: name them
         /// wherever not all nodes are trusted.
         pub producers: Vec<String> = Vec::new(),
-        /// Genesis file (TOML: `time` in Unix milliseconds, `extra` text). Empty: the built-in one of the network. Nodes with
-        /// different genesis blocks do not exchange blocks.
+        /// Genesis file (TOML: `time` in Unix milliseconds, `extra` text); a relative name begins where the daemon is started. Empty: the
+        /// built-in one of the network. Nodes with different genesis blocks do not exchange blocks.
         pub genesis: String = String::new(),
         /// Which branch is better: `norn` (at each fork more transactions, then earlier, then smaller hash) or `longest`.
         pub fork_choice: ForkRule = ForkRule::Norn,
@@ -71,6 +74,14 @@ crate::config_section! {
 }
 
 impl ChainConfig {
+    /// The most that `deep_reorg_max` can be: two branches that are not final have to fit in the chain's tree, or it would drop one before
+    /// the rule decides.
+    #[must_use]
+    pub fn deep_reorg_most(&self) -> u64 {
+        let blocks = MAX_BRANCH_BYTES / self.max_bytes.max(1);
+        u64::try_from(blocks).unwrap_or(u64::MAX).saturating_sub(self.commit_depth).min(MAX_DEEP_REORG)
+    }
+
     /// Who may produce, as [`ChainConfig::producers`] says.
     ///
     /// # Errors
@@ -120,6 +131,8 @@ impl ChainConfig {
             genesis: genesis.block(),
             depth: self.commit_depth,
             deep_reorg_max: self.deep_reorg_max,
+            deep_reorg_most: self.deep_reorg_most(),
+            network: Some(network.clone()),
             choice,
             validator,
         })

@@ -61,7 +61,10 @@ impl Genesis {
             return Err(wrong(format!("it is longer than {MAX_FILE_BYTES} bytes")));
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let genesis: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let genesis: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().and_then(|s| text.get(..s.start)).map_or(1, |before| before.matches('\n').count() + 1);
+            wrong(format!("line {line}: {}", e.message().replace('\n', " ")))
+        })?;
         if genesis.extra.len() > MAX_EXTRA_BYTES {
             return Err(wrong(format!("extra is longer than {MAX_EXTRA_BYTES} bytes")));
         }

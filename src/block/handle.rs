@@ -98,7 +98,7 @@ impl Handle {
         let Some(hash) = hash else { return Ok(None) };
         let Some(stored) = self.chain.block(&hash)? else { return Ok(None) };
         let damaged = |what: &str| {
-            ChainError::Store(StoreError::Failed(format!(
+            ChainError::Store(StoreError::Damaged(format!(
                 "the stored block {hash} has a damaged {what}: restore a backup"
             )))
         };

@@ -117,7 +117,15 @@ pub fn rules(depth: u64) -> Rules {
 /// Rules for the network `test` with another commit depth and fork choice.
 #[must_use]
 pub fn rules_with(depth: u64, choice: Arc<dyn ForkChoice>) -> Rules {
-    Rules { genesis: genesis(), depth, deep_reorg_max: 0, choice, validator: Arc::new(Anything) }
+    Rules {
+        genesis: genesis(),
+        depth,
+        deep_reorg_max: 0,
+        deep_reorg_most: chain::MAX_DEEP_REORG,
+        network: None,
+        choice,
+        validator: Arc::new(Anything),
+    }
 }
 
 /// A chain in memory with the default rules, at [`NOW`]. It runs until its last clone is dropped.
@@ -188,6 +196,10 @@ impl<S: ChainStore, H: OnWrite<S>> ChainStore for Hooked<S, H> {
 
     fn prepare(&self, added: &[Block]) {
         self.inner.prepare(added);
+    }
+
+    fn damaged_files(&self) -> usize {
+        self.inner.damaged_files()
     }
 
     fn check_room(&self, bytes: usize) -> Result<(), StoreError> {

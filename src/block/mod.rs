@@ -16,7 +16,7 @@
 //! * The first block is [`Genesis`]; whose genesis block differs is on another chain.
 //! * Transactions are opaque bytes. They wait in the [`pool`], travel on a topic of their own, and a [`producer`] packages them.
 //! * A chain of one's own plugs in by [`chain::Validator`] (what is valid) and [`chain::ForkChoice`] (what is better), both given to
-//!   [`chain::open`] in its [`chain::Rules`]; `tests/seam.rs` is a whole one.
+//!   the node that a program runs by [`OwnChain`](crate::node::OwnChain); the example at `Validator` is a whole one.
 //! * A part of the chain goes into a file and back: [`segment`].
 
 mod body;

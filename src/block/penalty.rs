@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use crate::primitives::PeerId;
+use crate::{primitives::PeerId, runtime::now};
 
 /// Points above which a peer is banned: the second invalid block in a row, or the fifth wrong answer.
 pub const LIMIT: f64 = 80.0;
@@ -136,7 +136,7 @@ impl Penalties {
 
     /// Counts what `peer` did.
     pub fn report(&self, peer: PeerId, offence: Offence) {
-        self.report_at(peer, offence, Instant::now());
+        self.report_at(peer, offence, now());
     }
 
     fn report_at(&self, peer: PeerId, offence: Offence, now: Instant) {
@@ -155,7 +155,7 @@ impl Penalties {
     /// Whether block exchange has nothing to do with `peer` for now.
     #[must_use]
     pub fn is_banned(&self, peer: &PeerId) -> bool {
-        self.is_banned_at(peer, Instant::now())
+        self.is_banned_at(peer, now())
     }
 
     fn is_banned_at(&self, peer: &PeerId, now: Instant) -> bool {
@@ -166,7 +166,7 @@ impl Penalties {
     /// The points of `peer`; 0 for one that did nothing, or whose faults are forgotten.
     #[must_use]
     pub fn points(&self, peer: &PeerId) -> f64 {
-        self.points_at(peer, Instant::now())
+        self.points_at(peer, now())
     }
 
     fn points_at(&self, peer: &PeerId, now: Instant) -> f64 {

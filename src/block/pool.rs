@@ -35,13 +35,15 @@ pub enum PoolError {
     #[error("a transaction has at most {MAX_TRANSACTION_BYTES} bytes")]
     TooLarge,
     /// It waits already.
-    #[error("already waiting")]
+    #[error("it waits already: nothing is to be done")]
     Known,
     /// A recent block has it.
-    #[error("already in the chain")]
+    #[error("one of the newest blocks has it already: nothing is to be done")]
     Included,
     /// No room, or none for this peer; later there is.
-    #[error("too many transactions wait")]
+    #[error(
+        "too many transactions wait: try again when the next blocks have taken some (`block.pool_transactions`, `block.pool_bytes`)"
+    )]
     Full,
 }
 
@@ -119,6 +121,12 @@ impl Pool {
         self.entries.contains_key(hash) || self.included.contains_key(hash)
     }
 
+    /// Whether a recent block has a transaction.
+    #[must_use]
+    pub fn is_included(&self, hash: &Hash) -> bool {
+        self.included.contains_key(hash)
+    }
+
     /// A transaction that waits.
     #[must_use]
     pub fn get(&self, hash: &Hash) -> Option<Bytes> {
@@ -161,11 +169,14 @@ impl Pool {
         }
         let (count, sum) = from.and_then(|p| self.peers.get(&p)).copied().unwrap_or_default();
         let share = |whole: usize| (whole / PEER_SHARE).max(1);
+        // And no more than is free: several that take all they can leave room for one more.
+        let free = |whole: usize, taken: usize| whole.saturating_sub(taken);
         // What is left when all others have filled theirs is for what is put in here.
         let ours = |whole: usize| if from.is_some() { whole - whole / PEER_SHARE } else { whole };
-        let peer_full = from.is_some()
-            && (count >= share(self.max_transactions) || sum + bytes.len() > self.max_bytes / PEER_SHARE);
         let (most, most_bytes) = (ours(self.max_transactions), ours(self.max_bytes));
+        let peer_full = from.is_some()
+            && (count >= share(self.max_transactions).min(free(most, self.entries.len()))
+                || sum + bytes.len() > (self.max_bytes / PEER_SHARE).min(free(most_bytes, self.bytes)));
         if peer_full || self.entries.len() >= most || self.bytes + bytes.len() > most_bytes {
             return Err(PoolError::Full);
         }
@@ -224,23 +235,30 @@ impl Pool {
     }
 
     /// A block is no longer part of the best chain: its transactions wait again, before all others. They were accepted before,
-    /// so there may be twice as much as else; blocks of others, one branch after the other, cannot make it more.
-    pub fn detach<'a>(&mut self, block: &Hash, transactions: impl Iterator<Item = &'a [u8]>, now: UnixMillis) {
+    /// so there may be twice as much as else; blocks of others, one branch after the other, cannot make it more. Returns how many found no
+    /// room.
+    pub fn detach<'a>(&mut self, block: &Hash, transactions: impl Iterator<Item = &'a [u8]>, now: UnixMillis) -> usize {
         if let Some(at) = self.recent.iter().rposition(|(hash, _)| hash == block)
             && let Some((_, hashes)) = self.recent.remove(at)
         {
             self.forget(&hashes);
         }
-        let transactions: Vec<&[u8]> = transactions.collect();
+        let (transactions, mut lost): (Vec<&[u8]>, _) = (transactions.collect(), 0);
         for bytes in transactions.into_iter().rev() {
             let hash = Hash::of(bytes);
+            if self.knows(&hash) {
+                continue;
+            }
             let fits = self.entries.len() < 2 * self.max_transactions && self.bytes + bytes.len() <= 2 * self.max_bytes;
-            if fits && !self.entries.contains_key(&hash) && !self.included.contains_key(&hash) {
+            if !fits {
+                lost += 1;
+            } else {
                 self.front -= 1;
                 let bytes = Bytes::copy_from_slice(bytes);
                 self.insert(hash, Entry { bytes, from: None, since: now, place: self.front });
             }
         }
+        lost
     }
 
     /// The recent blocks of the best chain as far as they were told, newest first.

@@ -2,15 +2,12 @@
 //! each is checked before it is passed on. With `block.produce` this node packages them into a block on the head, one interval
 //! after the head was made: so several producers take turns as it comes, and forks are rare.
 
+mod due;
 mod fetch;
 mod metrics;
 pub mod wire;
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -25,8 +22,8 @@ use self::{
     wire::{GetTransaction, News},
 };
 use super::{
-    Block, Body, Config, Header, MAX_EXTRA_BYTES, MAX_TRANSACTIONS, Origin, Point,
-    chain::{Chain, ChainError, Event, Outcome, Verdict},
+    Body, Config, Point,
+    chain::{Chain, ChainError, Event, Verdict},
     penalty::{Offence, Penalties},
     pool::{Pool, PoolError, RECENT_BLOCKS},
     purpose,
@@ -57,10 +54,6 @@ const AGAIN: Duration = Duration::from_secs(310);
 const RETOLD: Duration = Duration::from_secs(300);
 /// Transactions of ours that are looked at again; of more the oldest are not.
 const OWN: usize = 20_000;
-/// Producers wait a random part of the interval's fifth, so that one of them is first.
-const JITTER: u64 = 5;
-/// A block this far ahead of our clock would be kept back by everybody: then somebody's clock is wrong and we wait.
-const AHEAD: Duration = Duration::from_secs(1);
 
 /// Why a transaction was not taken.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -157,6 +150,10 @@ pub struct Service {
     own: VecDeque<(UnixMillis, Hash)>,
     publishing: JoinSet<(Bytes, Result<(), PublishError>)>,
     due: Instant,
+    /// The highest head that put it off.
+    planned: u64,
+    /// The head whose transactions the pool knows.
+    known: Hash,
     gossip_ended: bool,
     /// Blocks came too fast to be looked at.
     behind: bool,
@@ -188,6 +185,8 @@ pub fn new(config: &Config, deps: Deps) -> (Service, Handle) {
         own: VecDeque::new(),
         publishing: JoinSet::new(),
         due: Instant::now(),
+        planned: 0,
+        known: Hash::default(),
         gossip_ended: false,
         behind: false,
     };
@@ -256,6 +255,7 @@ impl Service {
     /// The transactions of the newest blocks, to know them again; those of blocks that left unseen wait again.
     async fn read_recent(&mut self) -> Result<(), ChainError> {
         self.behind = false;
+        let known = self.chain.status().head.hash;
         for hash in self.pool.recent() {
             let chain = self.chain.clone();
             let read = move || match chain.header(&hash)? {
@@ -283,6 +283,8 @@ impl Service {
                 self.attach(block.hash, block.body);
             }
         }
+        // What came meanwhile is told by the events.
+        self.known = known;
         Ok(())
     }
 
@@ -294,14 +296,21 @@ impl Service {
 
     fn detach(&mut self, hash: &Hash, body: Bytes) {
         let body = Body::decode(body).unwrap_or_default();
-        self.pool.detach(hash, body.transactions(), self.clock.now());
+        let lost = self.pool.detach(hash, body.transactions(), self.clock.now());
+        if lost > 0 {
+            tracing::warn!(lost, "transactions of a block that left the chain are dropped: the pool is full");
+            self.metrics.dropped.inc_by(lost as u64); // usize fits in u64
+        }
     }
 
     async fn on_event(&mut self, event: Result<Event, broadcast::error::RecvError>) -> Result<(), ChainError> {
         match event {
-            Ok(Event::Head { detached, attached, .. }) => {
-                self.plan();
-                self.on_head(&detached, &attached).await
+            Ok(Event::Head { head, detached, attached }) => {
+                self.put_off(head.height);
+                self.on_head(&detached, &attached).await?;
+                self.known = head.hash;
+                self.fetches.excuse(|hash| self.pool.is_included(hash));
+                Ok(())
             }
             Ok(_) => Ok(()),
             Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -318,8 +327,12 @@ impl Service {
 
     async fn on_head(&mut self, detached: &[Point], attached: &[Point]) -> Result<(), ChainError> {
         for point in detached {
-            if let Some(block) = self.chain.block(&point.hash)? {
-                self.detach(&block.hash, block.body);
+            match self.chain.block(&point.hash)? {
+                Some(block) => self.detach(&block.hash, block.body),
+                None => tracing::warn!(
+                    height = point.height,
+                    "a block that left the chain is not here any more: its transactions are lost"
+                ),
             }
         }
         // While catching up nobody reads every block again for nothing; the newest are read when that is over.
@@ -336,102 +349,6 @@ impl Service {
             }
         }
         Ok(())
-    }
-
-    /// The next block is due one interval after the head was made; clocks that differ cannot shift that by more than half of it.
-    fn plan(&mut self) {
-        let age = self.clock.now().since(self.chain.status().head_time).min(self.interval / 2);
-        let fifth = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX) / JITTER;
-        let jitter = Duration::from_millis(rand::random_range(0..=fifth));
-        self.due = Instant::now() + self.interval - age + jitter;
-    }
-
-    async fn on_due(&mut self) {
-        self.plan();
-        match self.produce().await {
-            Ok(true) => drop(self.metrics.produced.inc()),
-            Ok(false) => drop(self.metrics.failed.inc()),
-            Err(error) => {
-                tracing::debug!(%error, "no block was produced");
-                self.metrics.failed.inc();
-            }
-        }
-    }
-
-    /// Whether a block was produced and taken.
-    async fn produce(&mut self) -> Result<bool, ChainError> {
-        let (head, now) = (self.chain.status().head, self.clock.now());
-        let Some(parent) = self.chain.header(&head.hash)? else { return Ok(false) };
-        let time = UnixMillis(parent.time.0.saturating_add(1).max(now.0));
-        if time > now.plus(AHEAD) {
-            tracing::warn!(head = head.height, "the head is ahead of our clock; no block is produced before that time");
-            return Ok(false);
-        }
-        let validator = self.chain.validator();
-        let packaged = self.pool.package(self.max_bytes, MAX_TRANSACTIONS);
-        let mut picked = validator.select(&parent, packaged.clone());
-        let left_out = left_out(&packaged, &picked);
-        let mut last: Option<Bytes> = None;
-        loop {
-            let Some(block) = self.make(&parent, time, &picked) else { return Ok(false) };
-            // A block that is not ours to make is not the fault of its transactions.
-            for verdict in [validator.header(block.header()), validator.contextual(block.header(), &parent)] {
-                if let Verdict::Ignore(why) | Verdict::Invalid(why) = verdict {
-                    tracing::debug!(%why, "no block is produced now");
-                    return Ok(false);
-                }
-            }
-            match self.chain.import(block, Origin::Local).await? {
-                Outcome::Imported { .. } => {
-                    // Without it a block is good.
-                    if let Some(transaction) = last.filter(|_| picked.is_empty()) {
-                        tracing::warn!("a transaction makes every block invalid and is dropped");
-                        self.pool.remove(&Hash::of(&transaction));
-                    }
-                    left_out.iter().for_each(|hash| self.pool.postpone(hash));
-                    return Ok(true);
-                }
-                Outcome::Invalid(why) if picked.is_empty() => {
-                    tracing::warn!(%why, "our own block is invalid, whatever is in it");
-                    return Ok(false);
-                }
-                // One of them is bad, and would be in the next block again. Those before it are found in a few tries.
-                Outcome::Invalid(why) => {
-                    tracing::debug!(%why, transactions = picked.len(), "our own block is invalid, half of it is tried");
-                    last = picked.first().cloned();
-                    picked.truncate(picked.len() / 2);
-                }
-                other => {
-                    tracing::debug!(?other, "our own block was not taken");
-                    return Ok(false);
-                }
-            }
-        }
-    }
-
-    /// A block of these transactions on `parent`.
-    fn make(&self, parent: &Header, time: UnixMillis, transactions: &[Bytes]) -> Option<Block> {
-        let body = Body::new(transactions).ok().filter(|body| body.bytes().len() <= self.max_bytes);
-        let Some(body) = body else {
-            tracing::error!(
-                "the transactions that the chain's rules picked are no body, or a larger one than `chain.max_bytes`"
-            );
-            return None;
-        };
-        let mut extra = self.chain.validator().extra(parent);
-        extra.truncate(MAX_EXTRA_BYTES);
-        let header = Header {
-            height: parent.height.saturating_add(1),
-            parent: parent.hash(),
-            time,
-            producer: [0; 32],
-            body_root: body.root(),
-            body_bytes: u32::try_from(body.bytes().len()).unwrap_or(u32::MAX),
-            transactions: body.len(),
-            extra,
-            signature: [0; 64],
-        };
-        Some(Block::trusted(header.signed(&self.identity, &self.purpose), body))
     }
 
     fn on_submit(&mut self, submit: Submit) {
@@ -600,16 +517,5 @@ impl Service {
     }
 }
 
-/// Transactions that did not fit on the state that they were to be produced on, although others behind them did, or none did: next
-/// time others go first. What is behind the last one that was picked may only have had no room.
-fn left_out(packaged: &[Bytes], picked: &[Bytes]) -> Vec<Hash> {
-    if picked.len() >= packaged.len() {
-        return Vec::new();
-    }
-    let picked: HashSet<Hash> = picked.iter().map(|t| Hash::of(t)).collect();
-    let mut hashes: Vec<Hash> = packaged.iter().map(|t| Hash::of(t)).collect();
-    let last = hashes.iter().rposition(|hash| picked.contains(hash));
-    hashes.truncate(last.map_or(hashes.len(), |last| last + 1));
-    hashes.retain(|hash| !picked.contains(hash));
-    hashes
-}
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ use crate::{identity::Purpose, primitives::Hash};
 
 const MAGIC: &[u8; 7] = b"VOSBLK\0";
 const VERSION: u8 = 1;
+/// Bytes before the first block.
+pub const START: usize = 8 + 32 + 8 + 8;
 /// Blocks read or written at once.
 const BATCH_BLOCKS: usize = 256;
 /// Bytes of bodies from which a batch is full.
@@ -66,12 +68,33 @@ pub enum SegmentError {
         last: u64,
     },
     /// A block is broken.
-    #[error("block {height} in the file is bad: {why}")]
+    #[error("block {height} in the file is bad: {why}; blocks before it were imported")]
     Block {
         /// Where it should be.
         height: u64,
         /// What is wrong.
         why: String,
+    },
+    /// The file's first block builds on another block than those that are here.
+    #[error(
+        "block {height}, with which the file begins, builds on a block that is not here: the two chains parted below it. Export from height \
+         {from} there"
+    )]
+    Unlinked {
+        /// Of the file's first block.
+        height: u64,
+        /// The lowest one that is not final here.
+        from: u64,
+    },
+    /// Made later than now.
+    #[error(
+        "block {height} in the file is of a time {ahead_s} s from now: is the clock of this machine right? Blocks before it were imported"
+    )]
+    Early {
+        /// Which.
+        height: u64,
+        /// When it can be imported, in seconds from now.
+        ahead_s: u64,
     },
     /// The file begins above our head.
     #[error("the file begins at height {first}, and this chain ends at {head}: import the blocks between first")]
@@ -98,6 +121,14 @@ pub enum SegmentError {
     /// There is only the genesis block.
     #[error("there is no block to export yet: this chain ends at its genesis block")]
     Empty,
+    /// Nothing is that high.
+    #[error("there is no height {from}: this chain ends at {head}")]
+    Above {
+        /// Asked for.
+        from: u64,
+        /// The best block's height.
+        head: u64,
+    },
     /// There is no such range.
     #[error("heights {from} to {to} are not all here: this chain ends at {head}")]
     NoSuchRange {
@@ -151,8 +182,11 @@ pub fn export(
         None if head == 0 => return Err(SegmentError::Empty),
         _ => {}
     }
+    if from > head {
+        return Err(SegmentError::Above { from, head });
+    }
     let to = to.unwrap_or(head);
-    if from > head || to > head {
+    if to > head {
         return Err(SegmentError::NoSuchRange { from, to, head });
     }
     let mut out = Hashing::new(out);
@@ -205,7 +239,7 @@ pub fn import(
 ) -> Result<Progress, SegmentError> {
     let mut input = Hashing::new(input);
     let mut done = read_start(chain, &mut input)?;
-    let mut into = Into { chain, purpose, batch: Batch::new(purpose), writing: None };
+    let mut into = Into { chain, purpose, begins: done.next, batch: Batch::new(purpose), writing: None };
     let read = read_blocks(&mut input, &mut into, &mut done, max_body_bytes, &mut progress);
     // Good blocks before a bad place are taken, and nothing is under way any more when this returns.
     // What is wrong in a batch is below what was read last.
@@ -256,6 +290,8 @@ fn read_blocks<R: Read>(
 struct Into<'a> {
     chain: &'a Chain,
     purpose: &'a Purpose,
+    /// The first height of the file.
+    begins: u64,
     batch: Batch,
     writing: Option<Writing>,
 }
@@ -271,15 +307,35 @@ impl Into<'_> {
                 (before, Some(SegmentError::Block { height, why: HeaderError::Signature.to_string() }))
             }
         };
-        finish(self.writing.take())?;
+        self.finish()?;
         self.writing = start(self.chain, blocks, first);
         wrong.map_or(Ok(()), Err)
     }
 
     fn end(mut self) -> Result<(), SegmentError> {
         let checked = self.turn();
-        finish(self.writing.take())?;
+        self.finish()?;
         checked
+    }
+
+    /// Waits for what is written.
+    fn finish(&mut self) -> Result<(), SegmentError> {
+        let Some((first, future)) = self.writing.take() else { return Ok(()) };
+        let outcome = futures::executor::block_on(future)?;
+        let height = first + outcome.held as u64; // usize fits in u64
+        let why = match outcome.stopped {
+            None => return Ok(()),
+            Some(Outcome::Invalid(why) | Outcome::Ignored(why)) => why,
+            Some(Outcome::Orphan { .. }) if height == self.begins => {
+                return Err(SegmentError::Unlinked { height, from: self.chain.status().committed.height + 1 });
+            }
+            Some(Outcome::Orphan { .. }) => "it does not build on the block before".into(),
+            Some(Outcome::Early(at)) => {
+                return Err(SegmentError::Early { height, ahead_s: at.since(self.chain.now()).as_secs().max(1) });
+            }
+            Some(_) => return Err(SegmentError::OtherBranch { height }),
+        };
+        Err(SegmentError::Block { height, why })
     }
 }
 
@@ -323,22 +379,18 @@ fn start(chain: &Chain, blocks: Vec<Block>, first: u64) -> Option<Writing> {
     }
 }
 
-fn finish(writing: Option<Writing>) -> Result<(), SegmentError> {
-    let Some((first, future)) = writing else { return Ok(()) };
-    let outcome = futures::executor::block_on(future)?;
-    let height = first + outcome.held as u64; // usize fits in u64
-    let why = match outcome.stopped {
-        None => return Ok(()),
-        Some(Outcome::Invalid(why) | Outcome::Ignored(why)) => why,
-        Some(Outcome::Orphan { .. }) => "it does not build on the block before".into(),
-        Some(Outcome::Early(at)) => format!("it is from the future, {at} ms since 1970"),
-        Some(_) => return Err(SegmentError::OtherBranch { height }),
-    };
-    Err(SegmentError::Block { height, why })
+/// The lowest and the highest height of a segment, from its first [`START`] bytes; `None` when they are not those of one.
+#[must_use]
+pub fn heights(start: &[u8]) -> Option<(u64, u64)> {
+    let start: &[u8; START] = start.try_into().ok()?;
+    let number = |at: usize| start[at..at + 8].iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
+    let (first, count) = (number(40), number(48));
+    let last = first.checked_add(count)?.checked_sub(1)?;
+    (start.starts_with(MAGIC) && first > 0 && count > 0).then_some((first, last))
 }
 
 fn read_start<R: Read>(chain: &Chain, input: &mut Hashing<R>) -> Result<Progress, SegmentError> {
-    let mut start = [0; 8 + 32 + 8 + 8];
+    let mut start = [0; START];
     let short =
         |e: io::Error| if e.kind() == io::ErrorKind::UnexpectedEof { SegmentError::NotBlocks } else { e.into() };
     input.read_exact(&mut start[..8]).map_err(short)?;
@@ -351,14 +403,11 @@ fn read_start<R: Read>(chain: &Chain, input: &mut Hashing<R>) -> Result<Progress
     input.read_exact(&mut start[8..]).map_err(short)?;
     let mut genesis = [0; 32];
     genesis.copy_from_slice(&start[8..40]);
-    let number = |at: usize| start[at..at + 8].iter().fold(0u64, |n, b| n << 8 | u64::from(*b));
-    let (first, count) = (number(40), number(48));
     let status = chain.status();
     if Hash(genesis) != status.genesis {
         return Err(SegmentError::Genesis { found: Hash(genesis), expected: status.genesis });
     }
-    let last = first.checked_add(count).and_then(|end| end.checked_sub(1));
-    let Some(last) = last.filter(|_| first > 0 && count > 0) else { return Err(SegmentError::NotBlocks) };
+    let Some((first, last)) = heights(&start) else { return Err(SegmentError::NotBlocks) };
     if first > status.head.height.saturating_add(1) {
         return Err(SegmentError::Gap { first, head: status.head.height });
     }

@@ -40,7 +40,8 @@ impl Exit {
             "not_found" | "unknown_recipient" => Self::NotFound,
             "unreachable" => Self::Unreachable,
             "timed_out" => Self::TimedOut,
-            "banned" | "refused" | "full" | "unauthorized" | "foreign_host" | "foreign_origin" => Self::Refused,
+            "banned" | "refused" | "halted" | "duplicate" | "full" | "unauthorized" | "foreign_host"
+            | "foreign_origin" => Self::Refused,
             _ => Self::Failed,
         }
     }
@@ -211,6 +212,8 @@ mod tests {
             ("timed_out", 6),
             ("banned", 7),
             ("full", 7),
+            ("halted", 7),
+            ("duplicate", 7),
             ("unauthorized", 7),
             ("too_late", 1),
             ("busy", 1),

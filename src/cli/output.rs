@@ -2,7 +2,8 @@
 //!
 //! # Security
 //! Names, agents, file names and errors may come from strangers. Nothing of them reaches a terminal as a control
-//! character or a direction override, in tables or in JSON. Only `inbox read` without `--json` writes bytes as they are.
+//! character or a direction override, in tables or in JSON. Only `inbox read` without
+//! `--json` writes bytes as they are, and `block export -` where there is no terminal.
 
 use std::{
     fmt::Write as _,

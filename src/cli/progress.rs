@@ -58,12 +58,15 @@ impl Height {
         Self(Some(bar))
     }
 
-    pub(super) fn set(&self, height: u64, target: u64, rate: f64, peers: usize) {
-        if let Some(bar) = &self.0 {
-            bar.set_length(target.max(height));
-            bar.set_position(height);
-            bar.set_message(format!("{rate:.0} blocks/s, {peers} peers"));
-        }
+    /// `doing` stands beside the bar; without anything to reach there is no bar.
+    pub(super) fn set(&self, height: u64, target: u64, doing: &str) {
+        let Some(bar) = &self.0 else { return };
+        let template = if target > height { "{bar:40} {pos}/{len} {msg}" } else { "{spinner} {pos} {msg}" };
+        bar.set_style(ProgressStyle::with_template(template).expect("a constant template"));
+        bar.set_length(target.max(height));
+        bar.set_position(height);
+        bar.set_message(doing.to_owned());
+        bar.tick();
     }
 }
 

@@ -14,6 +14,8 @@ use crate::{
     },
 };
 
+/// Bytes of blocks that are not final, on one branch.
+const MOST: u64 = MAX_BRANCH_BYTES as u64; // usize fits in u64
 /// Largest body of a message in bytes: what the wire format was sized for.
 const MAX_MESSAGE_BYTES: u64 = 16 * 1024 * 1024;
 /// 30 days in seconds.
@@ -109,19 +111,25 @@ impl Config {
         }
     }
 
-    /// Two branches that are not final fit in the chain's tree, or it would drop one before the rule decides. The ranges are checked.
+    /// Two branches that are not final fit in the chain's tree. The ranges are checked.
     fn check_branch(&self) -> Result<(), ConfigError> {
         let chain = &self.chain;
-        let depth = chain.commit_depth + chain.deep_reorg_max;
-        let bytes = u64::try_from(chain.max_bytes).unwrap_or(u64::MAX).saturating_mul(depth);
-        let most = u64::try_from(MAX_BRANCH_BYTES).unwrap_or(u64::MAX);
-        match bytes > most {
-            true => Err(ConfigError::Invalid(format!(
-                "chain: {depth} blocks (commit_depth and deep_reorg_max) of max_bytes = {} come to more than {most} bytes: lower \
-                 deep_reorg_max (the other two are the same on every node of a network)",
-                chain.max_bytes
+        let fits = |depth: u64| u64::try_from(chain.max_bytes).unwrap_or(u64::MAX).saturating_mul(depth) <= MOST;
+        if !fits(chain.commit_depth) {
+            return Err(ConfigError::Invalid(format!(
+                "chain: commit_depth = {} blocks of max_bytes = {} come to more than {MOST} bytes: lower one of them, on every node of the \
+                 network",
+                chain.commit_depth, chain.max_bytes
+            )));
+        }
+        match fits(chain.commit_depth + chain.deep_reorg_max) {
+            true => Ok(()),
+            false => Err(ConfigError::Invalid(format!(
+                "chain.deep_reorg_max: with commit_depth = {} and max_bytes = {} it can be {} at most",
+                chain.commit_depth,
+                chain.max_bytes,
+                chain.deep_reorg_most()
             ))),
-            false => Ok(()),
         }
     }
 

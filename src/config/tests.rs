@@ -119,7 +119,7 @@ fn values_of_the_wrong_type_or_out_of_range_are_refused_by_name() {
         ("chain.commit_depth=0", "chain.commit_depth: 0 is out of range, 1 to 256"),
         ("chain.deep_reorg_max=1000", "chain.deep_reorg_max"),
         ("chain.max_bytes=5242880", "4194304"),
-        ("chain.deep_reorg_max=200", "212 blocks"),
+        ("chain.deep_reorg_max=200", "it can be 116 at most"),
         ("chain.fork_choice=heaviest", "--set"),
         ("chain.producers=['bob']", "chain.producers: \"bob\" is not the address"),
         ("block.interval_ms=1", "block.interval_ms"),

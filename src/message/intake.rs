@@ -179,7 +179,7 @@ pub(super) fn store_error(error: &StoreError) -> MessageError {
     match error {
         StoreError::Stopped => MessageError::Stopped,
         full @ StoreError::DiskFull(_) => MessageError::DiskFull(full.to_string()),
-        other @ StoreError::Failed(_) => MessageError::Store(other.to_string()),
+        other @ (StoreError::Failed(_) | StoreError::Damaged(_)) => MessageError::Store(other.to_string()),
     }
 }
 

@@ -527,7 +527,7 @@ impl Receiver {
 fn later(error: &StoreError) -> Code {
     match error {
         StoreError::DiskFull(_) => Code::DiskFull,
-        StoreError::Failed(_) | StoreError::Stopped => Code::Busy,
+        StoreError::Failed(_) | StoreError::Damaged(_) | StoreError::Stopped => Code::Busy,
     }
 }
 

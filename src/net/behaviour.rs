@@ -24,9 +24,11 @@ use crate::{
 };
 
 mod book;
+mod gate;
 mod lean;
 mod per_ip;
 
+pub(super) use gate::Gated;
 use lean::{Boxed, Trimmed, With};
 
 /// Handshakes under way from outside. One that says nothing costs a socket and some KiB for ten seconds; with few places,
@@ -35,6 +37,8 @@ const MAX_PENDING_INCOMING: u32 = 1024;
 /// Our own dials under way.
 const MAX_PENDING_OUTGOING: u32 = 64;
 
+/// How long gossip knows a message again.
+const REMEMBERED: Duration = Duration::from_secs(300);
 /// Bytes of a message's id.
 const ID_BYTES: usize = 20;
 /// Ids in one control message: with two bytes around each, and a topic's name, well below the 16 KiB that gossipsub takes.
@@ -51,7 +55,7 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) kad: kad::Behaviour<RecordStore>,
-    pub(super) gossip: With<Trimmed, gossipsub::Behaviour>,
+    pub(super) gossip: With<Trimmed, Gated>,
     pub(super) relay_client: relay::client::Behaviour,
     pub(super) relay: Toggle<relay::Behaviour>,
     pub(super) dcutr: Toggle<dcutr::Behaviour>,
@@ -73,7 +77,7 @@ pub(super) struct Parts<'a> {
     /// Refused from the start.
     pub(super) banned: Vec<PeerId>,
     pub(super) records: RecordStore,
-    pub(super) gossip: gossipsub::Behaviour,
+    pub(super) gossip: Gated,
     pub(super) rpc: rpc::Behaviour,
 }
 
@@ -153,18 +157,16 @@ fn relay_config(config: &Config) -> relay::Config {
 }
 
 /// gossipsub for `topics`; made apart because its metrics borrow the registry.
-pub(super) fn gossip(
-    topics: &pubsub::Topics,
-    registry: &mut telemetry::Registry,
-) -> Result<gossipsub::Behaviour, StartError> {
+pub(super) fn gossip(topics: &pubsub::Topics, registry: &mut telemetry::Registry) -> Result<Gated, StartError> {
     let setup = |e: &dyn std::fmt::Display| StartError::Setup(format!("gossipsub: {e}"));
     let config = gossip_config(topics)?;
-    let mut gossip = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, config)
-        .map_err(|e| setup(&e))?
-        .with_metrics(registry, gossipsub::MetricsConfig::default());
+    let joined = topics.joined.iter().map(|joined| gossipsub::IdentTopic::new(joined.topic.clone()).hash());
+    let mut gossip = Gated::new(config, joined).map_err(|e| setup(&e))?.with_metrics(registry);
     let mut scores = gossipsub::PeerScoreParams {
         // Many honest nodes share an IP behind NAT, and all of them in a test network.
         ip_colocation_factor_weight: 0.0,
+        // What somebody gives us that we asked for, and the gate does not let in, is a promise that it did not keep.
+        behaviour_penalty_threshold: 6.0,
         ..gossipsub::PeerScoreParams::default()
     };
     for Joined { topic, .. } in &topics.joined {
@@ -195,7 +197,7 @@ pub(super) fn gossip_config(topics: &pubsub::Topics) -> Result<gossipsub::Config
         // A verdict must come within this many heartbeats.
         .history_length(12)
         .history_gossip(6)
-        .duplicate_cache_time(Duration::from_secs(300))
+        .duplicate_cache_time(REMEMBERED)
         .iwant_followup_time(Duration::from_secs(2))
         // What tells of more ids than this would be a larger control message than the receiver takes, which ends its stream.
         .max_control_messages_sent(MAX_IDS)

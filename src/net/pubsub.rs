@@ -24,7 +24,10 @@ use std::{
 use rand::seq::IteratorRandom as _;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::primitives::{NetworkId, PeerId};
+use crate::{
+    primitives::{NetworkId, PeerId},
+    runtime::now,
+};
 
 /// Largest payload of any topic.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
@@ -59,12 +62,14 @@ pub struct Mesh {
     pub(super) outbound_min: usize,
     /// Bytes of a payload.
     pub(super) max_payload: usize,
+    /// All neighbours are in it, which says nothing of any of them.
+    pub(super) everybody: bool,
 }
 
 impl Default for Mesh {
     /// For news that is small and rare: gossipsub's own degree, payloads up to [`MAX_PAYLOAD`].
     fn default() -> Self {
-        Self { n: 6, low: 4, high: 12, outbound_min: 2, max_payload: MAX_PAYLOAD }.checked()
+        Self { n: 6, low: 4, high: 12, outbound_min: 2, max_payload: MAX_PAYLOAD, everybody: false }.checked()
     }
 }
 
@@ -75,7 +80,7 @@ impl Mesh {
         let n = degree.max(1);
         let low = n.saturating_sub(1).max(1);
         let high = n + n.div_ceil(2).max(2);
-        Self { n, low, high, outbound_min: low.min(n / 2).min(2), max_payload: MAX_PAYLOAD }.checked()
+        Self { n, low, high, outbound_min: low.min(n / 2).min(2), max_payload: MAX_PAYLOAD, everybody: false }.checked()
     }
 
     /// The square root of `peers`, rounded up: what the first system of its kind pushes a block to.
@@ -88,7 +93,7 @@ impl Mesh {
     #[must_use]
     pub fn everybody(peers: usize) -> Self {
         let n = peers.max(1);
-        Self { n, low: n, high: n, outbound_min: 0, max_payload: MAX_PAYLOAD }.checked()
+        Self { n, low: n, high: n, outbound_min: 0, max_payload: MAX_PAYLOAD, everybody: true }.checked()
     }
 
     /// The same for payloads of at most `bytes`, which [`MAX_PAYLOAD`] limits.
@@ -298,7 +303,7 @@ impl Publisher {
     /// Whether a connected peer listens to this topic, as far as it told, and lost nothing within the last minute.
     #[must_use]
     pub fn reaches(&self, peer: &PeerId) -> bool {
-        self.listeners.has(&self.topic, peer, Instant::now())
+        self.listeners.has(&self.topic, peer, now())
     }
 
     /// Up to `count` connected peers that listen to this topic, chosen by chance, but for `except`.
@@ -387,6 +392,7 @@ impl Topics {
                 high: config.mesh_n_high_for_topic(&topic),
                 outbound_min: config.mesh_outbound_min_for_topic(&topic),
                 max_payload: config.max_transmit_size_for_topic(&topic) - ENVELOPE,
+                everybody: joined.mesh.everybody,
             };
             (joined.topic.clone(), mesh)
         };

@@ -3,7 +3,7 @@
 //! Every arm is short: nothing awaits, nothing reads or writes a disk but Kademlia's point operations.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -329,7 +329,11 @@ impl Network {
             0 => Vec::new(),
             n => self.neighbours().into_iter().chain(self.book.candidates(n)).collect(),
         };
-        let meshed: Vec<_> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
+        // Of topics that everybody is told of directly all peers are in the mesh, which keeps nobody connected.
+        let few = self.topics.joined.iter().filter(|joined| !joined.mesh.everybody);
+        let gossip = &self.swarm.behaviour().gossip;
+        let few: Vec<_> = few.map(|joined| gossipsub::IdentTopic::new(joined.topic.clone()).hash()).collect();
+        let meshed: HashSet<_> = few.iter().flat_map(|topic| gossip.mesh_peers(topic)).copied().collect();
         for peer in self.bans.take_ended() {
             tracing::info!(%peer, "a ban is over");
             self.swarm.behaviour_mut().bans.unblock_peer(peer);

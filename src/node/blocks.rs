@@ -1,4 +1,5 @@
-//! Wiring of block exchange: chain, sync, broadcast, production, and the small tasks between them.
+//! Wiring of block exchange: chain, sync, broadcast, production, and the small tasks between them. Simulations put whole networks
+//! together with the same function.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use crate::{
         rpc::Protocols,
     },
     primitives::Clock,
-    runtime::Stop,
+    runtime::{Stop, Supervisor},
     store::Store,
     telemetry::Registry,
 };
@@ -80,11 +81,9 @@ impl BlockEnds {
 pub(super) struct Parts<'a> {
     pub(super) config: &'a Config,
     pub(super) identity: &'a Identity,
-    pub(super) store: &'a Store,
     pub(super) clock: &'a Arc<dyn Clock>,
     pub(super) registry: &'a mut Registry,
     pub(super) net: &'a net::Handle,
-    pub(super) chain: OwnChain,
 }
 
 /// Opens the chain by the configuration's rules, or those of one's own.
@@ -106,30 +105,44 @@ async fn open(
         chain::open(rules, chain::Deps { store, clock, metrics })
     };
     let opened = tokio::task::spawn_blocking(open).await;
-    let (service, chain) = opened.expect("opening does not panic")?;
-    // A genesis file says nothing of the network, and blocks are signed for one.
-    let committed = chain.header(&chain.status().committed.hash).ok().flatten().filter(|header| header.height > 0);
-    if committed.is_some_and(|header| header.verify(&block::purpose(&config.node.network)).is_err()) {
-        return Err(chain::OpenError::Network(config.node.network.clone()).into());
-    }
-    Ok((service, chain))
+    Ok(opened.expect("opening does not panic")?)
 }
 
 /// Opens the chain and spawns its tasks.
-pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) -> Result<block::Handle, Error> {
-    let Parts { config, identity, store, clock, registry, net, chain: own } = parts;
-    let network = &config.node.network;
+pub(super) async fn start(
+    parts: Parts<'_>,
+    (store, own): (&Store, OwnChain),
+    ends: BlockEnds,
+    layer: &mut Layer,
+) -> Result<block::Handle, Error> {
+    let Parts { config, identity, clock, .. } = parts;
     if config.block.produce && own.validator.is_none() && !config.chain.may_produce(&identity.address()) {
         return Err(Error::NotProducer(identity.address()));
     }
-    let (chain_metrics, sync_metrics) = (chain::Metrics::default(), sync::Metrics::default());
-    let (broadcast_metrics, pool_metrics) = (broadcast::Metrics::default(), producer::Metrics::default());
-    chain_metrics.register(registry);
+    let metrics = chain::Metrics::default();
+    metrics.register(parts.registry);
+    let (service, chain) = open(config, own, (store, clock), metrics).await?;
+    let net = parts.net.clone();
+    layer.tasks.spawn("chain", |stop| service.run(stop));
+    let (handle, verdicts) = assemble(parts, chain, ends, &mut layer.tasks);
+    layer.tasks.spawn("block penalties", |stop| disconnect(verdicts, net, stop));
+    Ok(handle)
+}
+
+/// Spawns everything that works on a chain: its door, and the peers that are banned.
+fn assemble(
+    parts: Parts<'_>,
+    chain: chain::Chain,
+    ends: BlockEnds,
+    tasks: &mut Supervisor,
+) -> (block::Handle, mpsc::Receiver<Verdict>) {
+    let Parts { config, identity, clock, registry, net } = parts;
+    let network = &config.node.network;
+    let (sync_metrics, broadcast_metrics) = (sync::Metrics::default(), broadcast::Metrics::default());
+    let pool_metrics = producer::Metrics::default();
     sync_metrics.register(registry);
     broadcast_metrics.register(registry);
     pool_metrics.register(registry);
-
-    let (chain_service, chain) = open(config, own, (store, clock), chain_metrics).await?;
     let (penalties, verdicts) = Penalties::new();
     let trace = Trace::default();
     let sync_settings = sync::Settings {
@@ -177,20 +190,18 @@ pub(super) async fn start(parts: Parts<'_>, ends: BlockEnds, layer: &mut Layer) 
     };
     let (producer_service, pool) = producer::new(&config.block, deps);
 
-    layer.tasks.spawn("chain", |stop| chain_service.run(stop));
-    layer.tasks.spawn("block sync", |stop| sync_service.run(stop));
-    layer.tasks.spawn("block broadcast", |stop| broadcast_service.run(stop));
-    layer.tasks.spawn("block producer", |stop| producer_service.run(stop));
+    tasks.spawn("block sync", |stop| sync_service.run(stop));
+    tasks.spawn("block broadcast", |stop| broadcast_service.run(stop));
+    tasks.spawn("block producer", |stop| producer_service.run(stop));
     let (heads, states) = (sync.clone(), sync.state());
-    layer.tasks.spawn("block heads", |stop| tell_heads(heads, broadcast, stop));
+    tasks.spawn("block heads", |stop| tell_heads(heads, broadcast, stop));
     let alone = config.block.produce_alone.then_some(ALONE);
     if config.block.produce && alone.is_none() {
         tracing::info!("no block is produced while no peer is connected (block.produce_alone)");
     }
-    layer.tasks.spawn("block readiness", move |stop| may_produce(states, alone, ready, stop));
-    let connections = net.clone();
-    layer.tasks.spawn("block penalties", |stop| disconnect(verdicts, connections, stop));
-    Ok(block::Handle::new((chain, sync, pool), trace, purpose(network), config.chain.max_bytes))
+    tasks.spawn("block readiness", move |stop| may_produce(states, alone, ready, stop));
+    let handle = block::Handle::new((chain, sync, pool), trace, purpose(network), config.chain.max_bytes);
+    (handle, verdicts)
 }
 
 /// What peers say of their heads is told to the broadcast, which helps those that are a block or two behind.
@@ -258,40 +269,4 @@ async fn disconnect(mut verdicts: mpsc::Receiver<Verdict>, net: net::Handle, sto
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[allow(clippy::disallowed_methods, reason = "a test joins its tasks itself")]
-    async fn alone(after: Option<Duration>) -> (watch::Sender<State>, watch::Receiver<bool>, Stop) {
-        let (state, states) = watch::channel(State::Syncing);
-        let (ready, mut readiness) = watch::channel(false);
-        let stop = Stop::new();
-        tokio::spawn(may_produce(states, after, ready, stop.clone()));
-        for (next, wanted) in [(State::Synced, true), (State::Stalled, false), (State::NoPeers, false)] {
-            state.send(next).unwrap();
-            readiness.wait_for(|ready| *ready == wanted).await.unwrap();
-        }
-        (state, readiness, stop)
-    }
-
-    #[tokio::test]
-    async fn a_producer_without_peers_produces_after_a_while_if_it_is_told_to() {
-        let (state, mut readiness, stop) = alone(Some(Duration::from_millis(30))).await;
-        readiness.wait_for(|ready| *ready).await.unwrap();
-        state.send(State::CatchingUp).unwrap();
-        readiness.wait_for(|ready| !*ready).await.unwrap();
-        stop.stop();
-    }
-
-    #[tokio::test]
-    async fn and_else_it_does_not() {
-        let (state, mut readiness, stop) = alone(None).await;
-        readiness.mark_unchanged();
-        // Time in which the other one would have begun.
-        let begins = tokio::time::timeout(Duration::from_millis(200), readiness.wait_for(|ready| *ready));
-        assert!(begins.await.is_err());
-        state.send(State::Synced).unwrap();
-        readiness.wait_for(|ready| *ready).await.unwrap();
-        stop.stop();
-    }
-}
+mod tests;

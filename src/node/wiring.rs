@@ -188,13 +188,11 @@ impl<'a> Wiring<'a> {
         let parts = blocks::Parts {
             config: &self.config,
             identity: &self.identity,
-            store: &self.store,
             clock: &self.clock,
             registry: &mut self.registry,
             net,
-            chain,
         };
-        blocks::start(parts, ends, layer).await
+        blocks::start(parts, (&self.store, chain), ends, layer).await
     }
 
     /// The control API on its socket and, when asked, on TCP; health and metrics on the operations address, which is

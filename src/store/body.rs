@@ -123,6 +123,7 @@ impl From<io::Error> for StoreError {
     fn from(e: io::Error) -> Self {
         match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(e.to_string()),
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => Self::Damaged(e.to_string()),
             _ => Self::Failed(e.to_string()),
         }
     }

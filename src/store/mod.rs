@@ -55,9 +55,12 @@ pub enum StoreError {
     /// No space left on the disk; nothing of the batch was written. Retry after space was made.
     #[error("the disk is full: make room and try again, no restart is needed ({0})")]
     DiskFull(String),
-    /// The disk or the database failed.
+    /// The disk or the database failed; the same may work in a moment.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// What is stored is not what was written, or is gone: trying again does not help.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
     /// The store is closing.
     #[error("the store is stopped")]
     Stopped,
@@ -66,8 +69,11 @@ pub enum StoreError {
 impl From<rocksdb::Error> for StoreError {
     fn from(e: rocksdb::Error) -> Self {
         let text = e.to_string();
+        // After a quota was hit the database takes nothing before it is opened anew: that is no full disk to it.
         if text.contains("No space left") || text.contains("space limit") {
             Self::DiskFull(text)
+        } else if e.kind() == rocksdb::ErrorKind::Corruption {
+            Self::Damaged(text)
         } else {
             Self::Failed(text)
         }

@@ -5,6 +5,7 @@ mod hostile;
 mod letters;
 mod map;
 mod order;
+mod own_chain;
 mod raw;
 mod stranger;
 mod strangers;

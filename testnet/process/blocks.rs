@@ -1,6 +1,6 @@
 //! The chain by the program: transactions, blocks, segments, trace; producers that are killed; what is refused and how.
 
-use std::{fs, io::Write, process::Stdio, time::Duration};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, process::Stdio, time::Duration};
 
 use serde_json::Value;
 
@@ -41,7 +41,9 @@ fn holder(home: &Home, text: &str) -> Value {
     eventually("the transaction is in a block", || {
         while next <= height(home) {
             let block = home.json(&["block", "get", &next.to_string()]);
-            if block["transactions"].as_array().unwrap().iter().any(|t| *t == *wanted) {
+            if let Some(at) = block["transactions"].as_array().unwrap().iter().position(|t| *t == *wanted) {
+                let hash = blake3::hash(text.as_bytes()).to_hex();
+                assert_eq!(block["transaction_hashes"][at], hash.as_str(), "what submit answered");
                 return Some(block);
             }
             next += 1;
@@ -55,7 +57,7 @@ fn a_transaction_is_put_in_at_one_node_and_becomes_final_at_both() {
     let pair = chain();
     let hash = submit(&pair.b, "pay nobody nothing");
     let again = pair.b.run(&["block", "submit", pair.b.file("transaction").to_str().unwrap()]);
-    assert!(fails(&again, 1).contains("already"), "{}", shown(&again));
+    assert!(fails(&again, 7).contains("already"), "{}", shown(&again));
     assert_eq!(hash, blake3::hash(b"pay nobody nothing").to_hex().as_str());
     let block = holder(&pair.b, "pay nobody nothing");
     let (id, producer) = (block["header"]["hash"].as_str().unwrap(), &block["header"]["producer"]);
@@ -114,7 +116,8 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     pair.at_a = Some(pair.a.start(&[]));
     let file = pair.a.file("blocks");
     let path = file.to_str().unwrap();
-    assert!(pair.a.run(&["block", "export", path, "--to", "10"]).status.success());
+    let exported = pair.a.json(&["block", "export", path, "--to", "10"]);
+    assert_eq!((&exported["first"], &exported["last"], &exported["blocks"]), (&1.into(), &10.into(), &10.into()));
     let other = Home::new(&QUICK);
     let at_other = other.start(&[]);
     let imported = other.json(&["block", "import", path]);
@@ -177,6 +180,10 @@ fn a_segment_goes_into_a_file_and_into_another_node_and_is_checked() {
     let two = pair.a.run(&["--json", "block", "export", "-"]);
     assert_eq!(two.status.code(), Some(2), "blocks and a document do not fit in one stream: {}", shown(&two));
     assert!(pair.a.run(&["block", "export", "/dev/null", "--to", "5"]).status.success());
+    // What is replaced is for nobody else than before.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(pair.a.run(&["block", "export", path, "--to", "5"]).status.success());
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!fs::metadata("/dev/null").unwrap().is_file(), "a device stays what it is");
     let _: (Daemon, Daemon, Daemon) = (at_other, at_foreign, at_empty);
 }
@@ -292,6 +299,18 @@ fn what_cannot_be_done_says_why_with_its_exit_status() {
     let taken = pipe.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&taken.stdout).trim(), blake3::hash(&[0xff, 0, 0xfe]).to_hex().as_str());
     fails(&home.run(&["block", "sync", "--wait", "--timeout", "0.2"]), 6);
+    let reason = fails(&home.run(&["block", "sync", "--timeout", "10"]), 2);
+    assert!(reason.contains("--wait"), "it would wait for nothing: {reason}");
+    // Whoever repeats what got no answer learns that it was taken.
+    let hash = blake3::hash(b"twice").to_hex();
+    fs::write(home.file("twice"), b"twice").unwrap();
+    let twice = || home.run(&["--json", "block", "submit", home.file("twice").to_str().unwrap()]);
+    assert!(twice().status.success());
+    let (again, code) = (twice(), 7);
+    assert_eq!(again.status.code(), Some(code), "{}", shown(&again));
+    let error = serde_json::from_slice::<Value>(&again.stdout).unwrap()["error"].clone();
+    assert_eq!((&error["code"], &error["transaction"]), (&"duplicate".into(), &hash.as_str().into()), "{error}");
+    fails(&home.run(&["block", "export", "x", "--from", "50"]), 4);
     // A chain is not opened with another genesis block, nor with one that cannot be read.
     drop(running);
     let others = format!("chain.producers=['{}']", without.address);
@@ -303,7 +322,10 @@ fn what_cannot_be_done_says_why_with_its_exit_status() {
     let reason = fails(&home.daemon_fails(&["--set", &set]), 2);
     assert!(reason.contains("genesis"), "{reason}");
     fs::write(&genesis, "time = 'soon'\n").unwrap();
-    assert!(fails(&home.daemon_fails(&["--set", &set]), 2).contains("genesis file"));
+    let reason = fails(&home.daemon_fails(&["--set", &set]), 2);
+    assert!(reason.contains("genesis file") && reason.contains("line 1:") && !reason.contains("\\n"), "{reason}");
+    let reason = fails(&home.daemon_fails(&["--set", "chain.commit_depth=200"]), 2);
+    assert!(reason.contains("commit_depth = 200") && !reason.contains("deep_reorg_max"), "{reason}");
     let reason = fails(&home.daemon_fails(&["--set", "chain.commit_depth=0"]), 2);
     assert!(reason.contains("chain.commit_depth"), "{reason}");
     let _: Daemon = without;

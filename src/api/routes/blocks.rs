@@ -98,7 +98,8 @@ fn block_id(text: &str) -> Result<BlockId, ApiError> {
     text.parse().map(BlockId::Height).map_err(wrong)
 }
 
-/// Puts a transaction in; the request's body is the transaction.
+/// Puts a transaction in; the request's body is the transaction, of at most 65536 bytes. One that waits already, or is in one of the last 128
+/// blocks, is refused with `duplicate`: whoever repeats a request that got no answer learns so that it was taken.
 #[utoipa::path(
     post, path = "/v1/block/transactions", tag = "blocks",
     request_body(content = inline(Octets), content_type = "application/octet-stream"),
@@ -123,7 +124,7 @@ pub(super) async fn submit(State(app): State<App>, request: Request) -> Result<J
 pub(super) async fn sync(State(app): State<App>) -> Result<Json<BlockSync>, ApiError> {
     let block = block(&app)?;
     let progress = block.progress().borrow().clone();
-    Ok(Json(BlockSync::new(&progress, block.status().halted.is_some())))
+    Ok(Json(BlockSync::new(&progress, block.status())))
 }
 
 /// Every exchange about blocks with other nodes, from now on, in the JSON form of the protocol's first description. A subscriber that is

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::{
-    block::{Handle, Held, Point, segment, sync},
+    block::{Handle, Held, Point, chain::Status, segment, sync},
     primitives::Hash,
 };
 
@@ -46,6 +46,10 @@ pub struct BlockHead {
     /// somebody is lying.
     #[serde(default)]
     pub conflicting_peers: usize,
+    /// Files with bodies of blocks that are gone or damaged here: not 0 means that some blocks cannot be served. `vos block reset` forgets the
+    /// chain, to fetch it anew.
+    #[serde(default)]
+    pub damaged_files: usize,
     /// Connected peers of this chain.
     pub peers: usize,
     /// How far the clocks of peers are ahead of ours in the median, in milliseconds; `null` with fewer than three peers.
@@ -65,6 +69,7 @@ impl From<&Handle> for BlockHead {
             earliest: status.earliest,
             halted: status.halted,
             conflicting_peers: status.conflicting_peers,
+            damaged_files: status.damaged_files,
             peers: progress.peers,
             clock_offset_ms: progress.clock_offset_ms,
         }
@@ -103,6 +108,9 @@ pub struct Block {
     pub header: BlockHeader,
     /// Its transactions, base64.
     pub transactions: Vec<String>,
+    /// Their hashes (BLAKE3 of their bytes), hex, in the same order: what `submit` answered.
+    #[serde(default)]
+    pub transaction_hashes: Vec<String>,
     /// Whether it is part of the best chain.
     pub best: bool,
     /// Whether it is final here.
@@ -124,7 +132,8 @@ impl From<Held> for Block {
             signature: hex::encode(held.header.signature),
         };
         let transactions = held.body.transactions().map(|t| STANDARD.encode(t)).collect();
-        Self { header, transactions, best: held.best, committed: held.committed }
+        let transaction_hashes = held.body.transactions().map(|t| Hash::of(t).to_string()).collect();
+        Self { header, transactions, transaction_hashes, best: held.best, committed: held.committed }
     }
 }
 
@@ -160,14 +169,20 @@ pub struct BlockSync {
     pub blocks: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// As in `head`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub halted: Option<String>,
+    /// Whether what halted the chain is tried again by itself, every few seconds: a store that failed.
+    #[serde(default)]
+    pub retrying: bool,
 }
 
 impl BlockSync {
     /// From what sync shows, unless the chain is halted.
     #[must_use]
-    pub fn new(progress: &sync::Progress, halted: bool) -> Self {
+    pub fn new(progress: &sync::Progress, status: Status) -> Self {
         Self {
-            state: if halted { "halted" } else { progress.state.name() }.to_owned(),
+            state: if status.halted.is_some() { "halted" } else { progress.state.name() }.to_owned(),
             height: progress.height,
             target: progress.target,
             rate: progress.rate,
@@ -175,6 +190,8 @@ impl BlockSync {
             in_flight: progress.in_flight,
             blocks: progress.blocks,
             bytes: progress.bytes,
+            retrying: status.halted.is_some() && status.retrying,
+            halted: status.halted,
         }
     }
 }
@@ -193,6 +210,12 @@ pub struct SegmentOptions {
 /// What an export wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportedSegment {
+    /// The lowest height in the file.
+    pub first: u64,
+    /// The highest one: the next file begins above it.
+    pub last: u64,
+    /// How many blocks that are.
+    pub blocks: u64,
     /// Bytes of the file.
     pub bytes: u64,
 }
@@ -248,7 +271,8 @@ pub struct Exchange {
     pub peer: Option<String>,
     /// `SHAKEHAND`, `PULL_BLOCK`, `PUSH_BLOCK`, `NEW_BLOCK`, `NEW_BLOCK_HASH`, `GET_BLOCK` or `BLOCK_KNOWN`.
     pub code: String,
-    /// What it carries: an object, a height or a hash.
+    /// What it carries: an object, a height or a hash. A `PUSH_BLOCK` without a block has a `status`: `not_found` with the sender's `head`,
+    /// `pruned` with the `earliest` height that it holds, or `busy` with `retry_ms`.
     #[schema(value_type = Value)]
     pub data: serde_json::Value,
     /// With `PULL_BLOCK`: how many blocks from the height in `data` up.

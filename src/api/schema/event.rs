@@ -137,6 +137,12 @@ pub enum Event {
         detached: Vec<BlockPoint>,
         /// Blocks that are now, lowest first; at most 256 of them.
         attached: Vec<BlockPoint>,
+        /// How many left in all: with more than 256 the list is cut off, and the chain itself tells the rest.
+        #[serde(default)]
+        detached_count: usize,
+        /// How many came in all.
+        #[serde(default)]
+        attached_count: usize,
     },
     /// A peer proved a branch that contradicts what is final here.
     #[serde(rename = "block.conflict")]
@@ -147,6 +153,12 @@ pub enum Event {
         tip: BlockPoint,
         /// Peers on that branch, as far as we heard.
         peers: usize,
+    },
+    /// No block is taken from now on, or blocks are taken again.
+    #[serde(rename = "block.halted")]
+    BlockHalted {
+        /// Why, and what to do; `null` when blocks are taken again.
+        halted: Option<String>,
     },
     /// The subscriber was too slow: events were lost; read the state again.
     Lagged {
@@ -178,6 +190,7 @@ impl Event {
             Self::BlockHead { .. } => "block.head",
             Self::BlockCommitted { .. } => "block.committed",
             Self::Reorg { .. } => "reorg",
+            Self::BlockHalted { .. } => "block.halted",
             Self::BlockConflict { .. } => "block.conflict",
             Self::Lagged { .. } => "lagged",
         }
@@ -253,13 +266,18 @@ impl From<chain::Event> for Event {
                 Self::BlockImported { block: point.into(), from, bytes }
             }
             chain::Event::Head { head, detached, .. } if detached.is_empty() => Self::BlockHead { block: head.into() },
-            chain::Event::Head { head, detached, attached } => {
-                Self::Reorg { head: head.into(), detached: points(detached), attached: points(attached) }
-            }
+            chain::Event::Head { head, detached, attached } => Self::Reorg {
+                head: head.into(),
+                detached_count: detached.len(),
+                attached_count: attached.len(),
+                detached: points(detached),
+                attached: points(attached),
+            },
             chain::Event::Committed { from, to } => Self::BlockCommitted { block: to.into(), first: from },
             chain::Event::Conflict { fork, tip, peers } => {
                 Self::BlockConflict { fork: fork.into(), tip: tip.into(), peers }
             }
+            chain::Event::Halted(halted) => Self::BlockHalted { halted },
         }
     }
 }
@@ -290,7 +308,10 @@ mod tests {
     fn a_reorg_of_many_blocks_is_still_a_line() {
         let many = row(1, 5000);
         let event = Event::from(chain::Event::Head { head: many[4999], detached: many.clone(), attached: many });
-        let Event::Reorg { head, detached, attached } = event else { panic!("{event:?}") };
+        let Event::Reorg { head, detached, attached, detached_count, attached_count } = event else {
+            panic!("{event:?}")
+        };
         assert_eq!((head.height, detached.len(), attached.len()), (5000, MAX_REORG, MAX_REORG));
+        assert_eq!((detached_count, attached_count), (5000, 5000), "a list that is cut off says so");
     }
 }

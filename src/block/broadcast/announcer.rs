@@ -75,6 +75,11 @@ impl Announcer {
         self.known.learn(peer, hash);
     }
 
+    /// What was to tell it did not arrive.
+    pub(super) fn unlearn(&mut self, peer: &PeerId, hash: &Hash) {
+        self.known.unlearn(peer, hash);
+    }
+
     /// Who has what.
     #[must_use]
     pub(super) fn known(&self) -> &Known {

@@ -5,9 +5,11 @@
 //! A header takes a place, of which there are [`PER_PRODUCER`] and [`PER_HEIGHT`]; a body's bytes are reserved when its first piece
 //! comes, against [`TOTAL`] and against [`PER_PEER`] of the peer that its header came from. So a header without a body behind it
 //! costs no more than itself. Who needs a place or room that is not there gets that of the unfinished body that had no piece for
-//! the longest time, if that is [`STALE`] or more; who needs a place for a body that somebody has announced, that of one that nobody has and
-//! of which nothing came, at once. Finished bodies stay for others to fetch until the room is needed, at most
-//! [`KEPT`] bytes of them. Waiting requests are at most [`WAITING`].
+//! the longest time, if that is [`STALE`] or more, or that is very late; who needs a place for a body that somebody has announced, that of one
+//! that nobody has and of which nothing came, at once; and the block of a producer whose blocks are in the best chain, that of one whose are
+//! not: a key costs nothing, and whoever has many could hold all places with bodies that drip. Finished bodies stay for others to fetch
+//! until the room is needed, at most [`KEPT`] bytes and [`KEPT_BLOCKS`] of them. Waiting requests are at most [`WAITING`], and when there are
+//! more those of the peer with most of them give way.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,6 +30,8 @@ pub(super) const TOTAL: usize = 64 * 1024 * 1024;
 pub(super) const PER_PEER: usize = 16 * 1024 * 1024;
 /// Bytes of finished bodies kept for others: the last minute of the largest by default, and six of the largest there are.
 pub(super) const KEPT: usize = 24 * 1024 * 1024;
+/// Finished blocks kept for others, since empty ones have no bytes: half an hour of them by default.
+pub(super) const KEPT_BLOCKS: usize = 1024;
 /// Unfinished bodies of one producer: an honest one makes no block before it has the one below, so a second one is rare.
 pub(super) const PER_PRODUCER: usize = 2;
 /// Unfinished bodies at one height: several times the candidates that honest producers make there at once.
@@ -35,8 +39,12 @@ pub(super) const PER_HEIGHT: usize = 8;
 /// An unfinished body that had no piece for so long gives way to another one: about a source's stall time, after which a body that
 /// exists has begun to come from somebody.
 pub(super) const STALE: Duration = Duration::from_secs(1);
-/// Requests waiting for pieces, over all peers. One costs some hundred bytes here and a part of the budget of `net::rpc`.
-pub(super) const WAITING: usize = 1024;
+/// An unfinished body gives way also while it is fed after this, and as much more for each of its pieces: what it takes at half a megabyte
+/// a second, and two seconds.
+pub(super) const DRIPPING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(132));
+/// Requests waiting for pieces, over all peers: a few blocks on their way to all neighbours of a mesh. Each holds the room of its answer in the
+/// budget of `net::rpc`, together three eighths of that.
+pub(super) const WAITING: usize = 384;
 
 /// Names a waiting request.
 pub(super) type Ticket = u64;
@@ -84,6 +92,7 @@ pub(super) struct Served {
 #[derive(Debug)]
 struct Waiter {
     ticket: Ticket,
+    peer: PeerId,
     index: usize,
     until: Instant,
 }
@@ -100,16 +109,25 @@ struct Held {
     owner: Option<PeerId>,
     /// Whether its bytes are counted: from its first piece on.
     reserved: bool,
-    /// Somebody says that it has the body.
-    promised: bool,
+    /// Its producer has made blocks of the best chain.
+    proven: bool,
+    /// When its header came.
+    opened: Instant,
     /// When its last piece came, or its header.
     fed: Instant,
+    /// When it was last given to the chain once more, whole.
+    given: Option<Instant>,
     waiters: Vec<Waiter>,
 }
 
 impl Held {
     fn bytes(&self) -> usize {
         self.header.header().body_bytes as usize
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        let pieces = u32::try_from(self.pieces.count()).unwrap_or(u32::MAX);
+        now >= self.fed + STALE || now >= self.opened + DRIPPING.0 + DRIPPING.1 * pieces
     }
 }
 
@@ -124,6 +142,7 @@ pub(super) struct Assembly {
     finished: VecDeque<Hash>,
     finished_bytes: usize,
     waiting: usize,
+    waiting_of: HashMap<PeerId, usize>,
     /// No wait is over before this.
     earliest: Option<Instant>,
     served: Vec<Served>,
@@ -131,8 +150,8 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    /// Makes a place for a body whose header came from `owner`, and which somebody has when it is `promised`. A block that is here already
-    /// keeps its place.
+    /// Makes a place for a body whose header came from `owner`. `proven`: its producer has made blocks of the best chain; `announced` tells
+    /// who says of a block that it has it, and is still believed. A block that is here already keeps its place.
     ///
     /// # Errors
     /// [`Full`].
@@ -142,27 +161,24 @@ impl Assembly {
         header: VerifiedHeader,
         pieces: Arc<Pieces>,
         owner: Option<PeerId>,
-        promised: bool,
+        proven: bool,
+        announced: &dyn Fn(&Hash) -> bool,
     ) -> Result<(), Full> {
         let (hash, bytes) = (header.hash(), header.header().body_bytes as usize);
-        if let Some(held) = self.blocks.get_mut(&hash) {
-            held.promised |= promised;
+        if self.blocks.contains_key(&hash) {
             return Ok(());
         }
         let (height, producer) = (header.header().height, header.header().producer);
-        self.make_place(now, PER_PRODUCER, promised, |h| h.producer == producer)?;
-        self.make_place(now, PER_HEIGHT, promised, |h| h.height == height)?;
+        let promised = announced(&hash);
+        // A header that nobody stands for costs whoever signs it nothing, so others like it may come without end.
+        let yields =
+            |hash: &Hash, held: &Held| (proven && !held.proven) || (promised && !held.reserved && !announced(hash));
+        self.make_place(now, PER_PRODUCER, &yields, |h| h.producer == producer)?;
+        self.make_place(now, PER_HEIGHT, &yields, |h| h.height == height)?;
         // What there is no room for now is not begun.
         self.make_room(now, bytes, owner)?;
-        self.begin(now, header, pieces, owner, promised);
+        self.begin(now, header, pieces, owner, proven);
         Ok(())
-    }
-
-    /// Somebody says that it has this body.
-    pub(super) fn promise(&mut self, hash: &Hash) {
-        if let Some(held) = self.blocks.get_mut(hash) {
-            held.promised = true;
-        }
     }
 
     fn begin(
@@ -171,7 +187,7 @@ impl Assembly {
         header: VerifiedHeader,
         pieces: Arc<Pieces>,
         owner: Option<PeerId>,
-        promised: bool,
+        proven: bool,
     ) {
         let (hash, missing) = (header.hash(), pieces.count());
         let held = Held {
@@ -182,8 +198,10 @@ impl Assembly {
             body: None,
             owner,
             reserved: false,
-            promised,
+            proven,
+            opened: now,
             fed: now,
+            given: None,
             waiters: Vec::new(),
         };
         self.blocks.insert(hash, held);
@@ -192,22 +210,21 @@ impl Assembly {
         }
     }
 
-    /// A place for one more among those that `of` means.
+    /// A place for one more among those that `of` means; when there is none, one that `yields` has to go.
     fn make_place(
         &mut self,
         now: Instant,
         limit: usize,
-        promised: bool,
+        yields: &dyn Fn(&Hash, &Held) -> bool,
         of: impl Fn(&Header) -> bool,
     ) -> Result<(), Full> {
         let taken = self.blocks.values().filter(|h| h.body.is_none() && of(h.header.header())).count();
         if taken < limit || self.evict(now, |h| of(h.header.header())).is_ok() {
             return Ok(());
         }
-        // A header that nobody stands for costs whoever signs it nothing, so others like it may come without end.
-        let phantom = |h: &Held| h.body.is_none() && !h.reserved && !h.promised && of(h.header.header());
-        let phantoms = self.blocks.iter().filter(|(_, h)| promised && phantom(h));
-        let hash = phantoms.min_by_key(|(hash, h)| (h.fed, **hash)).map(|(hash, _)| *hash).ok_or(Full)?;
+        let unfinished = self.blocks.iter().filter(|(_, h)| h.body.is_none() && of(h.header.header()));
+        let yielding = unfinished.filter(|(hash, h)| yields(hash, h));
+        let hash = yielding.min_by_key(|(hash, h)| (h.fed, **hash)).map(|(hash, _)| *hash).ok_or(Full)?;
         self.remove(&hash);
         self.evicted.push(hash);
         Ok(())
@@ -228,7 +245,7 @@ impl Assembly {
 
     /// Lets go of the unfinished one among some that had no piece for the longest time, if that is long enough.
     fn evict(&mut self, now: Instant, among: impl Fn(&Held) -> bool) -> Result<(), Full> {
-        let stale = self.blocks.iter().filter(|(_, h)| h.body.is_none() && now >= h.fed + STALE && among(h));
+        let stale = self.blocks.iter().filter(|(_, h)| h.body.is_none() && h.is_stale(now) && among(h));
         let hash = stale.min_by_key(|(hash, h)| (h.fed, **hash)).map(|(hash, _)| *hash).ok_or(Full)?;
         self.remove(&hash);
         self.evicted.push(hash);
@@ -253,7 +270,7 @@ impl Assembly {
             return;
         }
         if !self.blocks.contains_key(&hash) {
-            self.begin(now, header, Arc::new(Pieces::of(&body)), None, true);
+            self.begin(now, header, Arc::new(Pieces::of(&body)), None, false);
         }
         self.reserve(&hash);
         let Some(held) = self.blocks.get_mut(&hash).filter(|h| h.body.is_none()) else { return };
@@ -291,11 +308,10 @@ impl Assembly {
         held.missing -= 1;
         let (came, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.index == index);
         held.waiters = waiting;
-        let came: Vec<Waiter> = came;
-        self.waiting -= came.len();
-        let piece = held.got[index].clone();
+        let (came, piece, missing): (Vec<Waiter>, _, _) = (came, held.got[index].clone(), held.missing);
+        came.iter().for_each(|w| self.left(&w.peer));
         self.served.extend(came.into_iter().map(|w| Served { ticket: w.ticket, piece: piece.clone() }));
-        if held.missing > 0 {
+        if missing > 0 {
             return Inserted::Good;
         }
         self.finish(hash);
@@ -316,15 +332,15 @@ impl Assembly {
         }
         let (owner, bytes) = (held.owner.take(), held.bytes());
         for waiter in std::mem::take(&mut held.waiters) {
-            let piece = held.got.get(waiter.index).cloned().flatten();
+            let piece = self.blocks.get(hash).and_then(|h| h.got.get(waiter.index).cloned().flatten());
             self.served.push(Served { ticket: waiter.ticket, piece });
-            self.waiting -= 1;
+            self.left(&waiter.peer);
         }
         self.discharge(owner, bytes);
         self.finished.push_back(*hash);
         self.finished_bytes += bytes;
         // The newest stays even if it is larger than all that may be kept.
-        while self.finished_bytes > KEPT && self.finished.len() > 1 {
+        while (self.finished_bytes > KEPT && self.finished.len() > 1) || self.finished.len() > KEPT_BLOCKS {
             self.drop_oldest();
         }
     }
@@ -340,7 +356,7 @@ impl Assembly {
     }
 
     fn drop_oldest(&mut self) -> Option<()> {
-        let hash = *self.finished.front()?;
+        let hash = self.finished.pop_front()?;
         self.remove(&hash);
         Some(())
     }
@@ -353,11 +369,37 @@ impl Assembly {
             self.discharge(held.owner, held.bytes());
         }
         if held.body.is_some() {
-            self.finished.retain(|h| h != hash);
+            if let Some(at) = self.finished.iter().rposition(|h| h == hash) {
+                self.finished.remove(at);
+            }
             self.finished_bytes -= held.bytes();
         }
-        self.waiting -= held.waiters.len();
-        self.served.extend(held.waiters.iter().map(|w| Served { ticket: w.ticket, piece: None }));
+        for waiter in held.waiters {
+            self.left(&waiter.peer);
+            self.served.push(Served { ticket: waiter.ticket, piece: None });
+        }
+    }
+
+    /// Whether a whole body that the chain does not have may be given to it once more: it may have dropped what waited there for its parent,
+    /// or had no place for it then.
+    pub(super) fn give_again(&mut self, now: Instant, hash: &Hash) -> bool {
+        let Some(held) = self.blocks.get_mut(hash).filter(|h| h.body.is_some()) else { return false };
+        let again = held.given.is_none_or(|at| now >= at + STALE);
+        if again {
+            held.given = Some(now);
+        }
+        again
+    }
+
+    /// One request of a peer waits no more.
+    fn left(&mut self, peer: &PeerId) {
+        self.waiting -= 1;
+        if let Some(count) = self.waiting_of.get_mut(peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting_of.remove(peer);
+            }
+        }
     }
 
     /// What there is of a piece.
@@ -371,15 +413,36 @@ impl Assembly {
         }
     }
 
-    /// Lets a request wait for a piece that is coming; `false` when too many wait.
-    pub(super) fn wait(&mut self, hash: &Hash, index: usize, ticket: Ticket, until: Instant) -> bool {
-        let Some(held) = self.blocks.get_mut(hash) else { return false };
-        if self.waiting >= WAITING || !matches!(held.got.get(index), Some(None)) {
+    /// Lets a peer's request wait for a piece that is coming; `false` when too many wait.
+    pub(super) fn wait(&mut self, hash: &Hash, index: usize, ticket: Ticket, peer: PeerId, until: Instant) -> bool {
+        let coming = self.blocks.get(hash).is_some_and(|h| matches!(h.got.get(index), Some(None)));
+        if !coming || (self.waiting >= WAITING && !self.make_way(&peer)) {
             return false;
         }
-        held.waiters.push(Waiter { ticket, index, until });
+        let Some(held) = self.blocks.get_mut(hash) else { return false };
+        held.waiters.push(Waiter { ticket, peer, index, until });
         self.waiting += 1;
+        *self.waiting_of.entry(peer).or_default() += 1;
         self.earliest = Some(self.earliest.map_or(until, |e| e.min(until)));
+        true
+    }
+
+    /// The newest request of the peer with most of them waits no more, if it has more than `peer` would have.
+    fn make_way(&mut self, peer: &PeerId) -> bool {
+        let own = self.waiting_of.get(peer).copied().unwrap_or(0) + 1;
+        let most = self
+            .waiting_of
+            .iter()
+            .filter(|(_, count)| **count > own)
+            .max_by_key(|(peer, count)| (**count, peer.to_bytes()));
+        let Some(most) = most.map(|(peer, _)| *peer) else { return false };
+        let waiters = self.blocks.values().flat_map(|h| &h.waiters).filter(|w| w.peer == most);
+        let Some(newest) = waiters.map(|w| w.ticket).max() else { return false };
+        for held in self.blocks.values_mut() {
+            held.waiters.retain(|w| w.ticket != newest);
+        }
+        self.left(&most);
+        self.served.push(Served { ticket: newest, piece: None });
         true
     }
 
@@ -388,12 +451,11 @@ impl Assembly {
         if self.earliest.is_none_or(|earliest| now < earliest) {
             return;
         }
-        for held in self.blocks.values_mut() {
-            let (over, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.until <= now);
-            held.waiters = waiting;
-            let over: Vec<Waiter> = over;
-            self.waiting -= over.len();
-            self.served.extend(over.iter().map(|w| Served { ticket: w.ticket, piece: None }));
+        let of_block = |held: &mut Held| held.waiters.extract_if(.., |w| w.until <= now).collect::<Vec<_>>();
+        let over: Vec<Waiter> = self.blocks.values_mut().flat_map(of_block).collect();
+        for waiter in over {
+            self.left(&waiter.peer);
+            self.served.push(Served { ticket: waiter.ticket, piece: None });
         }
         self.earliest = self.blocks.values().flat_map(|h| &h.waiters).map(|w| w.until).min();
     }

@@ -23,6 +23,9 @@ use crate::{
 /// How long a request for a piece waits for it to arrive here: longer than anybody's patience with a source that brings nothing.
 pub(super) const WAIT: Duration = Duration::from_secs(4);
 
+/// Producers of the best chain that are remembered: all of them, where they are named.
+const PRODUCERS: usize = 256;
+
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Output {
@@ -81,6 +84,8 @@ pub(super) struct Core {
     seen: Recent<Hash>,
     /// Blocks whose bytes are what their headers say, and are wrong all the same.
     bad: Recent<Hash>,
+    /// Keys that made blocks of the best chain.
+    producers: Recent<[u8; 32]>,
     /// Whole, and given to the chain, which has not answered yet.
     importing: HashSet<Hash>,
     outputs: Vec<Output>,
@@ -96,6 +101,7 @@ impl Core {
             assembly: Assembly::default(),
             seen: Recent::new(NODE_WIDE),
             bad: Recent::new(NODE_WIDE / 2),
+            producers: Recent::new(PRODUCERS),
             importing: HashSet::new(),
             outputs: Vec::new(),
         }
@@ -157,6 +163,7 @@ impl Core {
         match content {
             Content::Body(body) => {
                 if !self.seen.insert(hash) && !self.fetcher.is_fetching(&hash) {
+                    self.give_again(now, from, &hash);
                     return Ok(());
                 }
                 self.fetcher.forget(&hash);
@@ -170,8 +177,13 @@ impl Core {
                 if new && self.seen.contains(&hash) && !self.fetcher.is_fetching(&hash) {
                     return Ok(());
                 }
-                let promised = self.fetcher.is_announced(&hash);
-                let opened = self.assembly.open(now, header, pieces, Some(from), promised);
+                if self.is_whole(&hash) {
+                    self.give_again(now, from, &hash);
+                    return Ok(());
+                }
+                let proven = self.producers.contains(&header.header().producer);
+                let announced = |hash: &Hash| self.fetcher.is_announced(hash);
+                let opened = self.assembly.open(now, header, pieces, Some(from), proven, &announced);
                 // Even when there was no room, others may have given way.
                 self.collect();
                 opened?;
@@ -201,22 +213,39 @@ impl Core {
             return true;
         }
         if self.bad.contains(&point.hash) || self.is_whole(&point.hash) {
+            self.give_again(now, from, &point.hash);
             return true;
         }
         let taken = self.fetcher.announced(now, from, announcement);
-        if taken {
-            self.assembly.promise(&point.hash);
-        }
         self.collect();
         taken
     }
 
     /// A child of this block is here: `from`, who sent it, is asked at once.
     pub(super) fn want(&mut self, now: Instant, from: PeerId, hash: Hash) {
-        if !self.bad.contains(&hash) && !self.is_whole(&hash) {
+        if self.is_whole(&hash) {
+            self.give_again(now, from, &hash);
+        } else if !self.bad.contains(&hash) {
             self.fetcher.want(now, from, hash);
             self.collect();
         }
+    }
+
+    /// The chain does not have a block that somebody speaks of, and its body is here: no reason to fetch it once more.
+    fn give_again(&mut self, now: Instant, from: PeerId, hash: &Hash) {
+        if self.importing.contains(hash) || !self.assembly.give_again(now, hash) {
+            return;
+        }
+        let header = self.assembly.header(hash).cloned();
+        let body = self.assembly.block(hash).and_then(|(.., body)| body.cloned());
+        if let (Some(header), Some(body)) = (header, body) {
+            self.import(header, body, from);
+        }
+    }
+
+    /// This key made a block of the best chain.
+    pub(super) fn on_producer(&mut self, producer: [u8; 32]) {
+        self.producers.insert(producer);
     }
 
     fn is_whole(&self, hash: &Hash) -> bool {
@@ -285,7 +314,7 @@ impl Core {
             Piece::Absent => Asked::Elsewhere,
             // We would wait for each other.
             Piece::Coming if self.fetcher.asks(hash, from) => Asked::No,
-            Piece::Coming => match self.assembly.wait(hash, index, ticket, now + WAIT) {
+            Piece::Coming => match self.assembly.wait(hash, index, ticket, *from, now + WAIT) {
                 true => Asked::Wait,
                 false => Asked::No,
             },
@@ -314,6 +343,11 @@ impl Core {
             self.assembly.remove(hash);
         }
         self.collect();
+    }
+
+    /// A peer was not told of a block after all.
+    pub(super) fn unlearn(&mut self, peer: &PeerId, hash: &Hash) {
+        self.announcer.unlearn(peer, hash);
     }
 
     /// Whom to tell of a block that is in the chain: whoever is not known to have it. `listens` says who is on the topic.

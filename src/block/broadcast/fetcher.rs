@@ -553,7 +553,7 @@ impl Fetcher {
     /// Whether somebody says that it has this block, and did not fail to give it.
     #[must_use]
     pub(super) fn is_announced(&self, hash: &Hash) -> bool {
-        let stands = |s: &Source| s.announced() && s.turn != Turn::Out;
+        let stands = |s: &Source| s.announced() && s.turn != Turn::Out && s.failures == 0;
         self.entries.get(hash).is_some_and(|e| e.sources.iter().any(stands))
     }
 

@@ -4,10 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::primitives::Hash;
+use crate::primitives::{Hash, PeerId};
 
 /// Headers held back.
 pub(super) const HELD: usize = 64;
+/// Of them, those that one peer sent.
+pub(super) const PER_SOURCE: usize = 8;
 /// How long for a parent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -22,6 +24,7 @@ pub(super) enum Until {
 
 #[derive(Debug)]
 struct Item<T> {
+    from: PeerId,
     until: Until,
     /// When it is over, or its time has come.
     at: Instant,
@@ -39,15 +42,20 @@ impl<T> Default for Hold<T> {
 }
 
 impl<T> Hold<T> {
-    /// Holds something back.
+    /// Holds something back that `from` sent. When all places are taken, what waits for a time gives way to what waits for a parent.
     ///
     /// # Errors
     /// Gives it back when there is no room.
-    pub(super) fn put(&mut self, until: Until, at: Instant, what: T) -> Result<(), T> {
-        if self.0.len() >= HELD {
+    pub(super) fn put(&mut self, from: PeerId, until: Until, at: Instant, what: T) -> Result<(), T> {
+        if self.0.iter().filter(|i| i.from == from).count() >= PER_SOURCE {
             return Err(what);
         }
-        self.0.push(Item { until, at, what });
+        if self.0.len() >= HELD {
+            let early = self.0.iter().rposition(|i| i.until == Until::Time).filter(|_| until != Until::Time);
+            let Some(early) = early else { return Err(what) };
+            self.0.remove(early);
+        }
+        self.0.push(Item { from, until, at, what });
         Ok(())
     }
 

@@ -91,6 +91,13 @@ impl Known {
         }
     }
 
+    /// It is not known any more whether a peer has a block.
+    pub(super) fn unlearn(&mut self, peer: &PeerId, hash: &Hash) {
+        if let Some(list) = self.0.get_mut(peer) {
+            list.remove(hash);
+        }
+    }
+
     /// Whether a peer is known to have a block.
     #[must_use]
     pub(super) fn has(&self, peer: &PeerId, hash: &Hash) -> bool {

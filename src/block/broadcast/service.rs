@@ -46,7 +46,7 @@ use crate::{
         rpc::{Client, Inbound, Protocols},
     },
     primitives::{Clock, Hash, NetworkId, PeerId},
-    runtime::Stop,
+    runtime::{Stop, now},
 };
 
 /// The longest sleep: an unforeseen wait is no longer than this.
@@ -91,6 +91,18 @@ impl Ends {
             notify: protocols.add(),
             get: protocols.add(),
         }
+    }
+
+    /// For simulations: ends that somebody else moves.
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn detached(
+        new: (Publisher, mpsc::Receiver<Received>),
+        hashes: (Publisher, mpsc::Receiver<Received>),
+        notify: (Client<Notify>, mpsc::Receiver<Inbound<Notify>>),
+        get: (Client<Get>, mpsc::Receiver<Inbound<Get>>),
+    ) -> Self {
+        Self { new, hashes, notify, get }
     }
 }
 
@@ -184,6 +196,8 @@ pub struct Service {
     core: Core,
     hold: Hold<Candidate>,
     jobs: JoinSet<Done>,
+    /// NOTIFY that are not answered yet, by peer.
+    notifying: HashMap<PeerId, usize>,
     /// Signatures being checked.
     checking: usize,
     asks: HashMap<AskId, AbortHandle>,
@@ -224,6 +238,7 @@ pub fn new(settings: Settings, deps: Deps) -> (Service, Handle) {
         core: Core::new(rand::random()),
         hold: Hold::default(),
         jobs: JoinSet::new(),
+        notifying: HashMap::new(),
         checking: 0,
         asks: HashMap::new(),
         tickets: HashMap::new(),
@@ -234,11 +249,6 @@ pub fn new(settings: Settings, deps: Deps) -> (Service, Handle) {
         announcements: VecDeque::new(),
     };
     (service, Handle { commands })
-}
-
-/// Now, by the clock that tests can stop.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl Service {

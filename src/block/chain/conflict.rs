@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::MAX_DEEP_REORG;
+use super::core::Rules;
 use crate::{
     block::Point,
     primitives::{Hash, PeerId, UnixMillis},
@@ -23,8 +23,6 @@ use crate::{
 
 /// Branches remembered; the one with fewest peers goes first.
 const MAX_RIVALS: usize = 16;
-/// Peers counted for one branch.
-const MAX_PEERS: usize = 256;
 /// Connected peers without which neither a halt nor a deep reorg follows from what they prove: half of three is two, and two are
 /// easily of one hand.
 const MIN_TOLD: usize = 4;
@@ -120,33 +118,29 @@ pub(super) struct Conflicts {
 }
 
 impl Conflicts {
-    /// Counts a proof. Returns what to do, and how many peers are on that branch. `depth` and `deep_reorg_max` are the rules.
+    /// Counts a proof. Returns what to do, and how many peers are on that branch.
     pub(super) fn report(
         &mut self,
         proof: Proof,
         committed: Point,
-        (depth, deep_reorg_max): (u64, u64),
+        rules: &Rules,
         now: UnixMillis,
     ) -> (Decision, usize) {
         self.told = proof.told;
+        // Who is gone is not counted, so none is kept that is not connected: of whom there are no more than connections.
         for rival in self.rivals.values_mut() {
-            rival.peers.remove(&proof.peer);
+            rival.peers.retain(|peer, _| *peer != proof.peer && self.told.contains(peer));
         }
         self.rivals.retain(|first, rival| *first == proof.first || !rival.peers.is_empty());
         let new = || Rival { fork: proof.fork, tip: proof.tip, peers: HashMap::new(), tried: None, long: false };
         let rival = self.rivals.entry(proof.first).or_insert_with(new);
-        if rival.peers.len() >= MAX_PEERS {
-            rival.peers.retain(|peer, _| self.told.contains(peer));
-        }
-        if rival.peers.len() < MAX_PEERS {
-            rival.peers.insert(proof.peer, now);
-        }
+        rival.peers.insert(proof.peer, now);
         if proof.tip.height >= rival.tip.height {
             rival.tip = proof.tip;
         }
-        rival.long = rival.tip.height - rival.fork.height > depth;
+        rival.long = rival.tip.height - rival.fork.height > rules.depth;
         let peers = rival.count(&self.told);
-        let decision = decide(rival, &self.told, proof.better, (committed, deep_reorg_max), now);
+        let decision = decide(rival, &self.told, proof.better, (committed, rules), now);
         while self.rivals.len() > MAX_RIVALS {
             let fewest = self.rivals.iter().filter(|(first, _)| **first != proof.first);
             let Some(first) = fewest.min_by_key(|(first, r)| (r.count(&self.told), **first)).map(|(f, _)| *f) else {
@@ -189,7 +183,7 @@ fn decide(
     rival: &mut Rival,
     told: &HashSet<PeerId>,
     better: bool,
-    (committed, deep_reorg_max): (Point, u64),
+    (committed, rules): (Point, &Rules),
     now: UnixMillis,
 ) -> Decision {
     let undone = committed.height - rival.fork.height;
@@ -198,7 +192,7 @@ fn decide(
     // One that is not long could not replace ours, which is (see `tree.rs`).
     let wanted = better && rival.long && told >= MIN_TOLD && peers * 3 >= told * 2;
     let tried = rival.tried.is_some_and(|at| now.0.saturating_sub(at.0) <= FORGET_MS);
-    if wanted && undone <= deep_reorg_max && !tried {
+    if wanted && undone <= rules.deep_reorg_max && !tried {
         rival.tried = Some(now);
         return Decision::Reopen(Hold::new(rival.fork.height, rival.tip.hash, now));
     }
@@ -209,9 +203,14 @@ fn decide(
         Some("fewer than two thirds of the peers are on it".to_owned())
     } else if !better {
         Some("it is not better by the rule of this chain".to_owned())
+    } else if undone <= rules.deep_reorg_max {
+        Some(
+            "it was tried within the last ten minutes: its blocks did not come, or are refused, as the log says"
+                .to_owned(),
+        )
     } else {
-        let most = MAX_DEEP_REORG;
-        (undone > most).then(|| format!("{undone} final blocks would be taken back, and {most} are the most"))
+        let most = rules.deep_reorg_most;
+        (undone > most).then(|| format!("{undone} final blocks would be taken back, and {most} are the most here"))
     };
     let follow = match cannot {
         None => format!("restart with chain.deep_reorg_max = {undone} or more"),

@@ -27,13 +27,15 @@ use super::{
 };
 use crate::{
     block::{Block, Header, Origin, Point},
-    primitives::{Hash, UnixMillis},
+    primitives::{Hash, NetworkId, UnixMillis},
     store::StoreError,
 };
 
 /// Waiting blocks applied in one go after their parent came; the rest follows with the next call, so that a long row of them does
 /// not hold up everybody else.
 const RELEASE: usize = 64;
+/// Tries to write, one in two seconds, after which a store that can be read is taken for stuck.
+const STUCK: u32 = 15;
 
 /// What the chain goes by.
 #[derive(Clone, Debug)]
@@ -45,6 +47,10 @@ pub struct Rules {
     /// Committed blocks that may be taken back when most peers prove a better branch; 0: none, at most
     /// [`super::MAX_DEEP_REORG`].
     pub deep_reorg_max: u64,
+    /// What that may be raised to, for the advice of a chain that halts: [`super::MAX_DEEP_REORG`], or less with large blocks.
+    pub deep_reorg_most: u64,
+    /// The network that all headers are signed for: a store of another one is not opened. `None`: whoever gives blocks checks that.
+    pub network: Option<NetworkId>,
     /// Which branch is better.
     pub choice: Arc<dyn ForkChoice>,
     /// What is valid.
@@ -99,13 +105,15 @@ pub struct Core {
     /// What the last write that succeeded left of it.
     written_hold: Option<Hold>,
     halted: Option<Halt>,
+    /// How often in a row the store could be read and not written, though the disk is not full.
+    unwritable: u32,
     /// Bytes of bodies of the write that failed last.
     failed_bytes: usize,
     change: Change,
     /// Of the change that is not written yet.
     events: Vec<Event>,
     released: Vec<(Block, Origin)>,
-    /// Of the segments that came last.
+    /// Of the segments that came last, and what left the best chain last.
     pulled: Pulled,
     /// The committed block and the best chain above it, as the events so far tell them.
     told: Vec<Point>,
@@ -118,10 +126,10 @@ impl Core {
     /// # Errors
     /// [`OpenError`] when the store is of another chain, contradicts itself at or below the committed block, or fails.
     pub fn open(rules: Rules, store: Arc<dyn ChainStore>, now: UnixMillis) -> Result<Self, OpenError> {
-        Self::read(rules, store, None, now)
+        Self::read(rules, store, None, now)?.repaired().map_err(OpenError::Store)
     }
 
-    /// `hold`: one that goes on when what it is about is in the store.
+    /// What is in the store, with what has to be repaired not written yet. `hold`: one that goes on when what it is about is there.
     fn read(rules: Rules, store: Arc<dyn ChainStore>, hold: Option<Hold>, now: UnixMillis) -> Result<Self, OpenError> {
         let loaded = start::load(&rules, store.as_ref())?;
         let hold = hold.filter(|hold| loaded.tree.root().height <= hold.fork);
@@ -137,6 +145,7 @@ impl Core {
             hold,
             written_hold: hold,
             halted: None,
+            unwritable: 0,
             failed_bytes: 0,
             change: loaded.repairs,
             events: Vec::new(),
@@ -146,9 +155,13 @@ impl Core {
             written: Written::default(),
         };
         core.follow_best(now);
-        core.flush().map_err(OpenError::Store)?;
-        core.told = core.place();
         Ok(core)
+    }
+
+    fn repaired(mut self) -> Result<Self, StoreError> {
+        self.flush()?;
+        self.told = self.place();
+        Ok(self)
     }
 
     /// Where the chain stands. Only to be shown to others right after a flush.
@@ -162,6 +175,8 @@ impl Core {
             committed: self.tree.root(),
             earliest: 1,
             halted: self.halted.as_ref().map(Halt::text),
+            retrying: matches!(self.halted, Some(Halt::Store(_))),
+            damaged_files: self.store.damaged_files(),
             conflicting_peers: self.conflicts.most_peers(),
         }
     }
@@ -248,7 +263,9 @@ impl Core {
         let at = judge::earliest(header.time);
         if at > now {
             if !judge::may_wait(header.time, now) {
-                return Ok(Outcome::Ignored("its time is too far ahead of our clock".into()));
+                return Ok(Outcome::Ignored(
+                    "its time is too far ahead of our clock: is the clock of this machine right?".into(),
+                ));
             }
             self.orphans.wait_until(block, origin, now, at);
             return Ok(Outcome::Early(at));
@@ -355,6 +372,8 @@ impl Core {
         let best = self.tree.best_path(self.rules.choice.as_ref());
         let common = self.path.iter().zip(&best).take_while(|(a, b)| a == b).count();
         for point in self.path.drain(common..).rev() {
+            let bytes = self.tree.header(&point.hash).map_or(0, |h| h.body_bytes as usize); // u32 fits in usize
+            self.pulled.add(point.hash, bytes);
             // What this change attached and detaches again was never there.
             match self.change.attached.last() == Some(&point) {
                 true => drop(self.change.attached.pop()),
@@ -460,6 +479,12 @@ impl Core {
         }
     }
 
+    /// Whether the store can be read, and refuses what is written again and again although there is room: a database that saw its disk fail
+    /// once takes nothing more before it is opened anew.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.unwritable >= STUCK
+    }
+
     /// Whether the store failed and should be read again.
     pub(in crate::block) fn is_broken(&self) -> bool {
         matches!(self.halted, Some(Halt::Store(_) | Halt::Damaged(_)))
@@ -473,8 +498,10 @@ impl Core {
         // On a disk that is nearly full small writes work still; what failed would fail again, and the reason be shown for moments only.
         let room = self.store.check_room(self.failed_bytes).map_err(OpenError::Store);
         let opened = room.and_then(|()| Self::read(self.rules.clone(), self.store.clone(), hold, now));
+        let read = opened.is_ok();
         // Reading works on a full disk, too.
         let writes = |core: Self| {
+            let core = core.repaired().map_err(OpenError::Store)?;
             let change = Change { marks: core.marks(), ..Change::default() };
             core.store.write(&change, true).map(|()| core).map_err(OpenError::Store)
         };
@@ -487,7 +514,11 @@ impl Core {
                 *self = Self { orphans, invalid, conflicts, written, ..core };
                 return events;
             }
-            Err(OpenError::Store(error)) => self.halted = Some(Halt::Store(error)),
+            Err(OpenError::Store(error)) => {
+                let stuck = read && matches!(error, StoreError::Failed(_) | StoreError::Damaged(_));
+                self.unwritable = if stuck { self.unwritable + 1 } else { 0 };
+                self.halted = Some(Halt::Store(error));
+            }
             Err(error) => {
                 let halt = Halt::Damaged(error.to_string());
                 if self.halted.replace(halt.clone()) != Some(halt) {

@@ -39,6 +39,10 @@ pub struct Status {
     /// Why no block is taken any more: a conflict below the committed block under `halt-and-report`, or a store that
     /// failed. What to do about it is part of the text.
     pub halted: Option<String>,
+    /// Whether what halted it is tried again by itself every few seconds: a store that failed.
+    pub retrying: bool,
+    /// Files with bodies of blocks that are gone or damaged: some blocks cannot be read and served.
+    pub damaged_files: usize,
     /// Connected peers that proved a branch which contradicts what is final here, of the branch that most are on. Not 0 means that the
     /// network is split, or that somebody is lying.
     pub conflicting_peers: usize,
@@ -166,6 +170,8 @@ pub enum Event {
         /// How many peers are on the other branch, as far as we heard.
         peers: usize,
     },
+    /// From now on no block is taken, for this reason ([`Status::halted`]); or blocks are taken again.
+    Halted(Option<String>),
 }
 
 /// A stored block, encoded.
@@ -216,6 +222,11 @@ impl Chain {
     pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Sender<Command>, clock: Arc<dyn Clock>) -> Self {
         let room = Arc::new(Semaphore::new(QUEUED_KIB as usize)); // u32 fits in usize
         Self { shared, commands, clock, room }
+    }
+
+    /// The chain's wall-clock time.
+    pub(in crate::block) fn now(&self) -> UnixMillis {
+        self.clock.now()
     }
 
     /// Where the chain stands.
@@ -324,6 +335,12 @@ impl Chain {
             headers.push(header);
         }
         Ok(headers)
+    }
+
+    /// Whether a key made the committed block or one of the best chain above it.
+    #[must_use]
+    pub fn is_producer(&self, producer: &[u8; 32]) -> bool {
+        self.shared.is_producer(producer)
     }
 
     /// What a header alone deserves.

@@ -53,3 +53,43 @@ impl Invalid {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::kit::NOW;
+
+    fn hash(n: u64) -> Hash {
+        Hash::of(&n.to_be_bytes())
+    }
+
+    #[test]
+    fn of_4096_hashes_the_first_one_gives_way_to_the_next() {
+        let (mut invalid, why): (Invalid, Arc<str>) = (Invalid::default(), "it breaks a rule".into());
+        for n in 0..4096 {
+            invalid.mark(hash(n), why.clone(), NOW);
+            // Whoever sends it again takes nobody's place.
+            invalid.mark(hash(n), why.clone(), NOW);
+        }
+        let published = invalid.all();
+        assert_eq!((published.len(), invalid.why(&hash(0))), (4096, Some(&why)));
+        invalid.mark(hash(4096), why.clone(), NOW);
+        assert_eq!((invalid.why(&hash(0)), invalid.why(&hash(1))), (None, Some(&why)));
+        assert_eq!((invalid.all().len(), invalid.why(&hash(4096))), (4096, Some(&why)));
+        assert!(published.contains_key(&hash(0)), "what readers have stays as it was");
+    }
+
+    #[test]
+    fn they_are_forgotten_after_ten_minutes() {
+        let at = |ms: u64| UnixMillis(NOW.0 + ms);
+        let (mut invalid, why): (Invalid, Arc<str>) = (Invalid::default(), "it breaks a rule".into());
+        invalid.mark(hash(1), why.clone(), at(0));
+        invalid.mark(hash(2), why.clone(), at(1000));
+        invalid.sweep(at(600_000));
+        assert_eq!(invalid.all().len(), 2);
+        invalid.sweep(at(600_001));
+        assert_eq!((invalid.why(&hash(1)), invalid.why(&hash(2))), (None, Some(&why)));
+        invalid.sweep(at(601_001));
+        assert!(invalid.all().is_empty() && invalid.order.is_empty());
+    }
+}

@@ -21,6 +21,8 @@ pub struct Metrics {
     pub conflict_peers: Gauge,
     /// 1 while no blocks are taken.
     pub halted: Gauge,
+    /// Files with bodies of blocks that are gone or damaged.
+    pub damaged_files: Gauge,
     /// Blocks taken.
     pub imported: Counter<u64, AtomicU64>,
     /// Blocks found invalid.
@@ -49,6 +51,7 @@ impl Metrics {
             ("retired", "Blocks that lost and are still held", &self.retired),
             ("conflict_peers", "Peers on a branch that contradicts what is final", &self.conflict_peers),
             ("halted", "1 while no blocks are taken", &self.halted),
+            ("damaged_files", "Files with bodies of blocks that are gone or damaged", &self.damaged_files),
         ];
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());

@@ -16,7 +16,8 @@
 //! # Order of things
 //! What was applied is written in one batch, shown to readers after that, and only then told and answered. A batch in which something
 //! becomes final, or a branch is left, is synced. After a failed write nothing more is taken; the chain is read from
-//! the store again every two seconds until that works.
+//! the store again, and written to it, every two seconds until that works. When for half a minute it can be read and not written, though the
+//! disk is not full, the chain ends and the node with it: such a store takes writes only when it is opened anew.
 //!
 //! # One answer everywhere
 //! The same blocks give the same head in whatever order they came, as long as they came before their height was committed. So
@@ -24,8 +25,8 @@
 //! as it is above the committed one. At a fork a branch that may be final somewhere comes before one that is not (`tree.rs`).
 //!
 //! # Limits
-//! 64 candidates for each height, 1024 in all, 256 MiB of their bodies, and beyond that the best chain and 128 blocks that were pulled last
-//! with what they build on; 256 waiting blocks, 64 of one peer, 64 MiB, 60 s; 4096 invalid
+//! 64 candidates for each height, 1024 in all, 256 MiB of their bodies, and beyond that the best chain and 128 blocks that were pulled, or
+//! left the best chain, last, with what they build on; 256 waiting blocks, 64 of one peer, 64 MiB, 60 s; 4096 invalid
 //! hashes for 10 minutes; retired blocks for 100 heights, 8192, 256 MiB. Beyond a limit the worst, the oldest of whoever
 //! has most, or the first one goes.
 //!

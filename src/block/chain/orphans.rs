@@ -99,12 +99,12 @@ impl Orphans {
         }
     }
 
-    /// Whose blocks go first: the peer with most; our own and those of files only when nothing else is left.
+    /// Whose blocks go first: the peer with most, of what there is too much of; our own and those of files only when nothing else is left.
     fn fullest(&self) -> Option<Origin> {
-        let mut counts: HashMap<PeerId, usize> = HashMap::new();
+        let (mut counts, by_bytes): (HashMap<PeerId, usize>, _) = (HashMap::new(), self.bytes > MAX_BYTES);
         for entry in self.entries.values() {
             if let Origin::Peer(peer) = entry.origin {
-                *counts.entry(peer).or_default() += 1;
+                *counts.entry(peer).or_default() += if by_bytes { entry.block.body().bytes().len() } else { 1 };
             }
         }
         counts.into_iter().max_by_key(|(_, n)| *n).map(|(peer, _)| Origin::Peer(peer))
@@ -163,5 +163,84 @@ impl Orphans {
             self.entries.iter().filter(|(_, e)| due(e)).map(|(h, e)| (e.block.header().time, *h)).collect();
         due.sort_unstable();
         due.iter().filter_map(|(_, h)| self.remove(h)).map(|e| (e.block, e.origin)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{
+        Body, Header, MAX_BODY_BYTES,
+        kit::{self, Maker},
+    };
+
+    /// Blocks whose parents nobody knows, with the largest body that there can be. They share it.
+    fn large(count: usize) -> Vec<Block> {
+        let maker = Maker::new(1);
+        let body = Body::new(&[vec![7_u8; MAX_BODY_BYTES - 4]]).unwrap();
+        assert_eq!(body.bytes().len(), MAX_BODY_BYTES);
+        let like = maker.header(&kit::genesis(), 1, &body);
+        let orphan = |n: usize| {
+            let header = Header { height: 2, parent: Hash::of(&n.to_be_bytes()), ..like.clone() };
+            maker.sign(header, body.clone())
+        };
+        (0..count).map(orphan).collect()
+    }
+
+    #[test]
+    fn bodies_of_64_mib_wait_and_then_the_oldest_of_whoever_has_most_goes() {
+        let [modest, busy] = [1, 2].map(|n| Origin::Peer(Maker::new(n).address()));
+        let all = large(21);
+        let mut orphans = Orphans::default();
+        orphans.wait_for_parent(all[0].clone(), modest, kit::NOW);
+        for block in &all[1..16] {
+            orphans.wait_for_parent(block.clone(), busy, kit::NOW);
+        }
+        assert_eq!((orphans.len(), orphans.bytes), (16, 64 << 20), "all of them have room");
+        for (oldest, block) in all[1..].iter().zip(&all[16..20]) {
+            orphans.wait_for_parent(block.clone(), busy, kit::NOW);
+            assert_eq!((orphans.len(), orphans.bytes), (16, 64 << 20));
+            let held = orphans.hashes();
+            assert!(held.contains(&all[0].hash()) && held.contains(&block.hash()));
+            assert!(!held.contains(&oldest.hash()), "the oldest one of the busy peer");
+        }
+        // Those that wait for their time count as well.
+        let later = kit::NOW.plus(std::time::Duration::from_secs(5));
+        orphans.wait_until(all[20].clone(), busy, kit::NOW, later);
+        assert_eq!((orphans.len(), orphans.bytes), (16, 64 << 20));
+    }
+
+    #[test]
+    fn what_an_operator_imports_takes_no_more_room_and_goes_last() {
+        let all = large(18);
+        let peer = Origin::Peer(Maker::new(1).address());
+        let mut orphans = Orphans::default();
+        for block in &all[..15] {
+            orphans.wait_for_parent(block.clone(), Origin::File, kit::NOW);
+        }
+        for block in &all[15..17] {
+            orphans.wait_for_parent(block.clone(), peer, kit::NOW);
+        }
+        let held = orphans.hashes();
+        assert!(held.contains(&all[0].hash()) && !held.contains(&all[15].hash()));
+        // With nothing of a peer left, the oldest of all.
+        orphans.release(&all[16].header().parent);
+        orphans.wait_for_parent(all[15].clone(), Origin::File, kit::NOW);
+        orphans.wait_for_parent(all[17].clone(), Origin::File, kit::NOW);
+        assert_eq!((orphans.len(), orphans.bytes), (16, 64 << 20));
+        assert!(!orphans.hashes().contains(&all[0].hash()));
+    }
+
+    #[test]
+    fn the_walk_to_what_is_missing_ends_after_32_ancestors() {
+        // The lowest one does not come.
+        let row = Maker::new(1).row(&kit::genesis(), 36, 0);
+        let mut orphans = Orphans::default();
+        let mut missing = |block: &Block| orphans.wait_for_parent(block.clone(), Origin::File, kit::NOW);
+        for (above, block) in row[1..].iter().enumerate() {
+            // So many wait between this block and the one that is missing.
+            let found = above.saturating_sub(32);
+            assert_eq!(missing(block), row[found].hash(), "{above} ancestors wait");
+        }
     }
 }

@@ -110,9 +110,9 @@ pub struct Service {
     retry: UnixMillis,
 }
 
-/// The chain's thread ended by itself.
+/// The chain's thread ended by itself: the store takes no write any more before it is opened anew, or there is a bug. The log says which.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the chain's thread ended; please report this with the log")]
+#[error("the chain ended by itself: the log says why; start the node again")]
 pub struct Ended;
 
 /// Reads the chain and makes its owner and its door. Blocks.
@@ -143,7 +143,7 @@ impl Service {
     /// Runs until stopped. What was answered is in the store then.
     ///
     /// # Errors
-    /// [`Ended`] when the thread panics or cannot be started.
+    /// [`Ended`] when the thread panics or cannot be started, or the store takes no write any more.
     pub async fn run(mut self, stop: Stop) -> Result<(), Ended> {
         let commands = self.ticks.take().ok_or(Ended)?;
         let (done, mut ended) = oneshot::channel::<()>();
@@ -230,11 +230,21 @@ impl Service {
                 self.metrics.conflicts.inc();
                 let result = self.core.conflict(peer, &headers, told, now);
                 let result = result.map(|events| self.publish(events, now));
+                if result.is_err() {
+                    self.publish_halt();
+                }
                 drop(answer.send(result));
             }
             Command::Tick => {
                 self.finish(std::mem::take(pending), now);
                 self.tick(now);
+                if self.core.is_stuck() {
+                    tracing::error!(
+                        "the store is read and refuses every write, and the disk is not full: what it refuses it takes when it is opened \
+                         anew, so the node ends, to be started again"
+                    );
+                    return false;
+                }
             }
             Command::Stop => return false,
         }
@@ -289,11 +299,10 @@ impl Service {
             }
             return self.publish(events, now);
         }
-        let shown = |core: &Core| (core.waiting(), core.conflicting_peers(), core.status().halted);
-        let before = shown(&self.core);
+        let before = (self.core.waiting(), self.shared.status());
         match self.core.tick(now) {
             // Mostly nothing happens, and a node that is idle should be.
-            Ok(events) if events.is_empty() && before == shown(&self.core) => {}
+            Ok(events) if events.is_empty() && before == (self.core.waiting(), self.core.status()) => {}
             Ok(events) => self.publish(events, now),
             Err(_) => self.publish_halt(),
         }
@@ -301,9 +310,9 @@ impl Service {
 
     /// Shows that no blocks are taken, and nothing that was not written.
     fn publish_halt(&self) {
-        let halted = self.core.status().halted;
-        self.metrics.halted.set(i64::from(halted.is_some()));
-        self.shared.publish_halt(halted);
+        let status = self.core.status();
+        self.metrics.halted.set(i64::from(status.halted.is_some()));
+        self.shared.publish_halt(status);
     }
 
     fn publish(&mut self, events: Vec<Event>, now: UnixMillis) {
@@ -312,12 +321,15 @@ impl Service {
                 Event::Imported { .. } => drop(self.metrics.imported.inc()),
                 Event::Head { detached, .. } if !detached.is_empty() => self.count_reorg(detached.len(), now),
                 Event::Committed { from, to } => drop(self.metrics.committed_blocks.inc_by(to.height - from + 1)),
-                Event::Head { .. } | Event::Conflict { .. } => {}
+                Event::Head { .. } | Event::Conflict { .. } | Event::Halted(_) => {}
             }
         }
         match self.core.is_broken() {
-            // What is in memory was not written.
-            true => self.publish_halt(),
+            // What is in memory was not written. What peers prove has no need to be.
+            true => {
+                self.publish_halt();
+                self.shared.tell(events.into_iter().filter(|e| matches!(e, Event::Conflict { .. })));
+            }
             false => self.shared.publish(&self.core, events),
         }
         self.show();
@@ -348,7 +360,9 @@ impl Service {
         self.metrics.orphans.set(gauge(orphans));
         self.metrics.retired.set(gauge(retired));
         self.metrics.conflict_peers.set(gauge(self.core.conflicting_peers()));
-        self.metrics.halted.set(i64::from(self.core.status().halted.is_some()));
+        let status = self.core.status();
+        self.metrics.halted.set(i64::from(status.halted.is_some()));
+        self.metrics.damaged_files.set(gauge(status.damaged_files));
         let count = |counter: &crate::telemetry::Counter<u64, std::sync::atomic::AtomicU64>, to: u64| {
             counter.inc_by(to.saturating_sub(counter.get()));
         };
@@ -365,5 +379,23 @@ impl Service {
     pub fn run_detached(mut self) {
         self.ticks = None;
         std::thread::spawn(move || self.own());
+    }
+
+    /// For simulations: runs the owner within the calling task, so that virtual time stands while it works, until stopped or until every
+    /// [`Chain`] and its clones are gone.
+    pub async fn run_inline(mut self, stop: Stop) {
+        self.ticks = None;
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            let command = tokio::select! {
+                biased;
+                () = stop.wait() => return,
+                command = self.queue.recv() => command,
+                _ = ticks.tick() => Some(Command::Tick),
+            };
+            if !command.is_some_and(|command| self.take(command, None)) {
+                return;
+            }
+        }
     }
 }

@@ -90,3 +90,39 @@ impl RetiredBlocks {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::kit;
+
+    /// One that lost at this height.
+    fn retired(at: u64, body_bytes: u32) -> Retired {
+        Retired { point: Point { height: at, hash: Hash::of(&at.to_be_bytes()) }, at, body_bytes }
+    }
+
+    /// Holds the first ones, takes one more, and gives the first one away.
+    fn full(first: &[Retired], body_bytes: u32) {
+        let mut kept = RetiredBlocks::from_stored(first.to_vec());
+        // Neither their height nor their time is over.
+        assert_eq!(kept.expire(0, kit::NOW), []);
+        let header = Header { body_bytes, ..kit::genesis().header().clone() };
+        kept.add(&header, 100_000, kit::NOW);
+        assert_eq!(kept.expire(0, kit::NOW), first[..1]);
+        assert!(!kept.contains(&first[0].point.hash) && kept.contains(&first[1].point.hash));
+        assert!(kept.contains(&header.hash()));
+        assert_eq!(kept.len(), first.len());
+    }
+
+    #[test]
+    fn of_8192_blocks_the_first_one_gives_way_to_the_next() {
+        let first: Vec<_> = (0..8192).map(|at| retired(at, 0)).collect();
+        full(&first, 0);
+    }
+
+    #[test]
+    fn of_bodies_of_256_mib_too() {
+        let first: Vec<_> = (0..64).map(|at| retired(at, 4 << 20)).collect();
+        full(&first, 1);
+    }
+}

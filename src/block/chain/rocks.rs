@@ -20,7 +20,7 @@
 mod stretch;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::Bound,
     sync::{
         Arc, Mutex,
@@ -51,6 +51,8 @@ pub struct Rocks {
     store: Store,
     rows: Arc<AtomicU64>,
     packs: Arc<Mutex<Packs>>,
+    /// Packs that are gone, or are not what was written.
+    damaged: Arc<Mutex<BTreeSet<u64>>>,
     /// See [`PACKED_BYTES`].
     packed_bytes: usize,
 }
@@ -111,16 +113,26 @@ impl Rocks {
         })?;
         let there: HashSet<u64> = store.body_numbers(Shelf::Block)?.into_iter().collect();
         let next = named.iter().chain(&there).max().map_or(0, |last| last + 1);
-        let missing = named.iter().filter(|number| !there.contains(number)).count();
-        if missing > 0 {
-            tracing::error!(missing, "files with bodies of blocks are missing: those blocks cannot be served");
+        let missing: BTreeSet<u64> = named.iter().filter(|number| !there.contains(number)).copied().collect();
+        if !missing.is_empty() {
+            tracing::error!(
+                missing = missing.len(),
+                "files with bodies of blocks are missing: those blocks cannot be served; `vos block reset` forgets the chain, to fetch it anew"
+            );
         }
         let unnamed: Vec<_> = there.into_iter().filter(|number| !named.contains(number)).collect();
         if !unnamed.is_empty() {
             store.clear_bodies(Shelf::Block, &unnamed)?;
         }
         let packs = Packs { next, begun: None, doubtful: Vec::new() };
-        Ok(Self { store, rows: Arc::default(), packs: Arc::new(Mutex::new(packs)), packed_bytes: PACKED_BYTES })
+        let damaged = Arc::new(Mutex::new(missing));
+        Ok(Self {
+            store,
+            rows: Arc::default(),
+            packs: Arc::new(Mutex::new(packs)),
+            damaged,
+            packed_bytes: PACKED_BYTES,
+        })
     }
 
     /// Forgets the whole chain, whatever state it is in. Where its head was, when that can be read. Nobody may have it open. A process
@@ -224,7 +236,7 @@ fn listed(kind: &[u8; 1], height: u64, hash: &Hash) -> Vec<u8> {
 }
 
 fn damaged(what: &str) -> StoreError {
-    StoreError::Failed(format!("{what} is damaged"))
+    StoreError::Damaged(format!("{what} is not what was written, or is gone"))
 }
 
 fn read_height(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -418,7 +430,16 @@ impl Rocks {
     /// The body that a row names, which was not in its pack: gone with the row, or an error.
     fn lost(&self, hash: &Hash, spot: &Spot) -> Result<(), StoreError> {
         let still = self.row(hash)?.is_some_and(|row| read_row(&row).is_some_and(|(_, s)| s.as_ref() == Some(spot)));
-        if still { Err(damaged(&format!("the body of block {hash}"))) } else { Ok(()) }
+        if !still {
+            return Ok(());
+        }
+        if self.damaged.lock().expect("no panic while held").insert(spot.pack) {
+            tracing::error!(
+                pack = spot.pack,
+                "a file with bodies of blocks is damaged, or gone: some of them cannot be served"
+            );
+        }
+        Err(damaged(&format!("the body of block {hash}")))
     }
 }
 
@@ -546,6 +567,10 @@ impl ChainStore for Rocks {
         // What cannot be written now is tried again, and told, when the change is written.
         let begun = self.put_in_pack(self.take_begun(), &blocks).unwrap_or_default();
         self.packs.lock().expect("no panic while held").begun = begun;
+    }
+
+    fn damaged_files(&self) -> usize {
+        self.damaged.lock().expect("no panic while held").len()
     }
 
     fn check_room(&self, bytes: usize) -> Result<(), StoreError> {

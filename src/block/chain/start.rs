@@ -10,7 +10,7 @@ use super::{
     validator::Verdict,
 };
 use crate::{
-    block::{Block, Body, Header, Point},
+    block::{Block, Body, Header, Point, purpose},
     primitives::{Hash, NetworkId},
     store::StoreError,
 };
@@ -83,6 +83,7 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
         return Err(OpenError::Genesis { found: marks.genesis, expected });
     }
     let root = Arc::new(check_final(store, &marks)?);
+    check_network(rules, store, &marks)?;
     resume(rules, store, marks.committed)?;
     let mut tree = Tree::new(marks.committed.hash, root, rules.depth);
     let mut repairs = Change::default();
@@ -96,11 +97,11 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
             continue;
         }
         match candidate(rules, store, &tree, point)? {
-            Some(header) => {
+            Candidate::Good(header) => {
                 tree.insert(point.hash, header.clone(), rules.choice.as_ref());
                 headers.insert(point.hash, header);
             }
-            None => {
+            Candidate::Unusable => {
                 tracing::warn!(height = point.height, hash = %point.hash, "a stored candidate is unusable and is dropped");
                 repairs.evicted.push(point);
             }
@@ -154,42 +155,64 @@ fn check_final(store: &dyn ChainStore, marks: &Marks) -> Result<Header, OpenErro
         if below.is_some_and(|b| header.parent != b) {
             return damaged(height, "the block does not build on the one below");
         }
-        if header.body_bytes > 0 && height == top && matches!(store.body(&hash), Ok(None) | Err(StoreError::Failed(_)))
-        {
-            return damaged(height, "the body is missing");
+        if header.body_bytes > 0 && height == top {
+            match store.body(&hash) {
+                Ok(None) | Err(StoreError::Damaged(_)) => return damaged(height, "the body is missing"),
+                // Nothing is known of it: what cannot be read now may be in a moment.
+                body => drop(body?),
+            }
         }
         (below, committed) = (Some(hash), Some(header));
     }
     committed.map_or_else(|| damaged(top, "no block is noted"), Ok)
 }
 
-/// Reads and judges a candidate whose parent was judged before; `None` when it cannot stay.
-fn candidate(
-    rules: &Rules,
-    store: &dyn ChainStore,
-    tree: &Tree,
-    point: Point,
-) -> Result<Option<Arc<Header>>, OpenError> {
+/// A genesis file says nothing of the network, and blocks are signed for one.
+fn check_network(rules: &Rules, store: &dyn ChainStore, marks: &Marks) -> Result<(), OpenError> {
+    let Some(network) = &rules.network else { return Ok(()) };
+    let purpose = purpose(network);
+    for hash in [marks.committed.hash, marks.head.hash] {
+        // Whatever cannot be read is found and told elsewhere.
+        let header = read_header(store, &hash).ok().flatten().filter(|h| h.height > 0 && h.hash() == hash);
+        if header.is_some_and(|header| header.verify(&purpose).is_err()) {
+            return Err(OpenError::Network(network.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// What a stored candidate is worth.
+enum Candidate {
+    Good(Arc<Header>),
+    Unusable,
+}
+
+/// Reads and judges a candidate whose parent was judged before. One that the rules have no use for now is dropped like one that breaks them:
+/// what is held is in the tree.
+///
+/// # Errors
+/// When it cannot be read now: nothing is deleted for that.
+fn candidate(rules: &Rules, store: &dyn ChainStore, tree: &Tree, point: Point) -> Result<Candidate, OpenError> {
     let header = match read_header(store, &point.hash) {
         Ok(Some(header)) if header.height == point.height && header.hash() == point.hash => header,
-        Ok(_) | Err(StoreError::Failed(_)) => return Ok(None),
+        Ok(_) | Err(StoreError::Damaged(_)) => return Ok(Candidate::Unusable),
         Err(error) => return Err(error.into()),
     };
-    let Some(parent) = tree.header(&header.parent) else { return Ok(None) };
+    let Some(parent) = tree.header(&header.parent) else { return Ok(Candidate::Unusable) };
     let bytes = match store.body(&point.hash) {
         Ok(bytes) => bytes.unwrap_or_default(),
-        Err(StoreError::Failed(_)) => return Ok(None),
+        Err(StoreError::Damaged(_)) => return Ok(Candidate::Unusable),
         Err(error) => return Err(error.into()),
     };
-    let Ok(body) = Body::decode(bytes) else { return Ok(None) };
+    let Ok(body) = Body::decode(bytes) else { return Ok(Candidate::Unusable) };
     if body.root() != header.body_root || super::judge::links(&header, parent).is_some() {
-        return Ok(None);
+        return Ok(Candidate::Unusable);
     }
     // By all rules: those of the configuration may have changed since it was taken.
     let (block, validator) = (Block::trusted(header, body), &rules.validator);
     let good = [validator.header(block.header()), validator.body(&block), validator.contextual(block.header(), parent)];
     let good = good.iter().all(|v| *v == Verdict::Accept) && validator.full(&block, parent) == Verdict::Accept;
-    Ok(good.then(|| Arc::new(block.header().clone())))
+    Ok(if good { Candidate::Good(Arc::new(block.header().clone())) } else { Candidate::Unusable })
 }
 
 /// The noted best chain above the committed block. What does not fit the tree is replaced by what does.

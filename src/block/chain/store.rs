@@ -181,6 +181,11 @@ pub trait ChainStore: Send + Sync + std::fmt::Debug + 'static {
     /// Nothing is promised: the change may be written otherwise, or not at all. Blocks.
     fn prepare(&self, _added: &[Block]) {}
 
+    /// Files with bodies of blocks that are gone or damaged, as far as was seen: some of those blocks cannot be served.
+    fn damaged_files(&self) -> usize {
+        0
+    }
+
     /// Whether there is room for so many bytes of bodies.
     ///
     /// # Errors
@@ -222,6 +227,6 @@ impl Room {
 /// A kept block's header.
 pub(super) fn read_header(store: &dyn ChainStore, hash: &Hash) -> Result<Option<Header>, StoreError> {
     let Some(bytes) = store.header(hash)? else { return Ok(None) };
-    let damaged = |_| StoreError::Failed(format!("the header of block {hash} is damaged"));
+    let damaged = |_| StoreError::Damaged(format!("the header of block {hash} is not what was written"));
     Header::decode(&bytes).map(Some).map_err(damaged)
 }

@@ -262,4 +262,36 @@ mod tests {
         }
         assert!(evictions > 200);
     }
+
+    /// A header that says that it has so many bytes of body.
+    fn large(height: u64, parent: Hash, body_bytes: u32) -> (Hash, Arc<Header>) {
+        let header = Header { height, parent, body_bytes, ..kit::genesis().header().clone() };
+        (header.hash(), Arc::new(header))
+    }
+
+    #[test]
+    fn bodies_of_256_mib_fit_and_no_byte_more() {
+        const LARGEST: u32 = 4 << 20;
+        let genesis = kit::genesis();
+        let mut tree = Tree::new(genesis.hash(), Arc::new(genesis.header().clone()), 100);
+        let mut path = vec![genesis.hash()];
+        for height in 1..=64 {
+            let (hash, header) = large(height, path[path.len() - 1], LARGEST);
+            tree.insert(hash, header, &Norn);
+            path.push(hash);
+            assert!(!tree.overflows(height), "{height} of them");
+        }
+        assert_eq!(tree.body_bytes, 256 << 20);
+        let (hash, header) = large(1, genesis.hash(), 1);
+        tree.insert(hash, header, &Norn);
+        assert!(tree.overflows(1) && tree.overflows(64), "wherever one comes in");
+        assert_eq!(tree.evict(1, |_| true, &Norn), [], "what stays does so all the same");
+        assert_eq!(tree.evict(1, |hash| path.contains(hash), &Norn), [Point { height: 1, hash }]);
+        assert_eq!((tree.overflows(1), tree.len()), (false, 64));
+        // What is final counts no more.
+        assert!(tree.commit(path[1]).is_empty());
+        let (hash, header) = large(65, path[64], LARGEST);
+        tree.insert(hash, header, &Norn);
+        assert_eq!((tree.overflows(65), tree.body_bytes), (false, 256 << 20));
+    }
 }

@@ -4,7 +4,10 @@ use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::block::{Block, Header, Point};
+use crate::{
+    block::{Block, Header, Point},
+    primitives::UnixMillis,
+};
 
 /// What a validator thinks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,11 +32,11 @@ pub enum Verdict {
 /// A program gives its rules to the node that it runs: [`Node::start_with`](crate::node::Node::start_with).
 ///
 /// # Example
-/// A counter with named producers that take turns, its own fork choice, and a state that is rebuilt at the start. This is
-/// `src/block/tests/seam.rs` as it is compiled and run:
+/// A counter with an end, its own fork choice, and a state that is rebuilt at the start. This is `testnet/cluster/own_chain.rs` as it is
+/// compiled and run against the library from outside:
 ///
 #[doc = "```rust,ignore"]
-#[doc = include_str!("../tests/seam.rs")]
+#[doc = include_str!("../../../testnet/cluster/own_chain.rs")]
 #[doc = "```"]
 pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
     /// Judges one transaction, before it is taken into the pool and passed on.
@@ -60,6 +63,11 @@ pub trait Validator: Send + Sync + std::fmt::Debug + 'static {
     /// Judges everything: executes the transactions on the parent's state.
     fn full(&self, _block: &Block, _parent: &Header) -> Verdict {
         Verdict::Accept
+    }
+
+    /// The earliest time that a child of `parent` may have; a block that is produced here is never of an earlier one.
+    fn earliest(&self, parent: &Header) -> UnixMillis {
+        UnixMillis(parent.time.0.saturating_add(1))
     }
 
     /// Picks, in order, the transactions that are valid together on `parent`, for a block that is produced here.
@@ -155,6 +163,10 @@ impl Validator for Spaced {
 
     fn full(&self, block: &Block, parent: &Header) -> Verdict {
         self.rules.full(block, parent)
+    }
+
+    fn earliest(&self, parent: &Header) -> UnixMillis {
+        self.rules.earliest(parent).max(UnixMillis(parent.time.0.saturating_add(self.least_ms)))
     }
 
     fn select(&self, parent: &Header, transactions: Vec<Bytes>) -> Vec<Bytes> {

@@ -66,25 +66,38 @@ impl Shared {
     /// Shows what was written, then tells what happened.
     pub(super) fn publish(&self, core: &Core, events: Vec<Event>) {
         *self.view.write().expect("no panic while held") = Arc::new(view(core));
-        let status = core.status();
+        let (status, halted) = (core.status(), self.status.borrow().halted.clone());
+        // The reason may change with each try: that it is halted is news once.
+        let moved = (status.halted.is_some() != halted.is_some()).then(|| Event::Halted(status.halted.clone()));
         self.status.send_if_modified(|old| {
             let changed = *old != status;
             *old = status;
             changed
         });
+        self.tell(events.into_iter().chain(moved));
+    }
+
+    /// Shows that the chain is halted, without anything that was not written.
+    pub(super) fn publish_halt(&self, status: Status) {
+        let Status { halted, retrying, conflicting_peers, damaged_files, .. } = status;
+        let told = Event::Halted(halted.clone());
+        let mut flipped = false;
+        self.status.send_if_modified(|old| {
+            let before = old.clone();
+            (old.halted, old.retrying) = (halted, retrying);
+            (old.conflicting_peers, old.damaged_files) = (conflicting_peers, damaged_files);
+            flipped = before.halted.is_some() != old.halted.is_some();
+            before != *old
+        });
+        self.tell(flipped.then_some(told));
+    }
+
+    /// Tells events.
+    pub(super) fn tell(&self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             // Nobody listening is fine.
             let _ = self.events.send(event);
         }
-    }
-
-    /// Shows that the chain is halted, without anything that was not written.
-    pub(super) fn publish_halt(&self, text: Option<String>) {
-        self.status.send_if_modified(|old| {
-            let changed = old.halted != text;
-            old.halted = text;
-            changed
-        });
     }
 
     fn view(&self) -> Arc<View> {
@@ -105,6 +118,13 @@ impl Shared {
 
     pub(super) fn header(&self, hash: &Hash) -> Option<Arc<Header>> {
         self.view().headers.get(hash).cloned()
+    }
+
+    /// Whether a key made the committed block or one of the best chain above it.
+    pub(super) fn is_producer(&self, producer: &[u8; 32]) -> bool {
+        let view = self.view();
+        let blocks = std::iter::once(&view.root).chain(&view.path);
+        blocks.filter_map(|p| view.headers.get(&p.hash)).any(|h| h.producer == *producer)
     }
 
     pub(super) fn known(&self, hash: &Hash) -> Result<Known, ChainError> {
@@ -178,7 +198,9 @@ impl Shared {
         if at > now {
             return Ok(match judge::may_wait(header.time, now) {
                 true => Judgement::Early(at),
-                false => Judgement::Ignored("its time is too far ahead of our clock".into()),
+                false => Judgement::Ignored(
+                    "its time is too far ahead of our clock: is the clock of this machine right?".into(),
+                ),
             });
         }
         Ok(refusal(self.validator.contextual(header, parent)).unwrap_or(Judgement::Good))

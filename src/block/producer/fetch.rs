@@ -31,6 +31,8 @@ const WAITING_PER_SOURCE: usize = 1024;
 /// Others that are asked when the one who announced it does not deliver. Gossip tells each news once, so nobody else announces it:
 /// without them a neighbour could keep transactions from us by being the first to name them.
 pub(super) const OTHERS: usize = 2;
+/// Failures that are remembered by their transaction: what a block brings soon after was no failure.
+const BLAMED: usize = 1024;
 /// Announcements of one neighbour that it did not deliver itself, of late ([`Fetches::forgive`]), after which no more are looked at: each
 /// of them makes us ask others, and whoever names what does not exist could have us ask without end.
 const FAILURES: u32 = 16;
@@ -72,6 +74,8 @@ pub(super) struct Fetches {
     waiting: VecDeque<Wanted>,
     /// Of late.
     failures: HashMap<PeerId, u32>,
+    /// What they are for, newest last.
+    blamed: VecDeque<(Hash, PeerId)>,
     /// How many may be under way, of those for whom it is not [`AT_FIRST`].
     windows: HashMap<PeerId, usize>,
 }
@@ -84,6 +88,7 @@ impl Fetches {
             flying: HashMap::new(),
             waiting: VecDeque::new(),
             failures: HashMap::new(),
+            blamed: VecDeque::new(),
             windows: HashMap::new(),
         }
     }
@@ -138,6 +143,18 @@ impl Fetches {
         self.failures.get(source).is_some_and(|failures| *failures >= FAILURES)
     }
 
+    /// A block has these: whoever announced them may have had the block before us, and its transactions no more.
+    pub(super) fn excuse(&mut self, included: impl Fn(&Hash) -> bool) {
+        let failures = &mut self.failures;
+        self.blamed.retain(|(hash, source)| {
+            let excused = included(hash);
+            if excused && let Some(count) = failures.get_mut(source) {
+                *count = count.saturating_sub(1);
+            }
+            !excused
+        });
+    }
+
     /// A quarter of what was not delivered is forgotten; to be called every few seconds. Whoever fills its places with what never comes is
     /// over the limit all the time.
     pub(super) fn forgive(&mut self) {
@@ -148,6 +165,8 @@ impl Fetches {
             *failures -= failures.div_ceil(4);
             *failures > 0
         });
+        // What is forgotten needs no excuse.
+        self.blamed.retain(|(_, source)| self.failures.contains_key(source));
     }
 
     fn start(&mut self, Wanted { received, hash, others, tries }: Wanted) {
@@ -211,6 +230,10 @@ impl Fetches {
             self.windows.insert(source, window / 2);
         } else if !known_now {
             *self.failures.entry(source).or_default() += 1;
+            if self.blamed.len() >= BLAMED {
+                self.blamed.pop_front();
+            }
+            self.blamed.push_back((ended.hash, source));
         }
         if ended.late && ended.transaction.is_none() && !known_now && ended.tries < TRIES {
             let Fetched { received, hash, others, tries, .. } = ended;
@@ -221,7 +244,7 @@ impl Fetches {
         while let Some(at) = self.next_in_turn() {
             let Some(wanted) = self.waiting.remove(at) else { break };
             // Dropped, it is ignored.
-            if !self.is_dishonest(&wanted.received.source) && !known(&wanted.hash) {
+            if !known(&wanted.hash) {
                 self.start(wanted);
             }
         }

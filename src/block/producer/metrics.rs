@@ -19,6 +19,9 @@ pub struct Metrics {
     pub rejected: Counter,
     /// Transactions that no block had taken after half an hour, dropped.
     pub expired: Counter,
+    /// Transactions that were taken and dropped for another reason: blocks that left the chain had more than the pool has room for, or one
+    /// of ours made every block invalid.
+    pub dropped: Counter,
     /// Blocks produced.
     pub produced: Counter,
     /// Blocks that were due and not produced: busy, halted, or found invalid by our own rules.
@@ -37,6 +40,11 @@ impl Metrics {
             ("ignored", "Transactions from peers that were known or found no room", &self.ignored),
             ("rejected", "Transactions from peers that can never be taken", &self.rejected),
             ("expired", "Transactions that no block had taken after half an hour, dropped", &self.expired),
+            (
+                "dropped",
+                "Transactions dropped: of blocks that left the chain, or that made each block invalid",
+                &self.dropped,
+            ),
             ("produced", "Blocks produced", &self.produced),
             ("failed", "Blocks that were due and not produced", &self.failed),
         ];

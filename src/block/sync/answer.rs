@@ -1,9 +1,8 @@
 //! The other side of sync: answers PULL_BLOCK and headers from the chain, on threads of their own, with places for all.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
@@ -20,6 +19,7 @@ use crate::{
     },
     net::rpc::Inbound,
     primitives::PeerId,
+    runtime::now,
     wire::Status,
 };
 
@@ -64,7 +64,7 @@ impl Answers {
             return asked.refuse(Status::Invalid);
         };
         self.trace.pull(false, peer, span.start, span.count);
-        let place = match self.places.take(peer, Instant::now()) {
+        let place = match self.places.take(peer, now()) {
             Ok(place) => place,
             Err(retry) => {
                 self.metrics.busy.inc();
@@ -84,7 +84,7 @@ impl Answers {
             let count = this.tell(peer, &found);
             this.metrics.served.inc_by(count as u64); // usize fits in u64
             this.metrics.served_bytes.inc_by(bytes as u64);
-            place.gave(count, bytes, Instant::now());
+            place.gave(count, bytes, now());
             // Whoever has the answer may ask again at once.
             drop(place);
             asked.respond_encoded(pieces);
@@ -104,7 +104,7 @@ impl Answers {
                 blocks.len()
             }
             Found::Push(push) => {
-                self.trace.sent(peer, Code::PushBlock, || json!({ "answer": format!("{push:?}") }));
+                self.trace.sent(peer, Code::PushBlock, || push.json());
                 0
             }
         }

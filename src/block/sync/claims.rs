@@ -25,7 +25,7 @@ const FAILURES: u8 = 3;
 pub(super) const CUT: Duration = Duration::from_secs(60);
 /// Pulls that end within it may end with one connection.
 const MOMENT: Duration = Duration::from_secs(1);
-/// Answers of "busy" in a row that count as one failure.
+/// Answers of "busy" in a row that count as one failure; those of a moment ([`MOMENT`]) are one.
 const BUSIES: u8 = 8;
 /// Peers remembered; connections are limited to fewer.
 const PEERS: usize = 1024;
@@ -61,6 +61,8 @@ pub(super) struct Claim {
     pub(super) earliest: u64,
     failures: u8,
     busies: u8,
+    /// When one of them was counted last.
+    busy_at: Option<Instant>,
     /// When a failure was counted that may have been the connection's.
     lost_at: Option<Instant>,
     cut_until: Option<Instant>,
@@ -97,6 +99,12 @@ impl Claim {
 
     pub(super) fn is_cut(&self, now: Instant) -> bool {
         self.cut_until.is_some_and(|until| now < until)
+    }
+
+    /// It says that it has more than we do, had the time to show it, and did not.
+    fn is_idle(&self, now: Instant) -> bool {
+        let long = self.missing_since.is_some_and(|since| now.saturating_duration_since(since) >= DOUBT);
+        long && self.given(now) < 1.0
     }
 
     /// The height up to which it is worth asking, when `base` is where we are ourselves.
@@ -163,6 +171,8 @@ pub(super) struct Target {
     pub(super) given: u64,
     /// Whoever says so had the time to show it, and did not.
     pub(super) doubtful: bool,
+    /// It has been said for that long.
+    pub(super) long: bool,
 }
 
 /// What all connected peers of our chain say. In order of address, so that a simulation runs the same way twice.
@@ -190,6 +200,7 @@ impl Claims {
                 earliest: 0,
                 failures: 0,
                 busies: 0,
+                busy_at: None,
                 lost_at: None,
                 cut_until: cut.map(|(until, _)| until),
                 busy_until: None,
@@ -324,6 +335,10 @@ impl Claims {
     pub(super) fn busy(&mut self, peer: &PeerId, pause: Duration, now: Instant) {
         let Some(claim) = self.peers.get_mut(peer) else { return };
         claim.busy_until = Some(now + pause);
+        if claim.busy_at.is_some_and(|at| now.saturating_duration_since(at) < MOMENT) {
+            return;
+        }
+        claim.busy_at = Some(now);
         claim.busies += 1;
         if claim.busies >= BUSIES {
             claim.busies = 0;
@@ -354,15 +369,18 @@ impl Claims {
     }
 
     /// Whether the heads of at least half of the peers are here, whether they are cut or not. Those that proved that they are on
-    /// another branch are not counted.
-    pub(super) fn mostly_held(&self) -> bool {
-        let counted = || self.peers.values().filter(|c| !c.contradicts);
+    /// another branch are not counted, nor those that say for long that they have more and show nothing, while others are in step.
+    pub(super) fn mostly_held(&self, now: Instant) -> bool {
+        let some = self.held() > 0;
+        let counted = || self.peers.values().filter(|c| !(c.contradicts || some && c.is_idle(now)));
         counted().filter(|c| c.is_held()).count() * 2 >= counted().count()
     }
 
-    /// Whether more peers say that they have a head that is not here than have one that is.
+    /// Whether more peers say that they have a head that is not here than have one that is. Those that say so for long and show nothing are not
+    /// counted while others are in step: there may be any number of them, and they cost whoever has them next to nothing.
     pub(super) fn mostly_missing(&self, now: Instant) -> bool {
-        self.peers.values().filter(|c| c.is_wanted(now)).count() > self.held()
+        let some = self.held() > 0;
+        self.peers.values().filter(|c| c.is_wanted(now) && !(some && c.is_idle(now))).count() > self.held()
     }
 
     /// Peers whose head, above the genesis block, is here.
@@ -401,6 +419,7 @@ impl Claims {
             backed: backed.is_some(),
             given: claim.given(now) as u64, // not negative
             doubtful: claim.is_doubtful(now),
+            long: claim.missing_since.is_some_and(|since| now.saturating_duration_since(since) >= DOUBT),
         })
     }
 }

@@ -109,7 +109,7 @@ impl Exchange {
             Push::Blocks(blocks) => {
                 self.trace.push(false, peer, || blocks.iter().map(|b| (b.header.clone(), b.body.clone())).collect());
             }
-            other => self.trace.received(peer, Code::PushBlock, || json!({ "answer": format!("{other:?}") })),
+            other => self.trace.received(peer, Code::PushBlock, || other.json()),
         }
         match push {
             Push::Blocks(raw) => Ok(raw),

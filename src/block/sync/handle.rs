@@ -106,6 +106,12 @@ impl Handle {
         self.foreign.contains(peer)
     }
 
+    /// For tests: `peer` is of another chain.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn set_foreign(&self, peer: PeerId) {
+        self.foreign.add(peer);
+    }
+
     /// For tests: a door without sync behind it, what sets its state, and the claims that it is told.
     #[cfg(any(test, feature = "test-util"))]
     #[must_use]

@@ -56,6 +56,8 @@ const HEARD: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(1);
 /// Peers without which it waits.
 const FEW: usize = 3;
+/// A pull that was lost after so long hung somewhere.
+const HANGS: Duration = Duration::from_secs(9);
 /// After a run that came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A run to which nobody sends anything ends after this, which is twice what a pull may take: there is one run at a time, and what
@@ -173,6 +175,7 @@ impl Planner {
     /// The peer is gone, banned or of another chain. Requests to it still end.
     pub(super) fn on_gone(&mut self, peer: &PeerId, now: Instant) {
         self.claims.remove(peer, now);
+        self.pace.forget(peer);
         if self.claims.is_empty() {
             self.first_heard = None;
         }
@@ -193,7 +196,11 @@ impl Planner {
             Ok(Pulled { blocks, bytes }) => {
                 self.size.saw(blocks.len(), bytes);
                 let took = now.saturating_duration_since(since);
-                self.pace.saw(took);
+                // What is quick and brings little says nothing. Of a peer that is gone nothing is kept.
+                let says = blocks.len() * 2 >= span.count as usize || took >= pull::SLOW; // u32 fits in usize
+                if says && self.claims.get(&peer).is_some() {
+                    self.pace.saw(peer, took);
+                }
                 if took < EASY && !self.size.double() {
                     self.window = (self.window + 1).min(pull::IN_FLIGHT);
                 }
@@ -217,6 +224,10 @@ impl Planner {
             }
             Err(failure) => {
                 let fault = self.on_failure(peer, failure, now);
+                // Whoever lets a stream hang before it takes a request is no better.
+                if failure == Failure::Lost && now.saturating_duration_since(since) >= HANGS {
+                    self.claims.silent(&peer, true);
+                }
                 if failure == Failure::Timeout {
                     self.claims.silent(&peer, true);
                     // All of them share our line: with fewer and smaller ones each may come in time. A liar that lets pulls run out of
@@ -366,6 +377,17 @@ impl Planner {
         if self.run.is_none() || !idle {
             return;
         }
+        // What is here waits for others that would vouch for it, and they had their time.
+        if let Some(run) = self.run.as_mut().filter(|run| run.alone.is_none())
+            && let Some(sender) = run.next_sender()
+        {
+            (run.alone, self.moved) = (Some(sender), now);
+            return;
+        }
+        // Who cannot be asked for what is next says nothing of it.
+        let next = self.run.as_ref().map_or(0, |run| run.anchor.height + 1);
+        let useless: Vec<_> = self.claims.iter().filter(|(_, c)| c.earliest > next).map(|(peer, _)| *peer).collect();
+        useless.iter().for_each(|peer| self.claims.fail(peer, now));
         if let Some(peer) = self.cause {
             tracing::debug!(%peer, "nobody sends what a peer says there is");
             self.claims.pass(&peer, now + PROBE);
@@ -459,7 +481,8 @@ impl Planner {
         let believed = self.claims.mostly_missing(now);
         let credible = target.is_some_and(|t| t.backed && believed || t.given > self.depth + 2);
         let near = gap <= self.depth + 2;
-        let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held());
+        let tried = target.is_none_or(|t| !t.backed || t.long);
+        let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held(now));
         let next = match self.state {
             _ if place.halted => State::Stalled,
             _ if self.claims.is_empty() => State::NoPeers,
@@ -472,7 +495,8 @@ impl Planner {
             State::Synced if gap >= 3 && credible && self.run.is_some() => State::CatchingUp,
             State::Synced => State::Synced,
             // Nor does it keep anybody from being in step: of few peers it is believed for a while, of more not at all.
-            _ if in_step && !credible && (self.claims.held() >= FEW || target.is_some_and(|t| t.doubtful)) => {
+            // What a third says is tried before anybody is in step who was not, but not for ever.
+            _ if in_step && !credible && (self.claims.held() >= FEW && tried || target.is_some_and(|t| t.doubtful)) => {
                 State::Synced
             }
             // A lone head that is not higher than ours is fetched, but we are not behind.

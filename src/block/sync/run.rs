@@ -123,6 +123,8 @@ pub(super) struct Run {
     pub(super) excluded: HashSet<PeerId>,
     /// Blocks of this run are in the chain.
     pub(super) progressed: bool,
+    /// Nobody came who would vouch for what this peer sent: it goes to the chain all the same, until somebody else sends something.
+    pub(super) alone: Option<PeerId>,
     batches: BTreeMap<u64, Batch>,
     /// The chain was given everything up to here: the block on which the next batch has to fit.
     given: Point,
@@ -141,6 +143,7 @@ impl Run {
             branch,
             excluded: HashSet::new(),
             progressed: false,
+            alone: None,
             batches: BTreeMap::new(),
             given: anchor,
             shorter: false,
@@ -227,6 +230,7 @@ impl Run {
         let asked = |b: &Batch| matches!(&b.stage, Stage::Flying(peers) if peers.contains(&peer)) && count <= b.count;
         let waits = self.batches.get(&span.start).is_some_and(asked);
         let last = blocks.last().map(point).filter(|_| waits)?;
+        self.alone = self.alone.filter(|alone| *alone == peer);
         self.shorten(Span { start: span.start, count });
         if let Some(batch) = self.batches.get_mut(&span.start) {
             batch.stage = Stage::Here { peer, blocks, bytes };
@@ -275,7 +279,8 @@ impl Run {
             let load = Load { blocks: blocks.len(), bytes };
             let (now, all) = (out.load.plus(load), with_chain.plus(out.load).plus(load));
             let first = all == load;
-            if !(first || (now.fits(AT_ONCE) && all.fits(WITH_CHAIN))) || !self.is_vouched_for(start, twice) {
+            let vouched = self.alone == Some(peer) || self.is_vouched_for(start, twice);
+            if !(first || (now.fits(AT_ONCE) && all.fits(WITH_CHAIN))) || !vouched {
                 break;
             }
             let Some(Batch { stage: Stage::Here { blocks, .. }, .. }) = self.batches.remove(&start) else { break };
@@ -327,6 +332,14 @@ impl Run {
                 }
             }
             return false;
+        }
+    }
+
+    /// Who sent the next batch for the chain, when it is here.
+    pub(super) fn next_sender(&self) -> Option<PeerId> {
+        match self.batches.first_key_value()?.1.stage {
+            Stage::Here { peer, .. } => Some(peer),
+            _ => None,
         }
     }
 

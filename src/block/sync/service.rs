@@ -39,7 +39,7 @@ use crate::{
         rpc::{Client, Inbound},
     },
     primitives::{Clock, Hash, NetworkId, PeerId, UnixMillis},
-    runtime::Stop,
+    runtime::{self, Stop, now},
     wire::Status,
 };
 
@@ -153,7 +153,7 @@ impl View for Chain {
 /// Makes sync's actor and its door. Nothing is asked or answered before it runs.
 #[must_use]
 pub fn new(settings: Settings, deps: Deps, metrics: Metrics) -> (Service, Handle) {
-    let now = Instant::now();
+    let now = now();
     let (claims, queue) = mpsc::channel(COMMANDS);
     let (state, state_seen) = watch::channel(State::default());
     let (progress, progress_seen) = watch::channel(Progress::default());
@@ -217,7 +217,7 @@ impl Service {
         let (ended, mut imported) = mpsc::channel::<Ended>(IMPORTS);
         servers.spawn(self.exchange.clone().imports(imports, ended));
         let (mut events, mut peers) = (self.chain.events(), self.net.subscribe());
-        self.net.peers().iter().for_each(|p| self.schedule.add(p.address, Instant::now()));
+        self.net.peers().iter().for_each(|p| self.schedule.add(p.address, now()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -225,7 +225,7 @@ impl Service {
                 biased;
                 () = stop.wait() => break,
                 event = peers.recv() => self.on_peer(&event),
-                Some((id, result)) = imported.recv() => self.planner.on_imported(id, result, Instant::now()),
+                Some((id, result)) = imported.recv() => self.planner.on_imported(id, result, now()),
                 Some(done) = servers.join_next() => {
                     if let Err(error) = done && error.is_panic() {
                         std::panic::resume_unwind(error.into_panic());
@@ -255,7 +255,7 @@ impl Service {
     }
 
     fn on_peer(&mut self, event: &Result<PeerEvent, broadcast::error::RecvError>) {
-        let now = Instant::now();
+        let now = now();
         match event {
             Ok(PeerEvent::Up(peer)) => self.schedule.add(*peer, now),
             Ok(PeerEvent::Down(peer)) => self.on_down(peer),
@@ -271,14 +271,14 @@ impl Service {
 
     fn on_down(&mut self, peer: &PeerId) {
         self.schedule.remove(peer);
-        self.planner.on_gone(peer, Instant::now());
+        self.planner.on_gone(peer, now());
         self.offsets.forget(peer);
         self.foreign.remove(peer);
     }
 
     fn on_event(&mut self, event: &Result<chain::Event, broadcast::error::RecvError>) {
         if matches!(event, Ok(chain::Event::Imported { .. }) | Err(_)) {
-            self.silence.broken(Instant::now());
+            self.silence.broken(now());
         }
     }
 
@@ -314,7 +314,7 @@ impl Service {
     }
 
     fn on_head(&mut self, peer: PeerId, theirs: &Greeting) {
-        self.planner.on_greeting(peer, theirs, Instant::now());
+        self.planner.on_greeting(peer, theirs, now());
         // Nobody may be listening.
         let _ = self.heads.send((peer, theirs.head));
     }
@@ -322,14 +322,14 @@ impl Service {
     fn on_foreign(&mut self, peer: PeerId) {
         tracing::info!(%peer, "a peer is of another chain and is not used for blocks");
         self.metrics.foreign.inc();
-        self.planner.on_gone(&peer, Instant::now());
+        self.planner.on_gone(&peer, now());
         if self.schedule.contains(&peer) {
             self.foreign.add(peer);
         }
     }
 
     fn on_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
-        let now = Instant::now();
+        let now = now();
         let done = match done {
             Ok(done) => done,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -364,7 +364,7 @@ impl Service {
     }
 
     fn on_greeted(&mut self, peer: PeerId, sent: UnixMillis, took: Duration, result: &Greeted) {
-        let now = Instant::now();
+        let now = now();
         let refused = matches!(result, Greeted::Foreign | Greeted::Mute);
         self.schedule.done(&peer, refused, now);
         match result {
@@ -388,7 +388,11 @@ impl Service {
     }
 
     fn on_tick(&mut self) {
-        let now = Instant::now();
+        let now = now();
+        // Broadcast, and what peers ask us, may have got them banned.
+        let banned: Vec<_> =
+            self.planner.claims().iter().map(|(peer, _)| *peer).filter(|peer| self.penalties.is_banned(peer)).collect();
+        banned.iter().for_each(|peer| self.planner.on_gone(peer, now));
         if self.silence.is_long(now) {
             self.schedule.hurry(now);
         }
@@ -397,14 +401,14 @@ impl Service {
 
     /// Carries out what is to be done now.
     fn advance(&mut self) {
-        let now = Instant::now();
+        let now = now();
         let syncing = self.planner.state().is_behind();
         for peer in self.schedule.start(syncing, now, rand::random()) {
             let (exchange, ours) = (self.exchange.clone(), self.ours());
             self.jobs.spawn(async move {
-                let (sent, started) = (ours.timestamp, Instant::now());
+                let (sent, started) = (ours.timestamp, runtime::now());
                 let result = exchange.greet(peer, ours).await;
-                Done::Greeted { peer, sent, took: started.elapsed(), result }
+                Done::Greeted { peer, sent, took: runtime::now().saturating_duration_since(started), result }
             });
         }
         for output in self.planner.poll(&self.chain, now, &mut rand::random::<f64>) {
@@ -436,13 +440,13 @@ impl Service {
             }
             Output::Import { id, peer, blocks, more } => {
                 if self.imports.try_send(Import { id, peer, blocks, more }).is_err() {
-                    self.planner.on_imported(id, Imported::Refused, Instant::now());
+                    self.planner.on_imported(id, Imported::Refused, now());
                 }
             }
             Output::Report { peer, offence } => {
                 self.penalties.report(peer, offence);
                 if self.penalties.is_banned(&peer) {
-                    self.planner.on_gone(&peer, Instant::now());
+                    self.planner.on_gone(&peer, now());
                 }
             }
         }

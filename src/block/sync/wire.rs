@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use prost::Message;
+use serde_json::json;
 
 use crate::{
     block::{
@@ -195,6 +196,20 @@ pub enum Push<B> {
     Pruned(u64),
     /// Later, after this pause.
     Busy(Duration),
+}
+
+impl<B> Push<B> {
+    /// For people, in short: what `vos block trace` shows of an answer without blocks.
+    pub(super) fn json(&self) -> serde_json::Value {
+        match self {
+            Self::Blocks(blocks) => json!({ "status": "ok", "blocks": blocks.len() }),
+            Self::NotFound(head) => json!({ "status": "not_found", "head": head }),
+            Self::Pruned(earliest) => json!({ "status": "pruned", "earliest": earliest }),
+            Self::Busy(retry) => {
+                json!({ "status": "busy", "retry_ms": u64::try_from(retry.as_millis()).unwrap_or(u64::MAX) })
+            }
+        }
+    }
 }
 
 /// A block's two parts as they came, within their limits and not looked at any further.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{answer, feed};
+use super::{Faulty, answer, feed};
 use crate::{
     block::{
         Block, Origin, VerifiedHeader,
@@ -71,6 +71,46 @@ fn one_after_another_is_one() {
     core.conflict(honest[4], &third, told, kit::NOW).unwrap();
     core.tick(kit::NOW).unwrap();
     assert_eq!(core.status().halted, None, "two of six");
+}
+
+#[test]
+fn half_of_many_peers_halt_and_two_thirds_of_them_are_followed() {
+    for (deep, committed) in [(0, 16), (100, 10)] {
+        let (mut core, _, _, theirs) = split(20, 20, deep);
+        let (headers, all) = (verified(&theirs), peers(600));
+        for peer in &all {
+            if core.committed().height < 16 {
+                break;
+            }
+            core.conflict(*peer, &headers, only(&all), kit::NOW).unwrap();
+            let count = core.conflicting_peers();
+            assert_eq!(
+                core.status().halted.is_some(),
+                (300..400).contains(&count) || deep == 0 && count >= 300,
+                "{count}"
+            );
+        }
+        assert_eq!((core.status().halted.is_some(), core.committed().height), (deep == 0, committed), "{deep}");
+    }
+}
+
+#[test]
+fn a_proof_that_comes_while_nothing_can_be_written_decides_when_it_can() {
+    let (core, store, ours, theirs) = split(20, 20, 100);
+    drop(core);
+    let mut rules = kit::rules_with(4, Arc::new(Longest));
+    rules.deep_reorg_max = 100;
+    let faulty = Arc::new(Faulty::new(Arc::try_unwrap(store).unwrap(), 0, false));
+    let mut core = Core::open(rules, faulty.clone(), kit::NOW).unwrap();
+    let next = Maker::new(1).block(&ours[19], 2000, &[]);
+    assert!(core.import(next, Origin::File, kit::NOW).is_err() && core.status().retrying);
+    most_prove(&mut core, &theirs);
+    assert_eq!((core.conflicting_peers(), core.status().retrying), (3, true), "it is seen");
+    faulty.repair();
+    core.recover(kit::NOW);
+    assert_eq!(core.status().halted, None);
+    most_prove(&mut core, &theirs);
+    assert_eq!((core.committed().height, core.status().halted), (10, None), "and now it is followed");
 }
 
 #[test]

@@ -201,7 +201,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn any_order_gives_the_same_commits_also_where_better_blocks_were_left_behind(seed in any::<u64>()) {
+    fn any_order_gives_the_same_commits_also_where_better_blocks_were_left_behind(
+        seed in any::<u64>(), longest in any::<bool>()
+    ) {
+        let choice: Arc<dyn ForkChoice> = if longest { Arc::new(Longest) } else { Arc::new(Norn) };
         let mut random = Random(seed);
         let blocks = left_behind(&mut random, 20);
         let mut answers = Vec::new();
@@ -213,7 +216,7 @@ proptest! {
             keyed.sort_by_key(|(height, tie, _)| (*height, *tie));
             let order: Vec<Block> = keyed.into_iter().map(|(_, _, b)| b.clone()).collect();
             let store = Arc::new(Memory::default());
-            let mut core = open(Arc::new(Norn), &store);
+            let mut core = open(choice.clone(), &store);
             feed(&mut core, &order);
             answers.push(answer(&core, store.as_ref()));
         }

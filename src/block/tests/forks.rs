@@ -18,19 +18,26 @@ fn open(choice: &Arc<dyn ForkChoice>, depth: u64) -> (Core, Arc<Memory>) {
 }
 
 /// The best leaf by the definition: no tree, no memory, only the blocks.
-fn best_leaf(choice: &dyn ForkChoice, blocks: &[Block], from: &Block) -> Point {
-    fn weight(choice: &dyn ForkChoice, blocks: &[Block], of: &Block) -> u128 {
-        let below = blocks.iter().filter(|b| b.header().parent == of.hash()).map(|b| weight(choice, blocks, b));
-        u128::from(choice.weight(of.header())) + below.max().unwrap_or(0)
+pub(super) fn best_leaf(choice: &dyn ForkChoice, blocks: &[Block], from: &Block, depth: u64) -> Point {
+    /// The weight of the heaviest path that begins with a block, and the height of the highest block above it.
+    fn measure(choice: &dyn ForkChoice, blocks: &[Block], of: &Block) -> (u128, u64) {
+        let above = blocks.iter().filter(|b| b.header().parent == of.hash()).map(|b| measure(choice, blocks, b));
+        let start = (0_u128, of.header().height);
+        let (weight, top) = above.fold(start, |(weight, top), (w, t)| (weight.max(w), top.max(t)));
+        (u128::from(choice.weight(of.header())) + weight, top)
     }
     let children = blocks.iter().filter(|b| b.header().parent == from.hash());
-    let branches = children.map(|b| (b, b.hash(), weight(choice, blocks, b)));
-    let best = branches.max_by(|(a, ah, aw), (b, bh, bw)| {
+    let branches = children.map(|b| {
+        let (weight, top) = measure(choice, blocks, b);
+        (b, b.hash(), weight, top - b.header().height >= depth)
+    });
+    let best = branches.max_by(|(a, ah, aw, a_deep), (b, bh, bw, b_deep)| {
         let a = Branch { hash: ah, first: a.header(), weight: *aw };
-        choice.compare(&a, &Branch { hash: bh, first: b.header(), weight: *bw })
+        let b = Branch { hash: bh, first: b.header(), weight: *bw };
+        a_deep.cmp(b_deep).then_with(|| choice.compare(&a, &b))
     });
     match best {
-        Some((child, ..)) => best_leaf(choice, blocks, child),
+        Some((child, ..)) => best_leaf(choice, blocks, child, depth),
         None => Point { height: from.header().height, hash: from.hash() },
     }
 }
@@ -57,7 +64,7 @@ proptest! {
         let choice: Arc<dyn ForkChoice> = if longest { Arc::new(Longest) } else { Arc::new(Norn) };
         let mut random = Random(seed);
         let blocks = bush(&mut random, 36, 12);
-        let expected = best_leaf(choice.as_ref(), &blocks, &kit::genesis());
+        let expected = best_leaf(choice.as_ref(), &blocks, &kit::genesis(), 16);
         let mut answers = Vec::new();
         for _ in 0..4 {
             let mut order = blocks.clone();

@@ -3,16 +3,19 @@
 
 mod chain;
 mod conflict;
+mod damage;
 mod deep;
 mod defects;
 mod forks;
 mod format;
+mod late;
 mod pool;
 mod producer;
 mod restart;
 mod seam;
 mod segment;
 mod sim;
+mod spaced;
 pub(in crate::block) mod stores;
 
 use std::sync::{

@@ -74,6 +74,35 @@ fn a_detached_block_gives_its_transactions_back_but_not_those_of_the_new_branch(
 }
 
 #[test]
+fn several_that_take_all_they_can_leave_room_for_one_more_peer_and_for_us() {
+    let mut pool = Pool::new(1000, 1 << 20);
+    let mut n = 0;
+    let mut add = |pool: &mut Pool, from| {
+        n += 1;
+        pool.add(transaction(n), from, NOW)
+    };
+    for hogs in 1..8 {
+        let hog = Some(Identity::generate().address());
+        let took = (0..1000).take_while(|_| add(&mut pool, hog).is_ok()).count();
+        assert!(took > 0, "number {hogs} finds room");
+    }
+    let next = Some(Identity::generate().address());
+    assert!((0..3).all(|_| add(&mut pool, next).is_ok()));
+    assert!((0..250).all(|_| add(&mut pool, None).is_ok()), "a quarter is ours");
+    assert!(pool.len() <= 1000);
+}
+
+#[test]
+fn what_finds_no_room_when_its_block_is_detached_is_counted() {
+    let mut pool = Pool::new(2, 10_000);
+    let all: Vec<Bytes> = (0..7).map(transaction).collect();
+    attach(&mut pool, 1, &all[..6]);
+    pool.add(all[6].clone(), None, NOW).unwrap();
+    let lost = pool.detach(&Hash::of(&1u64.to_be_bytes()), all[..6].iter().map(|t| &t[..]), NOW);
+    assert_eq!((lost, pool.len()), (3, 4), "twice as many as else");
+}
+
+#[test]
 fn a_block_that_is_told_twice_counts_once() {
     let mut pool = Pool::new(100, 10_000);
     let all: Vec<Bytes> = (0..3).map(transaction).collect();
@@ -101,7 +130,7 @@ fn what_the_rules_left_out_lets_others_go_first() {
 }
 
 #[test]
-fn one_peer_takes_a_quarter_at_most_and_all_together_three() {
+fn all_peers_take_three_quarters_at_most_and_leave_room_for_one_more() {
     let mut pool = Pool::new(40, 10_000);
     let peers: Vec<_> = (0..5).map(|_| Identity::generate().address()).collect();
     let mut taken = [0; 5];
@@ -112,10 +141,9 @@ fn one_peer_takes_a_quarter_at_most_and_all_together_three() {
             assert!(result.is_ok() || result == Err(PoolError::Full));
         }
     }
-    assert_eq!((pool.len(), taken.iter().sum::<usize>()), (30, 30));
-    assert!(taken.iter().all(|n| *n <= 10));
+    assert_eq!((pool.len(), taken), (25, [5; 5]), "and each leaves as much free as it has");
     let ours = (5000..6000).filter(|n| pool.add(transaction(*n), None, NOW).is_ok());
-    assert_eq!((ours.count(), pool.len()), (10, 40), "what is put in here has its place");
+    assert_eq!((ours.count(), pool.len()), (15, 40), "what is put in here has its place");
     assert_eq!(pool.add(transaction(5000), None, NOW), Err(PoolError::Known));
     assert_eq!(pool.add(transaction(7000), None, NOW), Err(PoolError::Full));
     // What a block takes makes room again, for each peer too.

@@ -1,11 +1,11 @@
 //! The process may end at any write: what is found then is what was told before, and the chain goes on from there.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Faulty, Random, answer, feed, forest};
 use crate::{
     block::{
-        Block, Origin,
+        Block, Origin, Point,
         chain::{self, ChainError, ChainStore, Change, Core, Memory, OpenError, Rocks},
         kit,
     },
@@ -17,8 +17,11 @@ use crate::{
 const DEPTH: u64 = 4;
 
 fn blocks(seed: u64) -> Vec<Block> {
-    let mut random = Random(seed);
-    let mut blocks = forest(&mut random, 15, 3);
+    blocks_of(&mut Random(seed), 15)
+}
+
+fn blocks_of(random: &mut Random, levels: u64) -> Vec<Block> {
+    let mut blocks = forest(random, levels, 3);
     // Mostly in order; some come before their parents.
     blocks.sort_by_key(|b| b.header().height);
     for _ in 0..10 {
@@ -90,6 +93,75 @@ fn a_stop_at_any_write_to_the_disk_does_so_too() {
         Rocks::open(store).unwrap().packing_from(if number.get() / 2 % 2 == 0 { 1 } else { usize::MAX })
     };
     at_every_write(make, 9, 9);
+}
+
+/// What a new process finds in a folder.
+fn open(dir: &Path, packed_bytes: usize) -> Rocks {
+    Rocks::open(Store::open(dir).unwrap()).unwrap().packing_from(packed_bytes)
+}
+
+/// Imports each part in one write if it can be, and what comes alone by itself. `Err` when the store fails: head and committed block before
+/// that.
+fn take_parts(core: &mut Core, parts: &[&[Block]]) -> Result<(), (Point, Point)> {
+    for &part in parts {
+        let mut rest = part;
+        while !rest.is_empty() {
+            let before = (core.head(), core.committed());
+            let taken = match rest {
+                [block] => core.import(block.clone(), Origin::File, kit::NOW).map(|_| 1),
+                _ => {
+                    let segment = core.import_segment(rest.to_vec(), Origin::File, kit::NOW);
+                    // What it stopped at waits for its parent, or has lost.
+                    segment.map(|(outcome, _)| outcome.held + usize::from(outcome.stopped.is_some()))
+                }
+            };
+            match taken {
+                Ok(count) => rest = &rest[count..],
+                Err(ChainError::Store(_)) => return Err(before),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_process_that_ends_at_any_write_finds_on_its_disk_what_was_told_before() {
+    let mut random = Random(2);
+    let blocks = blocks_of(&mut random, 8);
+    let (mut parts, mut rest) = (Vec::new(), blocks.as_slice());
+    while !rest.is_empty() {
+        let (part, later) = rest.split_at((1 + random.below(4)).min(rest.len()));
+        parts.push(part);
+        rest = later;
+    }
+    let store = Arc::new(Memory::default());
+    let mut never = Core::open(kit::rules(DEPTH), store.clone(), kit::NOW).unwrap();
+    take_parts(&mut never, &parts).unwrap();
+    let expected = answer(&never, store.as_ref());
+    let writes = never.written().writes;
+    assert!(writes > 10 && expected.1.height == 4, "{writes} writes, {expected:?}");
+    for (k, after) in (1..writes).flat_map(|k| [(k, false), (k, true)]) {
+        let dir = tempfile::tempdir().unwrap();
+        // In every second one bodies are in packs.
+        let packed_bytes = if k % 2 == 0 { 1 } else { usize::MAX };
+        let faulty = Arc::new(Faulty::new(open(dir.path(), packed_bytes), k, after));
+        let mut core = Core::open(kit::rules(DEPTH), faulty.clone(), kit::NOW).unwrap();
+        let told = take_parts(&mut core, &parts).expect_err("a write fails");
+        // Nothing of the process is left; what was written is on the disk.
+        drop((core, faulty));
+        let rocks = Arc::new(open(dir.path(), packed_bytes));
+        let mut core = Core::open(kit::rules(DEPTH), rocks.clone(), kit::NOW).unwrap();
+        assert_eq!(core.written().writes, 0, "stopped at write {k}, after: {after}: nothing is to be repaired");
+        let found = (core.head(), core.committed());
+        assert!(found == told || after, "stopped at write {k}: {found:?} instead of {told:?}");
+        assert!(found.1.height >= told.1.height, "stopped at write {k}, after: {after}");
+        let finals = rocks.hashes(0, usize::try_from(found.1.height).unwrap() + 1).unwrap();
+        assert!(expected.2.starts_with(&finals), "what is final is what would have been");
+        rocks.counted();
+        take_parts(&mut core, &parts).unwrap();
+        assert_eq!(answer(&core, rocks.as_ref()), expected, "stopped at write {k}, after: {after}");
+    }
 }
 
 #[test]
@@ -232,8 +304,8 @@ fn broken(change: impl FnOnce(&mut crate::block::chain::Change, &[Block])) -> Re
     Core::open(kit::rules(DEPTH), store, kit::NOW)
 }
 
-fn point(block: &Block) -> crate::block::Point {
-    crate::block::Point { height: block.header().height, hash: block.hash() }
+fn point(block: &Block) -> Point {
+    Point { height: block.header().height, hash: block.hash() }
 }
 
 #[test]
@@ -244,7 +316,7 @@ fn what_contradicts_itself_below_the_committed_block_is_refused_in_clear_words()
     let error = broken(|change, row| change.evicted.push(point(&row[15]))).unwrap_err();
     assert_eq!(error, OpenError::Damaged { height: 16, what: "the header is missing" });
     let error = broken(|change, row| {
-        change.attached.push(crate::block::Point { height: 12, hash: row[9].hash() });
+        change.attached.push(Point { height: 12, hash: row[9].hash() });
     })
     .unwrap_err();
     assert!(matches!(error, OpenError::Damaged { height: 12, .. }));

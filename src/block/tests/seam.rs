@@ -1,4 +1,4 @@
-//! A chain of one's own: rules that plug in. What is shown here is how it is done.
+//! A chain of one's own: rules that plug in, and what the chain asks of them. `testnet/cluster/own_chain.rs` is one as a program has it.
 
 use std::{
     cmp::Ordering,
@@ -94,8 +94,7 @@ fn rules() -> (Rules, [Maker; 2]) {
     let makers = [Maker::new(1), Maker::new(2)];
     let producers = makers.iter().map(|m| m.block(&kit::genesis(), 1, &[]).header().producer).collect();
     let validator = Arc::new(Counter { producers, states: Mutex::default() });
-    let rules = Rules { genesis: kit::genesis(), depth: 2, deep_reorg_max: 0, choice: Arc::new(Fullest), validator };
-    (rules, makers)
+    (Rules { validator, ..kit::rules_with(2, Arc::new(Fullest)) }, makers)
 }
 
 #[tokio::test]

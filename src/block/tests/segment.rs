@@ -61,7 +61,7 @@ async fn a_chain_goes_into_a_file_and_out_of_it_in_parts_and_again() {
     let none = export(&source, 5, 601).await.unwrap_err();
     assert!(matches!(none, SegmentError::NoSuchRange { to: 601, head: 600, .. }), "{none}");
     let none = export(&source, 601, None).await.unwrap_err();
-    assert!(matches!(none, SegmentError::NoSuchRange { from: 601, .. }), "{none}");
+    assert!(matches!(none, SegmentError::Above { from: 601, head: 600 }), "{none}");
     assert!(matches!(export(&source, 6, 5).await, Err(SegmentError::Backwards { from: 6, to: 5 })));
     assert!(matches!(export(&kit::chain(), 1, None).await, Err(SegmentError::Empty)));
     assert_eq!(export(&source, 1, None).await.unwrap(), whole);
@@ -132,6 +132,11 @@ async fn foreign_files_are_refused_in_clear_words() {
     rival.import_segment(branch, Origin::File).await.unwrap();
     let error = import(&rival, &file).await.unwrap_err();
     assert!(matches!(error, SegmentError::OtherBranch { height: 6 }), "{error}");
+    // One whose first block builds on what is not here is not bad: the two parted below.
+    let late = export(&source, 55, 60).await.unwrap();
+    let error = import(&rival, &late).await.unwrap_err();
+    let from = rival.status().committed.height + 1;
+    assert!(matches!(error, SegmentError::Unlinked { height: 55, from: f } if f == from), "{error}");
     // A count that nobody can hold is read as far as it goes.
     let mut endless = file.clone();
     endless[48..56].copy_from_slice(&u64::MAX.to_be_bytes());

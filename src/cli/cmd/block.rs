@@ -1,7 +1,7 @@
 //! `vos block`.
 
 use std::{
-    io,
+    io::{self, IsTerminal},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -11,7 +11,10 @@ use axum::body::Body;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::{Subcommand, builder::NonEmptyStringValueParser};
 use futures::TryStreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -29,13 +32,21 @@ use crate::{
         ClientError, Download,
         schema::{Block, BlockHead, BlockPoint, BlockSync, Event, ExportedSegment, ImportedSegment, Submitted},
     },
-    block::pool::{MAX_TRANSACTION_BYTES, PoolError},
+    block::{
+        pool::{MAX_TRANSACTION_BYTES, PoolError},
+        segment,
+    },
+    primitives::Hash,
 };
 
 /// Arguments.
 #[derive(Debug, Subcommand)]
 pub enum Blocks {
     /// Show the best block, the newest final one, and the state of the chain.
+    ///
+    /// The state is `no_peers` (nobody of this chain is connected), `syncing` (it is not known yet how far others are), `catching_up`
+    /// (blocks are fetched), `synced` (in step), `stalled` (others are ahead, and nobody gives their blocks: connect more nodes with `vos
+    /// connect`, or look at the daemon's log), or `halted` (no block is taken; the reason is shown).
     #[command(after_help = after_help!("vos block head", "vos block head --json"))]
     Head,
     /// Show a block by its height in the best chain, or by its hash on any branch.
@@ -45,7 +56,8 @@ pub enum Blocks {
         #[arg(value_name = "HEIGHT_OR_HASH", value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
-    /// Put a transaction in: the bytes of a file, or of standard input. It waits in memory, for half an hour at most, until a block has it.
+    /// Put a transaction in: the bytes of a file, or of standard input, at most 64 KiB. Prints its hash, by which `vos block get` shows it in
+    /// the block that has it. It waits in memory, for half an hour at most, until one does.
     #[command(after_help = after_help!("vos block submit tx.bin", "echo hello | vos block submit -"))]
     Submit {
         /// The file; `-` or nothing for standard input.
@@ -61,17 +73,18 @@ pub enum Blocks {
         /// Wait until the chain is in step: exit status 6 when the time is over.
         #[arg(long)]
         wait: bool,
-        /// How long to wait, in seconds.
-        #[arg(long, value_name = "S", default_value = "3600", value_parser = seconds)]
+        /// With --wait: how long, in seconds.
+        #[arg(long, value_name = "S", default_value = "3600", value_parser = seconds, requires = "wait")]
         timeout: Duration,
     },
-    /// Print the exchanges about blocks with other nodes, in the JSON form of the protocol's first description, until Ctrl-C.
+    /// Print the exchanges about blocks with other nodes, in the JSON form of the protocol's first description, until Ctrl-C. Questions for
+    /// headers alone, which that does not have, are left out.
     #[command(after_help = after_help!("vos block trace", "vos block trace --json | jq .code"))]
     Trace,
-    /// Write a segment of the best chain to a file.
+    /// Write a segment of the best chain to a file. Prints the heights that are in it.
     #[command(after_help = after_help!("vos block export chain.vosb", "vos block export part.vosb --from 100 --to 200"))]
     Export {
-        /// The file to make; `-` for standard output.
+        /// The file to make, or to replace when all is written; `-` for standard output.
         #[arg(value_name = "FILE|-")]
         file: PathBuf,
         /// First height.
@@ -102,6 +115,8 @@ pub enum Blocks {
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 /// Between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(250);
+/// For one of them.
+const ANSWER: Duration = Duration::from_secs(30);
 /// Bytes of a file read at once.
 const PIECE: usize = 256 * 1024;
 
@@ -118,13 +133,23 @@ pub(super) async fn run(context: &Context, command: Blocks) -> Result<(), CliErr
             out.show(&block, |block| block_text(out, block))
         }
         Blocks::Submit { file } => {
-            let transaction = transaction(&file).await?.into();
-            let submitted: Submitted = client.upload("/v1/block/transactions", transaction, Duration::ZERO).await?;
+            let transaction = transaction(out, &file).await?;
+            let hash = Hash::of(&transaction).to_string();
+            let submitted = client.post_bytes::<Submitted>("/v1/block/transactions", transaction).await;
+            let submitted = submitted.map_err(|error| {
+                let error = CliError::from(error);
+                let message = format!("{}: {hash}", error.message);
+                // Whoever tries again after a broken connection learns the hash that it would have got.
+                if error.code == "duplicate" { CliError { message, ..error }.with("transaction", &hash) } else { error }
+            })?;
             out.show(&submitted, |submitted| submitted.transaction.clone())
         }
         Blocks::Watch => {
             // Without a chain nothing would ever be printed.
-            let _: BlockHead = client.get("/v1/block/head").await?;
+            let head: BlockHead = client.get("/v1/block/head").await?;
+            if let Some(why) = head.halted {
+                out.note(&format!("no block is taken now: {}", escape(&why)));
+            }
             events::follow(context, line).await
         }
         Blocks::Sync { wait, timeout } => sync(context, wait.then_some(timeout)).await,
@@ -164,11 +189,12 @@ fn reset(context: &Context, yes: bool) -> Result<(), CliError> {
 const IMPORT: Duration = Duration::from_secs(600);
 
 /// A transaction. One that is too large is refused here: a refusal in the middle of a long body may not be heard.
-async fn transaction(file: &Path) -> Result<Vec<u8>, CliError> {
+async fn transaction(out: Output, file: &Path) -> Result<Vec<u8>, CliError> {
     let failed = |e: io::Error| CliError::usage(format!("cannot read {}: {e}", shown(file)));
     let mut bytes = Vec::new();
     let most = MAX_TRANSACTION_BYTES as u64 + 1; // usize fits in u64
     if file == Path::new("-") {
+        note_terminal(out);
         tokio::io::stdin().take(most).read_to_end(&mut bytes).await.map_err(failed)?;
     } else {
         let file = tokio::fs::File::open(file).await.map_err(failed)?;
@@ -183,9 +209,17 @@ async fn transaction(file: &Path) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
+/// Whoever forgot the name of a file would wait for nothing.
+fn note_terminal(out: Output) {
+    if io::stdin().is_terminal() {
+        out.note("reading standard input until Ctrl-D");
+    }
+}
+
 /// A file's bytes, or those of standard input, with a bar on a terminal.
 async fn body(out: Output, file: &Path) -> Result<Body, CliError> {
     if file == Path::new("-") {
+        note_terminal(out);
         return Ok(Body::from_stream(ReaderStream::new(tokio::io::stdin())));
     }
     let failed = |e: io::Error| CliError::usage(format!("cannot read {}: {e}", shown(file)));
@@ -223,6 +257,13 @@ fn head_text(out: Output, head: &BlockHead) -> String {
     ];
     fields.extend(head.clock_offset_ms.map(|ms| ("clock", format!("{ms} ms to the median of the peers"))));
     fields.extend(split(head).map(|split| ("split", split)));
+    let damaged = head.damaged_files;
+    fields.extend((damaged > 0).then(|| {
+        let what = format!(
+            "{damaged} files with blocks are gone or damaged: `vos block reset` forgets the chain, to fetch it anew"
+        );
+        ("damage", what)
+    }));
     fields.extend(head.halted.iter().map(|why| ("halted", why.clone())));
     out.fields(&fields)
 }
@@ -244,18 +285,24 @@ fn block_text(out: Output, block: &Block) -> String {
         ("bytes", size(header.bytes.into())),
         ("transactions", header.transactions.to_string()),
     ];
-    fields.extend(block.transactions.iter().take(SHOWN).map(|t| ("transaction", shown_transaction(t))));
+    let hashes = block.transaction_hashes.iter();
+    let shown = block.transactions.iter().zip(hashes).take(SHOWN);
+    fields.extend(shown.map(|(bytes, hash)| ("transaction", format!("{hash}  {}", shown_transaction(bytes)))));
+    let more = block.transactions.len().saturating_sub(SHOWN);
+    if more > 0 {
+        fields.push(("transaction", format!("and {more} more: --json shows all")));
+    }
     out.fields(&fields)
 }
 
 /// Transactions of a block that are shown to people.
 const SHOWN: usize = 16;
 
-/// The text of a transaction when it is one line of it, or how long it is.
+/// The text of a transaction in quotes when it is a short one, or how long it is.
 fn shown_transaction(base64: &str) -> String {
     let bytes = STANDARD.decode(base64).unwrap_or_default();
     match std::str::from_utf8(&bytes) {
-        Ok(text) if text.len() <= 100 => escape(text.trim_end()),
+        Ok(text) if text.len() <= 100 => format!("\"{}\"", escape(text)),
         _ => size(bytes.len() as u64), // usize fits in u64
     }
 }
@@ -270,12 +317,14 @@ fn line(event: &Event) -> Option<String> {
         }
         Event::BlockCommitted { block, .. } => Some(format!("committed {}", point(block))),
         Event::BlockHead { block } => Some(format!("head {}", point(block))),
-        Event::Reorg { head, detached, attached } => {
-            Some(format!("reorg: {} blocks left, {} taken, head {}", detached.len(), attached.len(), point(head)))
+        Event::Reorg { head, detached_count: left, attached_count: taken, .. } => {
+            Some(format!("reorg: {left} blocks left, {taken} taken, head {}", point(head)))
         }
         Event::BlockConflict { fork, tip, peers } => {
             Some(format!("conflict: {peers} peers are on a branch from {} to {}", point(fork), point(tip)))
         }
+        Event::BlockHalted { halted: Some(why) } => Some(format!("halted: {}", escape(why))),
+        Event::BlockHalted { halted: None } => Some("goes on: blocks are taken again".to_owned()),
         Event::Lagged { source, lost } if source == "blocks" => Some(format!("lagged: {lost} events were lost")),
         _ => None,
     }
@@ -287,27 +336,35 @@ async fn sync(context: &Context, wait: Option<Duration>) -> Result<(), CliError>
     let started = Instant::now();
     let mut bar = None;
     loop {
-        let sync: BlockSync = client.get("/v1/block/sync").await?;
+        let left = wait.map(|timeout| timeout.saturating_sub(started.elapsed()));
+        // A daemon that hangs is not waited for any longer than one that is behind.
+        let asking = left.map_or_else(|| client.clone(), |left| client.clone().patience(left.clamp(LOOK, ANSWER)));
+        let sync: BlockSync = asking.get("/v1/block/sync").await?;
         let Some(timeout) = wait else { return out.show(&sync, sync_text) };
         if sync.state == "synced" {
             drop(bar);
             return out.show(&sync, sync_text);
         }
-        if sync.state == "halted" {
-            return Err(CliError::failed("the chain is halted: `vos block head` says why"));
+        // A store that failed is tried again by the daemon.
+        if let Some(why) = sync.halted.as_ref().filter(|_| !sync.retrying) {
+            return Err(CliError::new(Exit::Refused, "halted", format!("the chain is halted: {}", escape(why))));
         }
         if started.elapsed() >= timeout {
             let text = format!("not in step after {}: {}", short(timeout), sync_text(&sync));
             return Err(CliError::new(Exit::TimedOut, "timed_out", text));
         }
         let bar = bar.get_or_insert_with(|| Height::new(out));
-        bar.set(sync.height, sync.target, sync.rate, sync.peers);
+        bar.set(sync.height, sync.target, &format!("{}, {:.0} blocks/s, {}", sync.state, sync.rate, peers(sync.peers)));
         tokio::time::sleep(LOOK).await;
     }
 }
 
+fn peers(count: usize) -> String {
+    if count == 1 { "1 peer".to_owned() } else { format!("{count} peers") }
+}
+
 fn sync_text(sync: &BlockSync) -> String {
-    let peers = if sync.peers == 1 { "1 peer".to_owned() } else { format!("{} peers", sync.peers) };
+    let peers = peers(sync.peers);
     match sync.target > sync.height {
         true => format!("{}: {} of {}, {:.0} blocks/s, {peers}", sync.state, sync.height, sync.target, sync.rate),
         false => format!("{}: {}, {peers}", sync.state, sync.height),
@@ -345,52 +402,75 @@ async fn export(context: &Context, file: &Path, from: u64, to: Option<u64>) -> R
     if pipe && out.json {
         return Err(CliError::usage("--json has one document on standard output: name a file to export to"));
     }
+    if pipe && io::stdout().is_terminal() {
+        return Err(CliError::usage(
+            "blocks are bytes that a terminal might obey: name a file, or pipe them somewhere",
+        ));
+    }
     let to = to.map_or_else(String::new, |to| format!("&to={to}"));
     let mut blocks = client.download(&format!("/v1/block/segment?from={from}{to}")).await?;
+    // A broken pipe is a failure here: not all blocks are where they were to go.
+    let failed = |e: io::Error| CliError::failed(format!("cannot write {}: {e}", shown(file)));
     if pipe {
-        while let Some(piece) = next(&mut blocks).await? {
-            out.bytes(&piece)?;
+        while let Some(piece) = next(context, &mut blocks).await? {
+            out.bytes(&piece).map_err(|e| if e.silent { failed(io::ErrorKind::BrokenPipe.into()) } else { e })?;
         }
         return Ok(());
     }
-    // A broken pipe is a failure here: not all blocks are where they were to go.
-    let failed = |e: io::Error| CliError::failed(format!("cannot write {}: {e}", shown(file)));
-    let (mut writing, part) = match target(file).await {
-        Target::File(target) => {
-            // Beside it and renamed at the end, so that there never is half a file of this name.
-            let (file, part) = beside(&target).map_err(failed)?.into_parts();
-            (tokio::fs::File::from_std(file), Some((part, target)))
+    let write = async {
+        let (mut writing, part) = match target(file).await {
+            Target::File(target) => {
+                // Beside it and renamed at the end, so that there never is half a file of this name.
+                let (file, part) = beside(&target).map_err(failed)?.into_parts();
+                (tokio::fs::File::from_std(file), Some((part, target)))
+            }
+            // A device or a pipe stays what it is.
+            Target::Special => (tokio::fs::OpenOptions::new().write(true).open(file).await.map_err(failed)?, None),
+        };
+        let exported = copy(context, &mut blocks, &mut writing, failed).await?;
+        if let Some((part, target)) = part {
+            writing.sync_all().await.map_err(failed)?;
+            part.persist(target).map_err(|e| failed(e.error))?;
         }
-        // A device or a pipe stays what it is.
-        Target::Special => (tokio::fs::OpenOptions::new().write(true).open(file).await.map_err(failed)?, None),
+        Ok::<_, CliError>(exported)
     };
-    let bytes = tokio::select! {
-        bytes = copy(&mut blocks, &mut writing, failed) => bytes?,
+    let exported = tokio::select! {
+        exported = write => exported?,
         // The part goes when it is dropped, which a signal that nobody catches would not do.
-        signal = tokio::signal::ctrl_c() => {
+        signal = interrupted() => {
             signal.map_err(failed)?;
             return Err(CliError::failed(format!("interrupted: {} was not written", shown(file))));
         }
     };
-    if let Some((part, target)) = part {
-        writing.sync_all().await.map_err(failed)?;
-        part.persist(target).map_err(|e| failed(e.error))?;
+    out.show(&exported, |e| format!("blocks {} to {}, {}, written to {}", e.first, e.last, size(e.bytes), shown(file)))
+}
+
+/// Waits for one of the signals that end a command.
+async fn interrupted() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done,
+        _ = terminate.recv() => Ok(()),
     }
-    out.show(&ExportedSegment { bytes }, |e| format!("{} written to {}", size(e.bytes), shown(file)))
 }
 
 async fn copy(
+    context: &Context,
     blocks: &mut Download,
     to: &mut tokio::fs::File,
     failed: impl Fn(io::Error) -> CliError,
-) -> Result<u64, CliError> {
-    let mut bytes = 0;
-    while let Some(piece) = next(blocks).await? {
+) -> Result<ExportedSegment, CliError> {
+    let (mut bytes, mut start) = (0, Vec::new());
+    while let Some(piece) = next(context, blocks).await? {
+        let missing = segment::START.saturating_sub(start.len()).min(piece.len());
+        start.extend_from_slice(&piece[..missing]);
         to.write_all(&piece).await.map_err(&failed)?;
         bytes += piece.len() as u64; // usize fits in u64
     }
     to.flush().await.map_err(&failed)?;
-    Ok(bytes)
+    let heights = segment::heights(&start);
+    let (first, last) = heights.ok_or_else(|| CliError::failed("what the daemon sent is no segment of blocks"))?;
+    Ok(ExportedSegment { first, last, blocks: last - first + 1, bytes })
 }
 
 /// What is to be written.
@@ -417,17 +497,25 @@ fn beside(target: &Path) -> io::Result<tempfile::NamedTempFile> {
     if target.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    let access = std::fs::Permissions::from_mode(0o666);
+    // What is replaced keeps who may read it.
+    let access = match std::fs::metadata(target) {
+        Ok(there) => std::fs::Permissions::from_mode(there.permissions().mode() & 0o777),
+        Err(_) => std::fs::Permissions::from_mode(0o666),
+    };
     tempfile::Builder::new().prefix(".vos-export-").suffix(".part").permissions(access).tempfile_in(folder)
 }
 
 /// The next piece. An answer that breaks off has no other way to say why.
-async fn next(blocks: &mut Download) -> Result<Option<bytes::Bytes>, CliError> {
-    blocks.next().await.map_err(|error| match error {
-        ClientError::Broken(why) => CliError::failed(format!(
-            "the export broke off ({why}): the daemon stopped, or the reader paused for a minute, or the best chain changed (then export up \
-             to the committed height with --to); the daemon's log says which"
-        )),
-        other => other.into(),
-    })
+async fn next(context: &Context, blocks: &mut Download) -> Result<Option<bytes::Bytes>, CliError> {
+    let why = match blocks.next().await {
+        Ok(piece) => return Ok(piece),
+        Err(ClientError::Broken(why)) => why,
+        Err(other) => return Err(other.into()),
+    };
+    // A daemon that is gone says so by itself.
+    let _: BlockHead = context.client()?.get("/v1/block/head").await?;
+    Err(CliError::failed(format!(
+        "the export broke off ({why}): the reader paused for a minute, or the best chain changed (then export up to the committed height \
+         with --to); the daemon's log says which"
+    )))
 }

@@ -18,7 +18,6 @@ use futures::{AsyncRead, AsyncWrite, future::Either};
 use libp2p::{
     Multiaddr, PeerId,
     core::{Endpoint, transport::PortUse},
-    gossipsub,
     swarm::{
         ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm, NetworkBehaviour,
         SubstreamProtocol, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -175,7 +174,7 @@ impl<H: ConnectionHandler> ConnectionHandler for Boxed<H> {
     }
 }
 
-type Gossip = THandler<gossipsub::Behaviour>;
+type Gossip = THandler<super::gate::Gossip>;
 
 /// gossipsub's handler with streams whose buffers are empty at first.
 pub(in crate::net) struct Trimmed(Gossip);

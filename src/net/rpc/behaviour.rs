@@ -47,6 +47,8 @@ pub(in crate::net) enum OpenError {
 pub(in crate::net) struct Open {
     pub(super) peer: PeerId,
     pub(super) name: StreamProtocol,
+    /// Whether to dial when there is no connection.
+    pub(super) dial: bool,
     pub(super) reply: Reply,
 }
 
@@ -104,7 +106,7 @@ impl Behaviour {
     }
 
     fn route(&mut self, open: Open) {
-        let Open { peer, name, reply } = open;
+        let Open { peer, name, dial, reply } = open;
         let best = self.connections.get(&peer).and_then(|all| all.iter().min_by_key(|c| c.relayed));
         if let Some(connection) = best {
             self.actions.push_back(ToSwarm::NotifyHandler {
@@ -114,13 +116,17 @@ impl Behaviour {
             });
             return;
         }
+        if !dial {
+            let _ = reply.send(Err(OpenError::Io));
+            return;
+        }
         let full = self.dialing.len() >= DIALING && !self.dialing.contains_key(&peer);
         let waiting = self.dialing.get(&peer).map_or(0, Vec::len);
         if full || waiting >= WAITING_PER_PEER {
             let _ = reply.send(Err(OpenError::Busy));
             return;
         }
-        self.dialing.entry(peer).or_default().push(Open { peer, name, reply });
+        self.dialing.entry(peer).or_default().push(Open { peer, name, dial, reply });
         if waiting == 0 {
             self.actions.push_back(ToSwarm::Dial { opts: DialOpts::peer_id(peer).build() });
         }

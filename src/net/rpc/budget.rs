@@ -3,12 +3,12 @@
 //! until its size is known.
 //!
 //! When it is used up, whoever needs some waits a moment, since most exchanges end within one. After that the peer that holds most makes
-//! room, if it holds more than the one that asks would: its oldest exchange that is being read or written is cut off. So peers that send
-//! and read slowly, on purpose or not, under however many names, do not keep waiting who wants less than each of them has.
+//! room, if it holds more than the one that asks would, or more than that one does and for long: its oldest exchange that is being read or
+//! written is cut off. So peers that send and read slowly, on purpose or not, under however many names, do not keep others waiting.
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -20,7 +20,7 @@ use crate::primitives::PeerId;
 
 /// How long exchanges may take to end by themselves before one is cut off, and before the next one is.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How long somebody waits for whom there is no room: less than whoever asks waits for us.
+/// How long somebody waits for whom there is no room: less than whoever asks waits for us. What is held for longer is held for long.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Nothing was free for too long, and nobody holds more.
@@ -31,6 +31,7 @@ pub(super) struct Full;
 struct Held {
     peer: PeerId,
     bytes: usize,
+    begun: Instant,
     /// A feature has its request: to cut it off would free nothing.
     asked: bool,
     cut: CancellationToken,
@@ -64,14 +65,25 @@ impl State {
         for held in self.held.values() {
             *sums.entry(held.peer).or_default() += held.bytes;
         }
-        let own = sums.get(&peer).copied().unwrap_or(0) + bytes;
-        while self.free < bytes {
-            let open = self.held.iter().filter(|(_, h)| h.bytes > 0 && !h.asked && sums[&h.peer] > own);
+        let has = sums.get(&peer).copied().unwrap_or(0);
+        let (mut gone, mut free) = (BTreeSet::new(), self.free);
+        while free < bytes {
+            let yields = |h: &Held| {
+                let sum = sums[&h.peer];
+                let more = sum > has + bytes || (sum > has && h.begun.elapsed() >= LONGEST);
+                more && h.bytes > 0 && !h.asked
+            };
+            let open = self.held.iter().filter(|(id, h)| yields(h) && !gone.contains(*id));
             let oldest_of_most = open.max_by_key(|(id, h)| (sums[&h.peer], h.peer, Reverse(**id)));
-            let Some(held) = oldest_of_most.map(|(id, _)| *id).and_then(|id| self.give_back(id)) else { return };
+            // Nobody is cut off for what would not be enough.
+            let Some((id, held)) = oldest_of_most else { return };
+            gone.insert(*id);
+            free += held.bytes;
+            *sums.entry(held.peer).or_default() -= held.bytes;
+        }
+        for held in gone.into_iter().filter_map(|id| self.give_back(id)) {
             tracing::debug!(peer = %held.peer, bytes = held.bytes, "memory is used up: its oldest exchange is cut off");
             held.cut.cancel();
-            *sums.entry(held.peer).or_default() -= held.bytes;
         }
     }
 }
@@ -113,7 +125,7 @@ impl Budget {
         let mut state = self.0.state();
         let id = state.next;
         state.next += 1;
-        state.held.insert(id, Held { peer, bytes: 0, asked: false, cut: cut.clone() });
+        state.held.insert(id, Held { peer, bytes: 0, begun: Instant::now(), asked: false, cut: cut.clone() });
         drop(state);
         Hold { budget: self.clone(), id, peer, cut }
     }
@@ -247,6 +259,24 @@ mod tests {
         assert_eq!((state.free, state.held.len()), (100 * KIB, 0));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_something_for_long_makes_room_for_who_holds_nothing() {
+        let budget = Budget::new(64 * KIB);
+        let slow: Vec<_> = (0..16).map(|_| budget.begin(PeerId::random())).collect();
+        for hold in &slow {
+            hold.grow(4 * KIB).await.unwrap();
+        }
+        // More than each of them has: nobody yields at once, and two do when they have had it for long.
+        let newcomer = budget.begin(PeerId::random());
+        let early = tokio::time::timeout(LONGEST - Duration::from_millis(1), newcomer.grow(5 * KIB)).await;
+        assert!(early.is_err() && slow.iter().all(|hold| !hold.cut.is_cancelled()));
+        newcomer.grow(5 * KIB).await.unwrap();
+        assert_eq!(slow.iter().filter(|hold| hold.cut.is_cancelled()).count(), 2);
+        // Nor does it get more and more so.
+        assert_eq!(newcomer.grow(5 * KIB).await, Err(Full));
+        assert_eq!(slow.iter().filter(|hold| hold.cut.is_cancelled()).count(), 2);
+    }
+
     #[tokio::test]
     async fn who_holds_most_makes_room_for_who_wants_less_and_for_nobody_else() {
         let budget = Budget::new(100 * KIB);
@@ -271,7 +301,8 @@ mod tests {
         large.grow(15 * KIB).await.unwrap();
         assert_eq!(held.iter().filter(|hold| hold.cut.is_cancelled()).count(), 2, "as many as it takes");
         let last = budget.begin(PeerId::random());
-        assert_eq!(last.grow(40 * KIB).await, Err(Full));
+        assert_eq!(last.grow(101 * KIB).await, Err(Full), "nobody is cut off for what cannot be");
+        assert_eq!(held.iter().filter(|hold| hold.cut.is_cancelled()).count(), 2);
         drop((held, slow, small, large, last));
         assert_eq!(budget.0.state().free, 100 * KIB);
     }

@@ -147,7 +147,7 @@ impl<W: Wire> Client<W> {
         Self { channel: Arc::new(Channel::Loopback { from, board }), protocol: Phantom::<W>::default() }
     }
 
-    /// Asks `peer`, dialling it when there is no connection. Waits for its turn when [`Wire::CONCURRENCY`] requests to this
+    /// Asks `peer`, dialling it when there is no connection; but a request whose connection is closed under way fails. Waits for its turn when [`Wire::CONCURRENCY`] requests to this
     /// peer are under way. Dropping the future abandons the exchange; the peer may still carry it out.
     ///
     /// # Errors
@@ -169,14 +169,16 @@ impl<W: Wire> Client<W> {
             Channel::Swarm { name, opens, pool } => {
                 let turns = pool.turns(peer, W::CONCURRENCY);
                 let _turn = turns.acquire().await.map_err(|_| RequestError::Stopped)?;
+                let mut dial = true;
                 if let Some(mut idle) = pool.take(&peer) {
                     match exchange::<W>(&mut idle, pieces).await {
-                        // The stream may have died while idle: once more on a new one (protocols are idempotent).
-                        Err(RequestError::ConnectionLost) => {}
+                        // The stream may have died while idle: once more on a new one (protocols are idempotent). But when its connection
+                        // was closed somebody wanted that, and to dial would bring it back.
+                        Err(RequestError::ConnectionLost) => dial = !idle.closed.is_cancelled(),
                         result => return finish::<W>(pool, peer, idle, result),
                     }
                 }
-                let mut opened = open(peer, name, opens).await?;
+                let mut opened = open(peer, name, dial, opens).await?;
                 let result = exchange::<W>(&mut opened, pieces).await;
                 finish::<W>(pool, peer, opened, result)
             }
@@ -204,9 +206,14 @@ fn finish<W: Wire>(
     result
 }
 
-async fn open(peer: PeerId, name: &StreamProtocol, opens: &mpsc::Sender<Open>) -> Result<Opened, RequestError> {
+async fn open(
+    peer: PeerId,
+    name: &StreamProtocol,
+    dial: bool,
+    opens: &mpsc::Sender<Open>,
+) -> Result<Opened, RequestError> {
     let (reply, answer) = oneshot::channel();
-    opens.try_send(Open { peer, name: name.clone(), reply }).map_err(|e| match e {
+    opens.try_send(Open { peer, name: name.clone(), dial, reply }).map_err(|e| match e {
         mpsc::error::TrySendError::Full(_) => RequestError::Busy,
         mpsc::error::TrySendError::Closed(_) => RequestError::Stopped,
     })?;

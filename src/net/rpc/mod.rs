@@ -40,7 +40,7 @@ pub(super) use behaviour::Behaviour;
 pub use client::Client;
 pub use error::RequestError;
 #[cfg(any(test, feature = "test-util"))]
-pub use loopback::Loopback;
+pub use loopback::{Lines, Loopback};
 pub(super) use server::Server;
 
 use crate::{

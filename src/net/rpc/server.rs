@@ -1,8 +1,11 @@
 //! Answering: one task a stream reads a frame, waits for the peer's rate, parses, asks the feature, writes the answer.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,6 +16,7 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Inbound, Reply, Wire,
@@ -39,6 +43,9 @@ const BUDGET: usize = 64 * 1024 * 1024;
 /// What one peer's requests and their answers may come to, in KiB, counted before they come: eleven of the largest requests there are. A
 /// peer that sends or reads slowly holds up itself here.
 const PEER_BUDGET_KIB: usize = 12 * 1024;
+/// The same for exchanges of up to [`SMALL_KIB`].
+const SMALL_BUDGET_KIB: usize = 1024;
+const SMALL_KIB: usize = 64;
 /// Bytes of a request that are counted before any of them came: what small ones have.
 const FIRST: usize = 16 * 1024;
 /// How many times what has come of a longer one is counted.
@@ -144,26 +151,54 @@ impl Bucket {
     }
 }
 
+/// Names streams, each once.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A stream that is served.
+#[derive(Debug)]
+struct Served {
+    close: CancellationToken,
+    /// It waits for a request.
+    idle: bool,
+}
+
 #[derive(Debug)]
 struct PeerState {
-    streams: usize,
+    /// By age.
+    streams: BTreeMap<u64, Served>,
     buckets: HashMap<StreamProtocol, Bucket>,
     turns: HashMap<StreamProtocol, Arc<Semaphore>>,
     budget: Arc<Semaphore>,
+    /// For small exchanges, so that large ones that leave slowly do not hold them up.
+    small: Arc<Semaphore>,
 }
 
 impl Default for PeerState {
     fn default() -> Self {
         let budget = Arc::new(Semaphore::new(PEER_BUDGET_KIB));
-        Self { streams: 0, buckets: HashMap::new(), turns: HashMap::new(), budget }
+        let small = Arc::new(Semaphore::new(SMALL_BUDGET_KIB));
+        Self { streams: BTreeMap::new(), buckets: HashMap::new(), turns: HashMap::new(), budget, small }
     }
+}
+
+/// Makes a place for one more stream of `peer`: an idle one of whoever has most goes, if that is more than `peer` would have.
+fn make_way(peers: &Peers, peer: &PeerId) -> bool {
+    let mut all = peers.lock().expect("no panic while held");
+    let own = all.get(peer).map_or(0, |state| state.streams.len()) + 1;
+    let idle = |state: &PeerState| state.streams.iter().find(|(_, s)| s.idle).map(|(id, _)| *id);
+    let crowd = all.values_mut().filter(|state| state.streams.len() > own && idle(state).is_some());
+    let Some(most) = crowd.max_by_key(|state| state.streams.len()) else { return false };
+    if let Some(stream) = idle(most).and_then(|id| most.streams.remove(&id)) {
+        stream.close.cancel();
+    }
+    true
 }
 
 /// Forgets peers without streams, but not before their buckets are full again: who closes its streams and comes back has the
 /// rate it had. That takes two seconds and a little, so what is kept is bounded by the handshakes of that time.
 fn tidy(peers: &Peers, now: Instant) {
     let mut all = peers.lock().expect("no panic while held");
-    all.retain(|_, state| state.streams > 0 || state.buckets.values().any(|b| !b.is_full(now)));
+    all.retain(|_, state| !state.streams.is_empty() || state.buckets.values().any(|b| !b.is_full(now)));
 }
 
 type Peers = Arc<Mutex<HashMap<PeerId, PeerState>>>;
@@ -194,7 +229,9 @@ impl Server {
                 Some(_) = streams.join_next(), if !streams.is_empty() => {}
                 Some(accepted) = self.accepted.recv() => {
                     let Some(protocol) = self.served.get(&accepted.name).cloned() else { continue };
-                    if streams.len() >= STREAMS {
+                    // What is closed to make way ends in a moment.
+                    if streams.len() >= STREAMS && !make_way(&self.peers, &accepted.peer) {
+                        tracing::debug!(peer = %accepted.peer, "too many streams are open, one dropped");
                         continue;
                     }
                     let Some(place) = Place::take(&self.peers, accepted.peer, &accepted.name, protocol.limits()) else {
@@ -212,23 +249,35 @@ impl Server {
 struct Place {
     peers: Peers,
     peer: PeerId,
+    id: u64,
+    close: CancellationToken,
     turns: Arc<Semaphore>,
     budget: Arc<Semaphore>,
+    small: Arc<Semaphore>,
 }
 
 impl Place {
     fn take(peers: &Peers, peer: PeerId, name: &StreamProtocol, limits: Limits) -> Option<Self> {
         let mut all = peers.lock().expect("no panic while held");
         let state = all.entry(peer).or_default();
-        if state.streams >= STREAMS_PER_PEER {
+        if state.streams.len() >= STREAMS_PER_PEER {
             return None;
         }
-        state.streams += 1;
+        let (id, close) = (NEXT.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
+        state.streams.insert(id, Served { close: close.clone(), idle: true });
         let turns = state.turns.entry(name.clone());
         let turns = turns.or_insert_with(|| Arc::new(Semaphore::new(limits.concurrency.max(1)))).clone();
-        let budget = state.budget.clone();
+        let (budget, small) = (state.budget.clone(), state.small.clone());
         drop(all);
-        Some(Self { peers: peers.clone(), peer, turns, budget })
+        Some(Self { peers: peers.clone(), peer, id, close, turns, budget, small })
+    }
+
+    /// From now on it waits for a request, or has one.
+    fn set_idle(&self, idle: bool) {
+        let mut all = self.peers.lock().expect("no panic while held");
+        if let Some(stream) = all.get_mut(&self.peer).and_then(|state| state.streams.get_mut(&self.id)) {
+            stream.idle = idle;
+        }
     }
 
     /// How long the peer's next request of this protocol has to wait.
@@ -247,7 +296,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.peers.lock().expect("no panic while held");
         if let Some(state) = all.get_mut(&self.peer) {
-            state.streams -= 1; // the state itself stays until its buckets are full, see `tidy`
+            // The state itself stays until its buckets are full, see `tidy`.
+            state.streams.remove(&self.id);
         }
     }
 }
@@ -257,22 +307,36 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
     let limits = protocol.limits();
     loop {
         let delay = place.delay(&name, limits.rate);
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
         let mut header = [0; 4];
-        let Ok(Ok(())) = tokio::time::timeout(IDLE, stream.read_exact(&mut header)).await else { return };
+        let next = async {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            tokio::time::timeout(IDLE, stream.read_exact(&mut header)).await
+        };
+        let read = tokio::select! {
+            read = next => read,
+            () = place.close.cancelled() => return,
+        };
+        let Ok(Ok(())) = read else { return };
         let length = u32::from_be_bytes(header) as usize; // u32 fits in usize on every supported target
         if length > limits.max_request {
             tracing::debug!(%peer, %name, length, "request over the protocol's limit, stream closed");
             return;
         }
-        // More than a client asks at once would fill the feature's queue, and others would be told that it is busy.
-        let Ok(_turn) = place.turns.acquire().await else { return };
         // The answer counts too: it is in memory until a peer has read it that may take its time.
         let share = (length + limits.max_response).div_ceil(1024).clamp(1, PEER_BUDGET_KIB);
+        let own = if share <= SMALL_KIB { &place.small } else { &place.budget };
         let share = u32::try_from(share).expect("clamped to a small constant");
-        let Ok(_own) = place.budget.acquire_many(share).await else { return };
+        // More than a client asks at once would fill the feature's queue, and others would be told that it is busy. Who waits for its turn makes
+        // way like one that says nothing.
+        let turn = async { Some((place.turns.acquire().await.ok()?, own.acquire_many(share).await.ok()?)) };
+        let turn = tokio::select! {
+            turn = turn => turn,
+            () = place.close.cancelled() => return,
+        };
+        let Some(_turn) = turn else { return };
+        place.set_idle(false);
         let hold = budget.begin(peer);
         let read = tokio::time::timeout(TRANSFER, read_request(&mut stream, length, &hold));
         let body = tokio::select! {
@@ -289,6 +353,7 @@ async fn serve(accepted: Accepted, protocol: Arc<dyn Dispatch>, place: Place, bu
             () = hold.cut_off() => return,
         };
         let Ok(Ok(())) = written else { return };
+        place.set_idle(true);
     }
 }
 
@@ -327,6 +392,23 @@ async fn ask(protocol: &dyn Dispatch, peer: PeerId, body: Vec<u8>, hold: &Hold) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn when_all_places_are_taken_an_idle_stream_of_who_has_most_makes_way() {
+        let (peers, name) = (Peers::default(), StreamProtocol::new("/x/1"));
+        let limits = Limits { max_request: 1, max_response: 1, timeout: IDLE, concurrency: 1, rate: 10 };
+        let [a, b, c] = std::array::from_fn(|_| PeerId::random());
+        let take =
+            |peer, n: usize| (0..n).map(|_| Place::take(&peers, peer, &name, limits).unwrap()).collect::<Vec<_>>();
+        let (of_a, of_b) = (take(a, 5), take(b, 3));
+        of_a[0].set_idle(false);
+        let closed = |all: &[Place]| all.iter().map(|place| place.close.is_cancelled()).collect::<Vec<_>>();
+        assert!(make_way(&peers, &c));
+        assert_eq!(closed(&of_a), [false, true, false, false, false], "the oldest one that waits for a request");
+        assert!(!make_way(&peers, &b), "three and one more are as many as four");
+        assert_eq!(closed(&of_b), [false; 3]);
+        assert_eq!(closed(&of_a).iter().filter(|closed| **closed).count(), 1, "nobody has more than four");
+    }
 
     #[test]
     fn a_peer_that_comes_back_has_the_rate_it_had_until_its_bucket_is_full() {

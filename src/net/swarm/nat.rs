@@ -8,7 +8,7 @@
 //! liar can make us take a place at it and stop serving Kademlia, but not make us unreachable.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,29 @@ const VERDICTS: usize = 2;
 const SILENCE: Duration = Duration::from_secs(30);
 /// Reservations held at different relays.
 const RESERVATIONS: usize = 2;
+/// Bounds of how long a relay that refused, or let go of us, is not asked again; twice as long each time.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
+
+/// A node that offers to relay, and what came of it.
+#[derive(Clone, Copy, Default, Debug)]
+struct Relay {
+    asked: Option<Instant>,
+    pause: Duration,
+}
+
+impl Relay {
+    /// The reservation is over, or there was none.
+    fn refused(&mut self, now: Instant) {
+        // One that held is no refusal.
+        let held = self.asked.is_some_and(|at| now.saturating_duration_since(at) >= PAUSE.1);
+        self.pause = if held { PAUSE.0 } else { (self.pause * 2).clamp(PAUSE.0, PAUSE.1) };
+        self.asked = Some(now);
+    }
+
+    fn may_be_asked(&self, now: Instant) -> bool {
+        self.asked.is_none_or(|at| now >= at + self.pause)
+    }
+}
 
 pub(super) struct Nat {
     mode: DhtMode,
@@ -37,7 +60,7 @@ pub(super) struct Nat {
     external: External,
     /// Public addrs that we listen on, when we are told that others can dial us; `None` when that is left to tests.
     own: Option<BTreeSet<Multiaddr>>,
-    relays: HashSet<PeerId>,
+    relays: HashMap<PeerId, Relay>,
     /// Those of them (they test, too) that see us at a public addr, since when.
     testers: HashMap<PeerId, Instant>,
     silent: bool,
@@ -57,7 +80,7 @@ impl Nat {
             confirmed: false,
             external: External::new(config.external.clone()),
             own: told.then(BTreeSet::new),
-            relays: HashSet::new(),
+            relays: HashMap::new(),
             testers: HashMap::new(),
             silent: false,
             reserved: HashMap::new(),
@@ -163,7 +186,7 @@ impl Nat {
     pub(super) fn on_identify(&mut self, peer: PeerId, relay: bool, observed: &Multiaddr) {
         self.external.observed(peer, observed);
         if relay {
-            self.relays.insert(peer);
+            self.relays.entry(peer).or_default();
         } else {
             self.relays.remove(&peer);
         }
@@ -193,7 +216,15 @@ impl Nat {
     }
 
     pub(super) fn on_listener_closed(&mut self, id: ListenerId) {
-        self.reserved.remove(&id);
+        if let Some(relay) = self.reserved.remove(&id).and_then(|peer| self.relays.get_mut(&peer)) {
+            relay.refused(Instant::now());
+        }
+    }
+
+    /// The relay without a reservation that was asked longest ago, or never: one that refuses does not keep us from the next one.
+    fn free_relay(&self, now: Instant) -> Option<PeerId> {
+        let free = self.relays.iter().filter(|(peer, _)| !self.reserved.values().any(|r| r == *peer));
+        free.filter(|(_, relay)| relay.may_be_asked(now)).min_by_key(|(_, relay)| relay.asked).map(|(peer, _)| *peer)
     }
 
     /// Keeps reservations at relays while nobody can dial us.
@@ -201,16 +232,23 @@ impl Nat {
         if !enabled || self.reachability() != Reachability::Private || self.reserved.len() >= RESERVATIONS {
             return;
         }
-        self.relays.retain(|p| swarm.is_connected(p));
-        let free = self.relays.iter().find(|p| !self.reserved.values().any(|r| r == *p)).copied();
-        let Some(relay) = free else { return };
+        self.relays.retain(|p, _| swarm.is_connected(p));
+        let Some(relay) = self.free_relay(Instant::now()) else { return };
+        let asked = self.relays.entry(relay).or_default();
         let addr = table.read().expect("no panic while held").get(&relay).map(|info| info.addr.clone());
-        let Some(addr) = addr else { return };
+        // Nobody is reached through two relays.
+        let Some(addr) = addr.filter(|addr| !is_relayed(addr)) else { return asked.refused(Instant::now()) };
         let base: Multiaddr = addr.iter().filter(|p| !matches!(p, Protocol::P2p(_))).collect();
         let circuit = base.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit);
         match swarm.listen_on(circuit) {
-            Ok(id) => drop(self.reserved.insert(id, relay)),
-            Err(error) => tracing::debug!(%relay, %error, "no reservation"),
+            Ok(id) => {
+                asked.asked = Some(Instant::now());
+                self.reserved.insert(id, relay);
+            }
+            Err(error) => {
+                tracing::debug!(%relay, %error, "no reservation");
+                asked.refused(Instant::now());
+            }
         }
     }
 }
@@ -229,6 +267,33 @@ mod tests {
         assert_eq!(relay.own_changes(&listen[1..]), (Vec::new(), listen[..1].to_vec()));
         let (mut other, _) = Nat::new(&Config::default());
         assert_eq!(other.own_changes(&listen), (Vec::new(), Vec::new()), "it is tested");
+    }
+
+    #[test]
+    fn a_relay_that_refuses_does_not_keep_us_from_one_that_is_free() {
+        let (mut nat, _) = Nat::new(&Config::default());
+        let [full, free] = std::array::from_fn(|_| PeerId::random());
+        for peer in [full, free] {
+            nat.relays.insert(peer, Relay::default());
+        }
+        let start = Instant::now();
+        let first = nat.free_relay(start).unwrap();
+        // Both refuse: each is asked once, and again after a while, longer each time.
+        for (peer, wait) in [(first, 10), (first, 20), (first, 40)] {
+            nat.relays.get_mut(&peer).unwrap().refused(start);
+            let other = if peer == full { free } else { full };
+            assert_eq!(nat.free_relay(start), Some(other));
+            nat.relays.get_mut(&other).unwrap().asked = Some(start + Duration::from_secs(3600));
+            nat.relays.get_mut(&other).unwrap().pause = PAUSE.0;
+            let again = start + Duration::from_secs(wait);
+            assert_eq!(nat.free_relay(again - Duration::from_millis(1)), None);
+            assert_eq!(nat.free_relay(again), Some(peer));
+            *nat.relays.get_mut(&other).unwrap() = Relay::default();
+        }
+        // A reservation that was held for long, and ends, is no refusal.
+        let relay = nat.relays.get_mut(&first).unwrap();
+        relay.refused(start + Duration::from_secs(3600));
+        assert_eq!(relay.pause, PAUSE.0);
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use crate::{
     identity::Identity,
-    net,
+    net::{
+        self,
+        pubsub::{Mesh, Topics},
+        rpc::Protocols,
+    },
     primitives::Multiaddr,
     test_util::{Ground, Node, node, node_on, until},
 };
@@ -75,4 +79,21 @@ async fn without_memory_nobody_is_let_in() {
     dial(&node, &poor).await;
     until("it is refused", || !node.handle.is_connected(&poor.handle.local())).await;
     assert_eq!(poor.handle.peer_count(), 0);
+}
+
+#[tokio::test]
+async fn above_the_high_water_mark_peers_go_that_are_neighbours_of_everybody_only() {
+    const MARK: usize = 17;
+    let everybody = |_: &mut Protocols, topics: &mut Topics| topics.add("news", Mesh::everybody(20));
+    let config = net::Config { target_peers: 1, high_water: MARK, ..Node::config() };
+    let (hub, (publisher, _news)) = node(config, everybody).await;
+    let mut others = Vec::new();
+    for _ in 0..MARK + 3 {
+        let (other, ends) = node(net::Config { target_peers: 1, ..Node::config() }, everybody).await;
+        dial(&other, &hub).await;
+        until("they listen to each other", || publisher.reaches(&other.handle.local())).await;
+        others.push((other, ends));
+    }
+    // Connections are young for ten seconds.
+    until("those above the mark are gone", || hub.handle.peer_count() <= MARK).await;
 }

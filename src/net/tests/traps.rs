@@ -211,7 +211,7 @@ fn l11_what_waits_for_one_peer_is_bounded() {
     assert!(config.max_transmit_size() >= MAX_PAYLOAD + pubsub::ENVELOPE + (16 << 10));
 }
 
-fn swarm() -> Swarm<gossipsub::Behaviour> {
+fn swarm() -> Swarm<behaviour::Gated> {
     let mut topics = Topics::new(NetworkId::default());
     drop(topics.add(NEWS, Mesh::everybody(20)));
     let gossip = behaviour::gossip(&topics, &mut Registry::default()).unwrap();

@@ -153,6 +153,7 @@ impl Service {
                     self.core.want(now(), from, missing);
                 }
             }
+            // A whole body stays: when somebody speaks of it again, it need not come again.
             Ok(Outcome::OutOfWindow | Outcome::Ignored(_)) => self.core.abandon(&hash),
             // Nobody who passed on the header could know: its bytes are what the producer signed. So nobody is blamed, but it is never
             // fetched again.

@@ -21,7 +21,7 @@ use crate::{
     },
     net::{
         pubsub::{PublishError, Received, Verdict},
-        rpc::Inbound,
+        rpc::{Inbound, Wire},
     },
     primitives::{Hash, PeerId},
     wire::Status,
@@ -39,6 +39,8 @@ const FRESH: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(200);
 /// Announcements waiting; the oldest go first, since nobody is near the head who needs them.
 const WAITING: usize = 64;
+/// NOTIFY to one peer that are not answered yet: as many as are sent at once.
+const NOTIFYING: usize = Notify::CONCURRENCY;
 /// A peer that is so far behind is told of what it lacks; one further behind asks for ranges.
 const LAGS: u64 = 2;
 
@@ -114,7 +116,7 @@ impl Service {
             Judgement::Orphan => self.on_orphan(candidate),
             Judgement::Early(at) => {
                 let wait = at.since(self.clock.now());
-                let kept = wait <= PATIENCE && self.hold.put(Until::Time, now() + wait, candidate).is_ok();
+                let kept = wait <= PATIENCE && self.hold.put(from, Until::Time, now() + wait, candidate).is_ok();
                 if !kept {
                     self.ignore(&hash);
                 }
@@ -144,6 +146,9 @@ impl Service {
     /// Begins or joins the fetch of a block, and gives `verdict` if there is room for it.
     fn take(&mut self, candidate: Candidate, verdict: Verdict) {
         let Candidate { from, gossip, header, content } = candidate;
+        if self.chain.is_producer(&header.header().producer) {
+            self.core.on_producer(header.header().producer);
+        }
         if self.core.on_block(now(), from, header, content).is_err() {
             // What we do not fetch we could not give to those who would ask us for it.
             self.metrics.overflowed.inc();
@@ -164,7 +169,7 @@ impl Service {
         let point = Point { height: header.height, hash: candidate.header.hash() };
         if self.core.is_coming(&parent) {
             // It overtook its parent. With no room to wait it comes again when somebody announces it.
-            let _ = self.hold.put(Until::Parent(parent), now() + PATIENCE, candidate);
+            let _ = self.hold.put(from, Until::Parent(parent), now() + PATIENCE, candidate);
             return;
         }
         self.sync.claim(from, point);
@@ -325,6 +330,12 @@ impl Service {
             return;
         }
         let (client, hash) = (self.notify.clone(), announcement.point.hash);
+        // Whoever answers nothing is told of what comes when it has; by SHAKEHAND, or by reminders, it hears of the rest.
+        let waiting = self.notifying.entry(peer).or_default();
+        if *waiting >= NOTIFYING {
+            return self.core.unlearn(&peer, &hash);
+        }
+        *waiting += 1;
         self.metrics.notified.inc();
         self.trace.sent(peer, Code::NewBlockHash, || point_json(announcement.point));
         self.jobs.spawn(async move {
@@ -335,13 +346,20 @@ impl Service {
     }
 
     pub(super) fn on_notified(&mut self, peer: PeerId, hash: Hash, answer: Option<NotifyAnswer>) {
+        if let Some(waiting) = self.notifying.get_mut(&peer) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.notifying.remove(&peer);
+            }
+        }
         match answer {
             Some(NotifyAnswer::Known) => {
                 self.core.learn(&peer, hash);
                 self.trace.received(peer, Code::BlockKnown, || json!(hash.to_string()));
             }
             Some(NotifyAnswer::WillAsk) => self.trace.received(peer, Code::GetBlock, || json!(hash.to_string())),
-            Some(NotifyAnswer::Ignored) | None => {}
+            Some(NotifyAnswer::Ignored) => {}
+            None => self.core.unlearn(&peer, &hash),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod hearsay;
 mod late;
+mod room;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +20,7 @@ use super::{
             ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_ENTRIES, MAX_TRIES,
             PER_PEER as FETCHES_PER_PEER, WINDOW,
         },
-        hold::{HELD, Hold, Until},
+        hold::{HELD, Hold, PER_SOURCE as HELD_PER_SOURCE, Until},
         known::{Known, PER_PEER as KNOWN_PER_PEER, Recent},
         wire::{Announcement, Content, Wanted},
     },
@@ -112,20 +113,27 @@ fn l1_who_was_told_on_the_topic_and_still_lacks_a_block_is_told_alone() {
 
 #[test]
 fn what_is_held_back_is_little_and_comes_back() {
-    let (mut hold, now) = (Hold::default(), Instant::now());
-    hold.put(Until::Time, now + ms(10), 1).unwrap();
-    hold.put(Until::Parent(hash(1)), now + ms(20), 2).unwrap();
-    hold.put(Until::Parent(hash(2)), now + ms(30), 3).unwrap();
+    let (mut hold, now, from) = (Hold::default(), Instant::now(), peers(HELD));
+    hold.put(from[0], Until::Time, now + ms(10), 1).unwrap();
+    hold.put(from[0], Until::Parent(hash(1)), now + ms(20), 2).unwrap();
+    hold.put(from[0], Until::Parent(hash(2)), now + ms(30), 3).unwrap();
     assert_eq!(hold.deadline(), Some(now + ms(10)));
     assert_eq!(hold.due(now), Vec::<i32>::new());
     assert_eq!(hold.due(now + ms(10)), [1]);
     assert_eq!(hold.children(&hash(2)), [3]);
     assert_eq!(hold.due(now + ms(20)), Vec::<i32>::new(), "its parent did not come");
     assert_eq!((hold.children(&hash(1)), hold.deadline()), (Vec::new(), None));
+    // Each peer has some places, and who overtook a parent comes before who is early.
     for i in 0..HELD {
-        hold.put(Until::Parent(hash(0)), now, i as i32).unwrap();
+        let until = if i == 9 { Until::Time } else { Until::Parent(hash(0)) };
+        hold.put(from[i / HELD_PER_SOURCE], until, now, i as i32).unwrap();
     }
-    assert_eq!(hold.put(Until::Time, now, -1), Err(-1));
+    let last = from[HELD - 1];
+    assert_eq!(hold.put(from[0], Until::Parent(hash(0)), now, -1), Err(-1));
+    assert_eq!(hold.put(last, Until::Time, now, -1), Err(-1));
+    hold.put(last, Until::Parent(hash(1)), now, 100).unwrap();
+    assert_eq!(hold.put(last, Until::Parent(hash(1)), now, -1), Err(-1), "nobody is early any more");
+    assert_eq!(hold.children(&hash(1)), [100]);
 }
 
 proptest! {
@@ -139,8 +147,8 @@ proptest! {
         let checks = pieces(&body);
         let (mut assembly, owner, hash) = (Assembly::default(), PeerId::random(), header.hash());
         let now = Instant::now();
-        assembly.open(now, header.clone(), checks.clone(), Some(owner), false).unwrap();
-        assembly.open(now, header, checks.clone(), Some(PeerId::random()), false).unwrap();
+        assembly.open(now, header.clone(), checks.clone(), Some(owner), false, &|_| false).unwrap();
+        assembly.open(now, header, checks.clone(), Some(PeerId::random()), false, &|_| false).unwrap();
         prop_assert_eq!((assembly.bytes(), assembly.charged(&owner)), (0, 0));
         let mut have = vec![false; checks.count()];
         let all = (0..checks.count()).map(|i| (i, 0));
@@ -187,7 +195,7 @@ fn memory_is_bounded_in_all_and_for_each_peer() {
         for salt in 0..6 {
             let (header, _, body) = large(i as u64 * 10 + salt);
             let at = now + ms(opened.len() as u64);
-            if assembly.open(at, header.clone(), pieces(&body), Some(*owner), false).is_ok() {
+            if assembly.open(at, header.clone(), pieces(&body), Some(*owner), false, &|_| false).is_ok() {
                 assert_eq!(assembly.insert(at, &header.hash(), 0, piece(&body, 0)), Inserted::Good);
                 mine += 1;
                 opened.push((header.hash(), body));
@@ -199,8 +207,9 @@ fn memory_is_bounded_in_all_and_for_each_peer() {
     assert_eq!(opened.len(), TOTAL / MAX_BODY_BYTES, "unfinished ones are not pushed out while they come");
     // One that nobody brings pieces of gives way: the one that had none for the longest time.
     let (header, _, body) = large(90);
-    let new =
-        |assembly: &mut Assembly, at| assembly.open(at, header.clone(), pieces(&body), Some(PeerId::random()), false);
+    let new = |assembly: &mut Assembly, at| {
+        assembly.open(at, header.clone(), pieces(&body), Some(PeerId::random()), false, &|_| false)
+    };
     assert_eq!(assembly.insert(now + ms(500), &opened[0].0, 1, piece(&opened[0].1, 1)), Inserted::Good);
     assert!(new(&mut assembly, now + STALE).is_err() && assembly.take_evicted().is_empty());
     new(&mut assembly, now + STALE + ms(1)).unwrap();
@@ -210,9 +219,9 @@ fn memory_is_bounded_in_all_and_for_each_peer() {
     // A header that came while there was room, and whose body comes when there is none, is let go of.
     assembly.remove(&opened[2].0);
     let late = large(91);
-    assembly.open(now, late.0.clone(), pieces(&late.2), None, false).unwrap();
+    assembly.open(now, late.0.clone(), pieces(&late.2), None, false, &|_| false).unwrap();
     let other = large(92);
-    assembly.open(now, other.0.clone(), pieces(&other.2), None, false).unwrap();
+    assembly.open(now, other.0.clone(), pieces(&other.2), None, false, &|_| false).unwrap();
     assert_eq!(assembly.insert(now, &other.0.hash(), 0, piece(&other.2, 0)), Inserted::Good);
     assert_eq!(assembly.insert(now, &late.0.hash(), 0, piece(&late.2, 0)), Inserted::Needless);
     assert_eq!(assembly.take_evicted(), [late.0.hash()]);
@@ -278,11 +287,12 @@ fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
     let (checks, hash, now) = (pieces(&body), header.hash(), Instant::now());
     let mut assembly = Assembly::default();
     assert_eq!(assembly.piece(&hash, 0), Piece::Absent);
-    assert!(!assembly.wait(&hash, 0, 0, now));
-    assembly.open(now, header.clone(), checks.clone(), None, false).unwrap();
+    let (a, b) = (PeerId::random(), PeerId::random());
+    assert!(!assembly.wait(&hash, 0, 0, a, now));
+    assembly.open(now, header.clone(), checks.clone(), None, false, &|_| false).unwrap();
     assert_eq!((assembly.piece(&hash, 2), assembly.piece(&hash, 3)), (Piece::Coming, Piece::None));
-    assert!(assembly.wait(&hash, 0, 1, now + ms(10)) && assembly.wait(&hash, 0, 2, now + ms(20)));
-    assert!(assembly.wait(&hash, 1, 3, now + ms(30)) && !assembly.wait(&hash, 3, 4, now));
+    assert!(assembly.wait(&hash, 0, 1, a, now + ms(10)) && assembly.wait(&hash, 0, 2, b, now + ms(20)));
+    assert!(assembly.wait(&hash, 1, 3, b, now + ms(30)) && !assembly.wait(&hash, 3, 4, a, now));
     assert_eq!((assembly.waiting(), assembly.deadline()), (3, Some(now + ms(10))));
     assembly.expire(now + ms(10));
     assert_eq!(assembly.take_served(), [Served { ticket: 1, piece: None }]);
@@ -294,15 +304,19 @@ fn who_waits_for_a_piece_gets_it_or_hears_that_it_does_not_come() {
     assert_eq!(assembly.take_served(), [Served { ticket: 3, piece: None }]);
     assert_eq!((assembly.waiting(), assembly.deadline()), (0, None));
     // It comes whole another way.
-    assembly.open(now, header.clone(), checks.clone(), None, false).unwrap();
-    assert!(assembly.wait(&hash, 1, 5, now));
+    assembly.open(now, header.clone(), checks.clone(), None, false, &|_| false).unwrap();
+    assert!(assembly.wait(&hash, 1, 5, a, now));
     assembly.put(now, header, body.clone());
     assert_eq!(assembly.take_served(), [Served { ticket: 5, piece: Some(body.slice(checks.range(1))) }]);
     // They are bounded.
     let (other, _, body) = block(GENESIS, 2 * PIECE_BYTES, 2);
-    assembly.open(now, other.clone(), pieces(&body), None, false).unwrap();
-    let taken = (0..WAITING as u64 + 10).filter(|t| assembly.wait(&other.hash(), 0, 100 + t, now)).count();
+    assembly.open(now, other.clone(), pieces(&body), None, false, &|_| false).unwrap();
+    let taken = (0..WAITING as u64 + 10).filter(|t| assembly.wait(&other.hash(), 0, 100 + t, a, now)).count();
     assert_eq!(taken, WAITING);
+    // Who has most of them makes way, down to an equal share.
+    let taken = (0..WAITING as u64).filter(|t| assembly.wait(&other.hash(), 1, 10_000 + t, b, now)).count();
+    assert_eq!((taken, assembly.waiting()), (WAITING / 2, WAITING));
+    assert_eq!(assembly.take_served().len(), WAITING / 2, "they hear of it");
 }
 
 /// The requests among some effects.

@@ -15,7 +15,8 @@ use crate::{
 
 /// Why a block is not kept that is worse than enough others.
 const TOO_MANY: &str = "too many better candidates are held";
-/// Blocks of segments that stay, beyond all limits, with those that they build on: several times a commit depth.
+/// Blocks of segments, and those that were part of the best chain, that stay beyond all limits, with those that they build on: several
+/// times a commit depth.
 const PULLED: usize = 128;
 /// Bytes of their bodies.
 const PULLED_BYTES: usize = 64 * 1024 * 1024;
@@ -28,7 +29,7 @@ pub(super) struct Pulled {
 }
 
 impl Pulled {
-    fn add(&mut self, hash: Hash, bytes: usize) {
+    pub(super) fn add(&mut self, hash: Hash, bytes: usize) {
         self.blocks.push_back((hash, bytes));
         self.bytes += bytes;
         while self.blocks.len() > PULLED || self.bytes > PULLED_BYTES {
@@ -56,6 +57,11 @@ impl Core {
                 Outcome::Imported { .. } => {
                     held.push((point, true));
                     self.pulled.add(point.hash, bytes);
+                }
+                // It is here, and has lost against what is final: nothing builds on it.
+                Outcome::Known if self.retired.contains(&point.hash) => {
+                    stopped = Some(Outcome::OutOfWindow);
+                    break;
                 }
                 Outcome::Known => held.push((point, false)),
                 other => {
@@ -114,7 +120,8 @@ impl Core {
         gone
     }
 
-    /// The best chain, and the blocks that were pulled last with all that they build on.
+    /// The best chain, and the blocks that were pulled, or left it, last, with all that they build on. Whoever is told that a block left the
+    /// best chain reads it then, for its transactions.
     fn staying(&self) -> HashSet<Hash> {
         let mut stays: HashSet<Hash> = self.path.iter().map(|p| p.hash).collect();
         for (hash, _) in &self.pulled.blocks {

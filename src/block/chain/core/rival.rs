@@ -38,10 +38,9 @@ impl Core {
         let fork = self.conflict_fork(headers)?;
         let tip = headers.last().map_or(fork, |h| Point { height: h.header().height, hash: h.hash() });
         let better = self.is_better(headers, fork)?;
-        let rules = (self.rules.depth, self.rules.deep_reorg_max);
         let proof = Proof { peer, first: headers[0].hash(), fork, tip, told, better };
         let before = self.conflicts.most_peers();
-        let (decision, peers) = self.conflicts.report(proof, committed, rules, now);
+        let (decision, peers) = self.conflicts.report(proof, committed, &self.rules, now);
         if self.conflicts.most_peers() > before {
             tracing::warn!(
                 peers,
@@ -59,14 +58,18 @@ impl Core {
                     self.halted = Some(Halt::Conflict(why));
                 }
             }
+            // Nothing can be written now: the next proof decides again.
+            Decision::Reopen(_) if self.is_broken() => self.conflicts.not_reopened(),
             Decision::Reopen(hold) if self.hold.is_none() => {
-                if matches!(self.halted, Some(Halt::Conflict(_))) {
-                    self.halted = None;
-                }
+                let before = self.halted.take_if(|halt| matches!(halt, Halt::Conflict(_)));
                 let reopened = self.refuse_when_halted().and_then(|()| self.reopen(fork, hold, now));
-                // What the rules refuse they would refuse again: it is not tried for a while, and halts like any other conflict.
-                if matches!(reopened, Err(ChainError::Store(_))) {
+                // What the rules refuse they would refuse again, and what is damaged stays so: it is not tried for a while, and halts like any
+                // other conflict.
+                if matches!(reopened, Err(ChainError::Store(StoreError::Failed(_) | StoreError::DiskFull(_)))) {
                     self.conflicts.not_reopened();
+                }
+                if reopened.is_err() && self.halted.is_none() {
+                    self.halted = before;
                 }
                 events.extend(reopened?);
             }
@@ -150,7 +153,8 @@ impl Core {
             tree.headers().map(|(hash, header)| (hash, header.clone())).collect();
         let judge = |header: &Header, parent: &Header| -> Result<bool, StoreError> {
             let bytes = self.store.body(&header.hash())?.unwrap_or_default();
-            let body = Body::decode(bytes).map_err(|_| StoreError::Failed("a stored body is damaged".into()))?;
+            let body =
+                Body::decode(bytes).map_err(|_| StoreError::Damaged("a stored body is not what was written".into()))?;
             Ok(self.rules.validator.full(&Block::trusted(header.clone(), body), parent) == Verdict::Accept)
         };
         for point in path {
@@ -175,7 +179,7 @@ impl Core {
         let mut events = self.flush()?;
         let count = usize::try_from(self.tree.root().height - fork.height).unwrap_or(usize::MAX);
         let restored = self.store.hashes(fork.height + 1, count)?;
-        let missing = || StoreError::Failed("a final block is missing".into());
+        let missing = || StoreError::Damaged("a final block is missing".into());
         let read = |hash: &Hash| read_header(self.store.as_ref(), hash)?.ok_or_else(missing);
         let root = Arc::new(read(&fork.hash)?);
         let mut tree = Tree::new(fork.hash, root, self.rules.depth);

@@ -395,10 +395,10 @@ fn a_body_that_is_damaged_or_missing_in_its_pack_is_an_error_and_not_empty() {
     std::fs::write(&path, &bytes).unwrap();
     let bad = rocks.blocks(&hashes, usize::MAX).unwrap().len();
     assert!((1..4).contains(&bad), "those before it are served");
-    assert!(matches!(rocks.blocks(&hashes[bad..], usize::MAX), Err(StoreError::Failed(_))));
-    assert!(matches!(rocks.body(&hashes[bad]), Err(StoreError::Failed(_))));
+    assert!(matches!(rocks.blocks(&hashes[bad..], usize::MAX), Err(StoreError::Damaged(_))));
+    assert!(matches!(rocks.body(&hashes[bad]), Err(StoreError::Damaged(_))));
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(rocks.blocks(&hashes, usize::MAX), Err(StoreError::Failed(_))));
+    assert!(matches!(rocks.blocks(&hashes, usize::MAX), Err(StoreError::Damaged(_))));
     drop((core, rocks));
     let rocks = open(dir.path());
     let opened = Core::open(kit::rules(DEPTH), Arc::new(rocks), kit::NOW);

@@ -1,7 +1,7 @@
 //! Whom to ask for what is missing, and whom else when the answer that everything waits for is late.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -30,27 +30,52 @@ const LATE: Duration = Duration::from_secs(2);
 const SLOWER: u32 = 3;
 /// Peers that are asked for one batch at once, one more each time that it is late.
 const AT_ONCE: usize = 3;
-/// Pulls from which is known how long they take.
-const LAST: usize = 15;
+/// Pulls from one peer from which is known how long they take.
+const LAST: usize = 7;
+/// A peer is slow whose pulls take so long, and [`SLOW_TIMES`] what those of the quickest one take.
+pub(super) const SLOW: Duration = Duration::from_secs(1);
+const SLOW_TIMES: u32 = 4;
+/// Pulls under way with all slow peers together: the rest is for the others. It is not less, since what is slow here may be the size of what
+/// comes, and since others vouch for what the quick ones send.
+const WITH_SLOW: usize = IN_FLIGHT / 2;
 
-/// How long pulls took of late.
+/// How long pulls that brought most of what was asked for took of late, by peer: what brings little says nothing.
 #[derive(Debug, Default)]
-pub(super) struct Pace(VecDeque<Duration>);
+pub(super) struct Pace(HashMap<PeerId, VecDeque<Duration>>);
 
 impl Pace {
     /// A pull brought blocks after so long.
-    pub(super) fn saw(&mut self, took: Duration) {
-        if self.0.len() == LAST {
-            self.0.pop_front();
+    pub(super) fn saw(&mut self, peer: PeerId, took: Duration) {
+        let last = self.0.entry(peer).or_default();
+        if last.len() == LAST {
+            last.pop_front();
         }
-        self.0.push_back(took);
+        last.push_back(took);
     }
 
-    /// When a pull is late. By the median: one slow peer of several does not make the others wait.
-    fn late(&self) -> Duration {
-        let mut all: Vec<_> = self.0.iter().copied().collect();
+    pub(super) fn forget(&mut self, peer: &PeerId) {
+        self.0.remove(peer);
+    }
+
+    /// What a pull from this peer takes: the median, so that one that was lost on the way says nothing.
+    fn usual(&self, peer: &PeerId) -> Option<Duration> {
+        let mut all: Vec<_> = self.0.get(peer)?.iter().copied().collect();
         all.sort_unstable();
-        all.get(all.len() / 2).map_or(LATE, |usual| (*usual * SLOWER).max(LATE))
+        all.get(all.len() / 2).copied()
+    }
+
+    fn quickest(&self) -> Option<Duration> {
+        self.0.keys().filter_map(|peer| self.usual(peer)).min()
+    }
+
+    /// When a pull is late: by the quickest peer, however many slow ones there are.
+    fn late(&self) -> Duration {
+        self.quickest().map_or(LATE, |usual| (usual * SLOWER).max(LATE))
+    }
+
+    fn is_slow(&self, peer: &PeerId) -> bool {
+        let usual = self.usual(peer).filter(|usual| *usual >= SLOW);
+        usual.is_some_and(|usual| self.quickest().is_some_and(|quickest| usual >= quickest * SLOW_TIMES))
     }
 }
 
@@ -77,12 +102,13 @@ impl Planner {
             .map(|(peer, c)| (*peer, c.height(base.max(run.anchor.height), now), c))
             .collect();
         let top = asked.iter().map(|(_, height, _)| *height).max().unwrap_or(0);
-        // Who let the last pull run out of time vouches for nothing.
-        let mut heights: Vec<_> = asked.iter().filter(|(.., c)| !c.is_silent()).map(|(_, height, _)| *height).collect();
+        let next = run.anchor.height + 1;
+        // Who let the last pull run out of time vouches for nothing, nor who cannot be asked for what is next.
+        let vouches = |c: &Claim| !c.is_silent() && c.earliest <= next;
+        let mut heights: Vec<_> = asked.iter().filter(|(.., c)| vouches(c)).map(|(_, height, _)| *height).collect();
         heights.sort_unstable();
         self.twice = heights.iter().rev().nth(1).copied().unwrap_or(0);
         run.cut(top, self.size.count());
-        let next = run.anchor.height + 1;
         let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
         if self.importing.is_empty() && !run.is_flying() && nobody {
             // Those that have it and not what comes before it are of no use.
@@ -92,6 +118,8 @@ impl Planner {
             return self.give_up(now);
         }
         let (late, missing) = (run.awaited(), run.missing());
+        let slow: HashSet<PeerId> =
+            asked.iter().map(|(peer, ..)| *peer).filter(|peer| self.pace.is_slow(peer)).collect();
         let mut started = Vec::new();
         if let Some(late) = late.filter(|w| self.is_late(w.span, now))
             && let Some(peer) = self.another(&late, &asked, now, random)
@@ -99,7 +127,7 @@ impl Planner {
             started.push((late.span, peer));
         }
         for wanted in missing {
-            if let Some((span, peer)) = self.best(&wanted, &asked, &started, now, random) {
+            if let Some((span, peer)) = self.best(&wanted, (&asked, &slow), &started, now, random) {
                 started.push((span, peer));
             }
         }
@@ -154,7 +182,7 @@ impl Planner {
     fn best(
         &self,
         Wanted { span, before, beside }: &Wanted,
-        asked: &[Asked<'_>],
+        (asked, slow): (&[Asked<'_>], &HashSet<PeerId>),
         started: &[(Span, PeerId)],
         now: Instant,
         random: &mut impl FnMut() -> f64,
@@ -162,7 +190,11 @@ impl Planner {
         if self.under_way_in_all() + started.len() >= self.window {
             return None;
         }
+        // Or slow ones would have all places in the end: those of the others are free again sooner.
+        let with_slow = self.flights.values().map(|f| f.peer).chain(started.iter().map(|(_, peer)| *peer));
+        let full = with_slow.filter(|peer| slow.contains(peer)).count() >= WITH_SLOW && slow.len() < asked.len();
         let free = asked.iter().filter(|asked| self.is_free(asked, started, span.start, now));
+        let free = free.filter(|(peer, ..)| !(full && slow.contains(peer)));
         // Somebody else for each try, not who was silent, and somebody else than for the neighbours, so that batches vouch for each
         // other; then whoever failed least and has least to do.
         let (peer, height, _) = free.min_by_key(|(peer, _, c)| {
@@ -198,14 +230,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_late_follows_what_most_pulls_take() {
+    fn what_is_late_follows_what_the_quickest_takes() {
         let mut pace = Pace::default();
         assert_eq!(pace.late(), LATE);
-        (0..10).for_each(|_| pace.saw(Duration::from_millis(50)));
-        assert_eq!(pace.late(), LATE);
-        (0..7).for_each(|_| pace.saw(Duration::from_secs(9)));
-        assert_eq!(pace.late(), LATE, "seven of fifteen");
-        pace.saw(Duration::from_secs(4));
-        assert_eq!(pace.late(), Duration::from_secs(12), "all are slow");
+        let [a, b, c] = std::array::from_fn(|_| PeerId::random());
+        (0..10).for_each(|_| pace.saw(a, Duration::from_millis(50)));
+        assert_eq!((pace.late(), pace.is_slow(&a)), (LATE, false));
+        for peer in [b, c] {
+            (0..7).for_each(|_| pace.saw(peer, Duration::from_secs(9)));
+        }
+        assert_eq!(pace.late(), LATE, "two of three are slow");
+        assert_eq!([&a, &b, &c].map(|peer| pace.is_slow(peer)), [false, true, true]);
+        pace.forget(&a);
+        pace.saw(b, Duration::from_secs(4));
+        assert_eq!(pace.late(), Duration::from_secs(27), "all are slow");
+        assert!(!pace.is_slow(&b) && !pace.is_slow(&c));
+        (0..4).for_each(|_| pace.saw(b, Duration::from_secs(4)));
+        assert_eq!(pace.late(), Duration::from_secs(12), "what it was of late");
     }
 }

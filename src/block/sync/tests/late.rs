@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::planner::{World, head_of, honest};
+use super::planner::{World, head_of, honest, peers};
 use crate::{
     block::{
         kit::{self, Maker},
@@ -16,11 +16,6 @@ use crate::{
     },
     primitives::PeerId,
 };
-
-/// Peers whose order is the same in every run.
-fn peers(count: u64) -> Vec<PeerId> {
-    (0..count).map(|n| Maker::new(n).address()).collect()
-}
 
 #[test]
 fn one_that_says_nothing_delays_what_it_was_asked_for_by_two_seconds() {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::planner::{World, head_of, honest};
+use super::planner::{World, head_of, honest, peers};
 use crate::{
     block::{
         Block, Point,
         kit::{self, Maker},
-        sync::plan::{Failure, State},
+        sync::plan::{Failure, State, View},
     },
     primitives::{Hash, PeerId},
 };
@@ -81,4 +81,96 @@ fn a_liar_that_is_busy_or_silent_does_not_keep_a_node_from_coming_into_step() {
             assert!(states[within..].iter().all(|s| *s == State::Synced), "{count} honest, {lie:?}: {states:?}");
         }
     }
+}
+
+/// A head that is nowhere, of somebody who need never be asked for it.
+fn idle(world: &mut World, liars: &[PeerId]) {
+    liars
+        .iter()
+        .for_each(|p| world.greet_from(*p, Point { height: 1 << 62, hash: Hash::of(b"no such block") }, 1 << 62));
+}
+
+#[test]
+fn some_that_have_nothing_and_need_not_be_asked_do_not_keep_a_node_from_the_last_stretch() {
+    let chain = Maker::new(1).row(&kit::genesis(), 4000, 0);
+    for (count, top) in [(1, 200), (3, 200), (1, 4000)] {
+        for liars in [2, 5] {
+            let mut world = World::new(&chain[..100]);
+            let (liars, peers) = (peers(liars), (50..50 + count).map(|n| Maker::new(n).address()).collect::<Vec<_>>());
+            idle(&mut world, &liars);
+            peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..top])));
+            world.run(Duration::from_secs(10), |peer, span| {
+                assert!(!liars.contains(&peer), "they say that they have nothing of it");
+                honest(&chain[..top], span)
+            });
+            assert_eq!(world.ours.head(), top as u64, "{count} honest ones");
+        }
+    }
+}
+
+#[test]
+fn two_that_are_busy_or_silent_for_ever_do_not_either() {
+    let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
+    for count in [1, 3] {
+        for lie in LIES {
+            let mut world = World::new(&chain[..100]);
+            let (liars, peers) = (peers(2), (50..50 + count).map(|n| Maker::new(n).address()).collect::<Vec<_>>());
+            liars.iter().for_each(|p| world.greet(*p, Point { height: 1 << 62, hash: Hash::of(b"no such block") }));
+            peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..200])));
+            world.run(Duration::from_secs(60), |peer, span| match liars.contains(&peer) {
+                true => lie.map(Err),
+                false => honest(&chain[..200], span),
+            });
+            assert_eq!(world.ours.head(), 200, "{count} honest ones, {lie:?}");
+        }
+    }
+}
+
+#[test]
+fn more_idle_names_than_there_are_peers_put_a_node_out_of_step_for_moments_only() {
+    let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
+    for (lying, count) in [(3u64, 2u64), (9, 4), (17, 16), (60, 16)] {
+        let mut world = World::new(&chain[..100]);
+        let peers: Vec<_> = (100..100 + count).map(|n| Maker::new(n).address()).collect();
+        peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..100])));
+        world.run(Duration::from_secs(2), |_, _| panic!("nothing is missing"));
+        let liars: Vec<_> = (0..lying).map(|n| Maker::new(n).address()).collect();
+        idle(&mut world, &liars);
+        let states = grow(&mut world, &chain, &peers, 120, &liars, None);
+        assert!(states[25..].iter().all(|s| *s == State::Synced), "{lying} and {count}: {states:?}");
+    }
+}
+
+#[test]
+fn nobody_is_in_step_before_it_was_tried_what_half_of_the_peers_say() {
+    let chain = Maker::new(1).row(&kit::genesis(), 1100, 0);
+    let mut world = World::new(&chain[..100]);
+    let all = peers(6);
+    all[..3].iter().for_each(|p| world.greet(*p, head_of(&chain[..100])));
+    all[3..].iter().for_each(|p| world.greet(*p, head_of(&chain)));
+    for _ in 0..100 {
+        world.run(Duration::from_millis(100), |peer, span| {
+            honest(if all[..3].contains(&peer) { &chain[..100] } else { &chain }, span)
+        });
+        assert!(world.ours.head() == 1100 || world.planner.state() != State::Synced, "at {}", world.ours.head());
+    }
+    assert_eq!((world.ours.head(), world.planner.state()), (1100, State::Synced));
+}
+
+#[test]
+fn what_one_peer_sends_is_not_taken_because_the_others_are_busy_for_a_moment() {
+    let chain = Maker::new(1).row(&kit::genesis(), 600, 0);
+    let forged = [&chain[..100], &Maker::new(2).row(&chain[99], 500, 0)].concat();
+    let mut world = World::new(&chain[..100]);
+    let all = peers(3);
+    world.greet_with_final(all[0], &forged);
+    all[1..].iter().for_each(|p| world.greet_with_final(*p, &chain));
+    world.run(Duration::from_secs(8), |peer, span| match peer == all[0] {
+        true => honest(&forged, span),
+        false => Some(Err(Failure::Busy(Duration::from_millis(250)))),
+    });
+    assert_eq!(world.ours.head(), 100);
+    world.headers = chain.clone();
+    world.run(Duration::from_secs(60), |peer, span| honest(if peer == all[0] { &forged } else { &chain }, span));
+    assert_eq!((world.ours.head(), world.ours.hash_at(600)), (600, Some(chain[599].hash())));
 }

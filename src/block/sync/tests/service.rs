@@ -1,21 +1,25 @@
 //! The real service over loopback protocols and real chains, and peers that speak the protocols by hand.
 
-use std::{sync::Arc, time::Duration};
+mod behind;
+mod wrong;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::stored;
 use crate::{
     block::{
-        Block, Origin, Point,
+        Block, Origin, Point, VerifiedHeader,
         chain::{self, Chain, ChainStore, Memory, Rocks, Rules},
         kit::{self, Maker, NOW},
         penalty::{Offence, Penalties, Verdict},
+        purpose,
         sync::{
             self, Deps, Handle, Metrics, Settings, State,
             wire::{
                 Greeting, Headers, Ladder, Pull, Push, SOFT_BYTES, Shakehand, Span, headers_request, pull_request,
-                push_response, read_pull_request, read_push_response,
+                push_response, read_headers_response, read_pull_request, read_push_response,
             },
         },
         trace::{Code, Trace},
@@ -149,18 +153,50 @@ impl Raw {
     }
 
     /// Claims `head` for ever, and answers pulls as told; headers are refused.
-    fn play(mut self, tasks: &mut JoinSet<()>, head: Point, mut answer: impl FnMut(Inbound<Pull>) + Send + 'static) {
-        let greeting = self.greeting(head);
+    fn play(self, tasks: &mut JoinSet<()>, head: Point, pulls: impl FnMut(Inbound<Pull>) + Send + 'static) {
+        let said = self.greeting(head).to_wire();
+        self.play_all(tasks, said, pulls, |asked| asked.refuse(Status::Failed));
+    }
+
+    /// Claims `head` for ever, and keeps every pull without a word: to drop it would say that the peer is busy.
+    fn keep_silent(self, tasks: &mut JoinSet<()>, head: Point) {
+        let mut kept = Vec::new();
+        self.play(tasks, head, move |asked| kept.push(asked));
+    }
+
+    /// Answers every SHAKEHAND with `said`, and everything else as told.
+    fn play_all(
+        mut self,
+        tasks: &mut JoinSet<()>,
+        said: pb::Shakehand,
+        mut pulls: impl FnMut(Inbound<Pull>) + Send + 'static,
+        mut headers: impl FnMut(Inbound<Headers>) + Send + 'static,
+    ) {
         tasks.spawn(async move {
             loop {
                 tokio::select! {
-                    Some(asked) = self.shakehands.recv() => asked.respond(greeting.to_wire()),
-                    Some(asked) = self.pulls.recv() => answer(asked),
-                    Some(asked) = self.headers.recv() => asked.refuse(Status::Failed),
+                    Some(asked) = self.shakehands.recv() => asked.respond(said.clone()),
+                    Some(asked) = self.pulls.recv() => pulls(asked),
+                    Some(asked) = self.headers.recv() => headers(asked),
                     else => return,
                 }
             }
         });
+    }
+
+    /// Asks for everything that may be asked for, and gets it: of a node that holds `row`, thirty blocks.
+    async fn is_served_by(&self, node: &Node, row: &[Block]) {
+        let (state, span) = (node.state(), Span { start: 1, count: 30 });
+        let answer = self.ask.request(node.id, pull_request(span, SOFT_BYTES)).await.unwrap();
+        let Some(Push::Blocks(blocks)) = read_push_response(answer, span) else { panic!("N11: none in {state:?}") };
+        assert_eq!(blocks.len(), 30, "N11: {state:?}");
+        let ladder = Ladder { start: 1, count: 30, stride: 1 };
+        let answer = self.ask_headers.request(node.id, headers_request(ladder)).await.unwrap();
+        let expected: Vec<_> = row.iter().map(|block| stored(block).header).collect();
+        assert_eq!(read_headers_response(answer, 30), Some(expected), "N11: {state:?}");
+        let said = self.greeting(Point { height: 0, hash: kit::genesis().hash() }).to_wire();
+        let theirs = Greeting::read(&self.greet.request(node.id, said).await.unwrap(), node.id);
+        assert_eq!(theirs.map(|theirs| theirs.head), Some(head_of(row)), "N11: {state:?}");
     }
 }
 
@@ -204,8 +240,11 @@ async fn a_new_node_syncs_follows_and_shows_its_progress() {
         codes.push(exchange.code);
     }
     assert!([Code::Shakehand, Code::PullBlock, Code::PushBlock].iter().all(|c| codes.contains(c)));
-    for node in old.into_iter().chain([new]) {
-        assert!(!node.penalties.is_banned(&node.id));
+    old.push(new);
+    for (a, b) in old.iter().flat_map(|a| old.iter().map(move |b| (a, b))) {
+        assert!(a.penalties.points(&b.id) < 1.0, "nobody did anything wrong");
+    }
+    for node in old {
         node.stop().await;
     }
 }
@@ -384,12 +423,12 @@ async fn liars_are_named_and_the_chain_comes_from_who_has_it() {
             let blocks: Vec<_> = chain.iter().take(200).map(stored).collect();
             asked.respond_encoded(push_response(&Push::Blocks(blocks), 200));
         },
-        // A body of another block.
+        // The body of the block after it, which is as long: only the root tells.
         |chain, asked| {
             let (span, _) = read_pull_request(&asked.request).unwrap();
             let mut blocks: Vec<_> =
                 chain.iter().skip(span.start as usize - 1).take(span.count as usize).map(stored).collect();
-            blocks[0].body = chain[7].body().bytes().slice(..4);
+            blocks[0].body = chain[span.start as usize % chain.len()].body().bytes().clone();
             asked.respond_encoded(push_response(&Push::Blocks(blocks), span.count));
         },
         // Bytes that are no blocks.
@@ -477,20 +516,40 @@ async fn a_longer_branch_is_followed_and_one_below_the_final_blocks_is_reported(
 async fn a_request_is_answered_in_every_state() {
     let boards = Boards::default();
     let row = Maker::new(1).row(&kit::genesis(), 30, 0);
-    let node = start_with(&boards, &row).await;
+    // Whoever asks is not connected, so that what it says of its own head counts for nothing.
+    let (node, raw, mut tasks) = (start_with(&boards, &row).await, Raw::join(&boards), JoinSet::new());
+    let nowhere = |height| Point { height, hash: Hash::of(b"no such block") };
     assert_eq!(node.state(), State::NoPeers);
-    let raw = Raw::join(&boards);
-    let answer = raw.ask.request(node.id, pb::PullBlock { start: 1, count: 30, max_bytes: 0 }).await.unwrap();
-    assert_eq!(answer.status(), pb::push_block::Status::Ok, "N11");
-    let span = Span { start: 1, count: 30 };
-    let Some(Push::Blocks(blocks)) = sync::wire::read_push_response(answer, span) else { panic!("blocks") };
-    assert_eq!(blocks.len(), 30);
-    // A liar that claims everything and answers nothing makes it syncing; it serves on.
-    node.meets(raw.id);
-    let (ask, mut tasks) = (raw.ask.clone(), JoinSet::new());
-    raw.play(&mut tasks, Point { height: 1 << 62, hash: Hash::of(b"no such block") }, drop);
-    until("it believes that it is behind", || node.state().is_behind() || node.state() == State::Synced).await;
-    let answer = ask.request(node.id, pb::PullBlock { start: 1, count: 30, max_bytes: 0 }).await.unwrap();
-    assert_eq!(answer.status(), pb::push_block::Status::Ok);
+    raw.is_served_by(&node, &row).await;
+    for (height, state) in [(1 << 62, State::Syncing), (35, State::CatchingUp)] {
+        let mute = Raw::join(&boards);
+        let peer = mute.id;
+        node.meets(peer);
+        mute.keep_silent(&mut tasks, nowhere(height));
+        until("it believes that it is behind", || node.state() == state).await;
+        raw.is_served_by(&node, &row).await;
+        assert_eq!(node.state(), state);
+        node.net.down(peer);
+        until("it is alone", || node.state() == State::NoPeers).await;
+    }
+    let broken = Raw::join(&boards);
+    let peer = broken.id;
+    node.meets(peer);
+    broken.play(&mut tasks, nowhere(60), |asked| asked.refuse(Status::Failed));
+    until("nobody gives it what is missing", || node.state() == State::Stalled).await;
+    raw.is_served_by(&node, &row).await;
+    assert_eq!(node.state(), State::Stalled);
+    node.net.down(peer);
+    until("it is alone", || node.state() == State::NoPeers).await;
+    let network = purpose(&kit::network());
+    let headers = Maker::new(2).row(&row[4], 30, 0).into_iter().map(|block| block.header().clone());
+    let proof: Vec<_> = headers.map(|header| VerifiedHeader::new(header, &network).unwrap()).collect();
+    let told: HashSet<_> = (1..=4).map(|number| Maker::new(number).address()).collect();
+    for peer in told.iter().take(2) {
+        node.chain.conflict(*peer, proof.clone(), told.clone()).await.unwrap();
+    }
+    assert!(node.chain.status().halted.is_some(), "two of four are on another branch");
+    until("it takes no blocks", || node.state() == State::Stalled).await;
+    raw.is_served_by(&node, &row).await;
     node.stop().await;
 }

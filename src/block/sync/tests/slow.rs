@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::planner::{World, head_of, honest};
+use super::planner::{World, head_of, honest, peers};
 use crate::{
     block::{
         kit::{self, Maker},
@@ -69,4 +69,41 @@ fn a_slow_line_brings_a_chain_all_the_same() {
     assert_eq!(world.ours.head(), 100, "{timeouts} pulls ran out of time");
     // The line alone takes 125 s.
     assert!(took < Duration::from_secs(600), "{took:?}, {timeouts} pulls ran out of time");
+}
+
+#[test]
+fn many_that_answer_just_in_time_do_not_have_all_places_of_few_that_are_quick() {
+    let chain = Maker::new(1).row(&kit::genesis(), 8000, 0);
+    let mut world = World::new(&[]);
+    let (slow, quick) = (peers(16), (50..54).map(|n| Maker::new(n).address()).collect::<Vec<_>>());
+    slow.iter().chain(&quick).for_each(|p| world.greet(*p, head_of(&chain)));
+    let mut pulls: Vec<(u64, Span, Instant)> = Vec::new();
+    let start = world.now;
+    while world.ours.head() < 8000 {
+        assert!(world.now < start + Duration::from_secs(60), "at {} after a minute", world.ours.head());
+        let mut number = 0.3;
+        for output in world.planner.poll(&world.ours, world.now, &mut || {
+            number = (number * 7.77_f64).fract();
+            number
+        }) {
+            match output {
+                Output::Pull { id, span, peer, .. } => {
+                    let takes = Duration::from_millis(if slow.contains(&peer) { 9900 } else { 100 });
+                    pulls.push((id, span, world.now + takes));
+                }
+                Output::Import { id, blocks, .. } => {
+                    let result = world.ours.import(blocks);
+                    world.planner.on_imported(id, result, world.now);
+                }
+                Output::Report { peer, .. } => panic!("{peer} is to blame for nothing"),
+                _ => {}
+            }
+        }
+        world.now += Duration::from_millis(100);
+        let now = world.now;
+        for (id, span, _) in pulls.extract_if(.., |(.., at)| *at <= now).collect::<Vec<_>>() {
+            let result = honest(&chain, span).unwrap().map(|blocks| Pulled { bytes: 500 * blocks.len(), blocks });
+            world.planner.on_pulled(id, result, now);
+        }
+    }
 }

@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::{sized, stored};
 use crate::{
     block::{
-        Block, Origin,
-        chain::{self, Chain, Memory},
+        Block, MAX_BODY_BYTES, MAX_EXTRA_BYTES, Origin,
+        chain::{self, Chain, ChainStore, Memory, Rocks},
         kit::{self, Maker, NOW},
         penalty::Penalties,
         sync::{self, Deps, Handle, Metrics, Settings, State, wire::*},
@@ -17,6 +18,7 @@ use crate::{
     net::rpc::{Client, RequestError},
     primitives::ManualClock,
     runtime::Stop,
+    store::Store,
     test_util::{self, until},
     wire::{Status, proto::block_sync as pb},
 };
@@ -32,8 +34,12 @@ struct Node {
 }
 
 async fn start(blocks: &[Block]) -> Node {
+    start_on(Arc::new(Memory::default()), 1 << 20, blocks).await
+}
+
+async fn start_on(store: Arc<dyn ChainStore>, max_body_bytes: usize, blocks: &[Block]) -> Node {
     let clock = Arc::new(ManualClock::new(NOW));
-    let chain = kit::chain_with(kit::rules(chain::DEFAULT_COMMIT_DEPTH), Arc::new(Memory::default()), clock.clone());
+    let chain = kit::chain_with(kit::rules(chain::DEFAULT_COMMIT_DEPTH), store, clock.clone());
     chain.import_segment(blocks.to_vec(), Origin::File).await.unwrap();
     let (net, (shakehand, pull, headers)) =
         test_util::node(test_util::Node::config(), |p, _| (p.add::<Shakehand>(), p.add::<Pull>(), p.add::<Headers>()))
@@ -50,7 +56,7 @@ async fn start(blocks: &[Block]) -> Node {
         pull,
         headers,
     };
-    let settings = Settings { depth: 12, max_body_bytes: 1 << 20, interval: Duration::from_secs(2) };
+    let settings = Settings { depth: 12, max_body_bytes, interval: Duration::from_secs(2) };
     let (service, handle) = sync::new(settings, deps, Metrics::default());
     let (stop, mut tasks) = (Stop::new(), JoinSet::new());
     let signal = stop.clone();
@@ -83,6 +89,31 @@ async fn a_new_node_syncs_from_three_over_tcp() {
     stop(new).await;
     for node in old {
         stop(node).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_as_long_as_there_may_be_come_over_tcp_from_packs_and_from_memory() {
+    // With the longest header, and with nothing between two of the longest.
+    let mut row = vec![sized(&kit::genesis(), MAX_BODY_BYTES, MAX_EXTRA_BYTES)];
+    for bytes in [0, MAX_BODY_BYTES, MAX_BODY_BYTES] {
+        row.push(sized(&row[row.len() - 1], bytes, 0));
+    }
+    for packed in [true, false] {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [theirs, ours] = dirs.each_ref().map(|dir| -> Arc<dyn ChainStore> {
+            match packed {
+                true => Arc::new(Rocks::open(Store::open(dir.path()).unwrap()).unwrap().packing_from(1)),
+                false => Arc::new(Memory::default()),
+            }
+        });
+        let (old, new) = (start_on(theirs, MAX_BODY_BYTES, &row).await, start_on(ours, MAX_BODY_BYTES, &[]).await);
+        new.net.handle.connect(old.net.addrs[0].clone()).await.unwrap();
+        until("the chain is here", || new.chain.status().head.height == 4).await;
+        let pulled = new.chain.range(1, 4, usize::MAX).unwrap();
+        assert!(pulled == row.iter().map(stored).collect::<Vec<_>>(), "byte by byte");
+        stop(new).await;
+        stop(old).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::{
     block::{
-        chain::{self, ChainStore, Change, DEFAULT_COMMIT_DEPTH, Memory},
+        chain::{self, ChainStore, Change},
         kit::{Hooked, OnWrite},
     },
     primitives::UnixMillis,
@@ -28,7 +28,6 @@ impl OnWrite<Memory> for Fails {
 struct Broken {
     rig: Rig,
     store: Arc<Hooked<Memory, Fails>>,
-    clock: Arc<ManualClock>,
     now: u64,
     _owner: JoinSet<()>,
 }
@@ -44,7 +43,7 @@ impl Broken {
         let mut owner = JoinSet::new();
         // It looks at its store again by itself.
         owner.spawn(async move { service.run(Stop::new()).await.unwrap() });
-        Self { rig: Rig::start_on(chain), store, clock, now: kit::NOW.0, _owner: owner }
+        Self { rig: Rig::start_on(chain, clock), store, now: kit::NOW.0, _owner: owner }
     }
 
     /// The write of the next block fails.
@@ -55,7 +54,7 @@ impl Broken {
     /// The chain looks at its store again, and finds it good.
     async fn recover(&mut self) {
         self.now += 10_000;
-        self.clock.set(UnixMillis(self.now));
+        self.rig.clock.set(UnixMillis(self.now));
         let chain = self.rig.chain.clone();
         until("the chain takes blocks again", || chain.status().halted.is_none()).await;
     }
