@@ -147,8 +147,16 @@ pub fn chain_with(rules: Rules, store: Arc<dyn ChainStore>, clock: Arc<dyn Clock
     chain
 }
 
-/// What a [`Hooked`] store does when it is written to.
-pub trait OnWrite<S>: Send + Sync + std::fmt::Debug + 'static {
+/// What a [`Hooked`] store does when it is written to, and when a body is read.
+pub trait OnWrite<S: ChainStore>: Send + Sync + std::fmt::Debug + 'static {
+    /// Instead of reading a body.
+    ///
+    /// # Errors
+    /// [`StoreError`], as the store's own.
+    fn on_body(&self, inner: &S, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+        inner.body(hash)
+    }
+
     /// Instead of the write.
     ///
     /// # Errors
@@ -175,7 +183,7 @@ impl<S: ChainStore, H: OnWrite<S>> ChainStore for Hooked<S, H> {
     }
 
     fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.inner.body(hash)
+        self.hook.on_body(&self.inner, hash)
     }
 
     fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {

@@ -142,7 +142,6 @@ pub(super) struct Assembly {
     finished: VecDeque<Hash>,
     finished_bytes: usize,
     waiting: usize,
-    waiting_of: HashMap<PeerId, usize>,
     /// No wait is over before this.
     earliest: Option<Instant>,
     served: Vec<Served>,
@@ -309,7 +308,7 @@ impl Assembly {
         let (came, waiting) = std::mem::take(&mut held.waiters).into_iter().partition(|w: &Waiter| w.index == index);
         held.waiters = waiting;
         let (came, piece, missing): (Vec<Waiter>, _, _) = (came, held.got[index].clone(), held.missing);
-        came.iter().for_each(|w| self.left(&w.peer));
+        self.waiting -= came.len();
         self.served.extend(came.into_iter().map(|w| Served { ticket: w.ticket, piece: piece.clone() }));
         if missing > 0 {
             return Inserted::Good;
@@ -334,7 +333,7 @@ impl Assembly {
         for waiter in std::mem::take(&mut held.waiters) {
             let piece = self.blocks.get(hash).and_then(|h| h.got.get(waiter.index).cloned().flatten());
             self.served.push(Served { ticket: waiter.ticket, piece });
-            self.left(&waiter.peer);
+            self.waiting -= 1;
         }
         self.discharge(owner, bytes);
         self.finished.push_back(*hash);
@@ -375,7 +374,7 @@ impl Assembly {
             self.finished_bytes -= held.bytes();
         }
         for waiter in held.waiters {
-            self.left(&waiter.peer);
+            self.waiting -= 1;
             self.served.push(Served { ticket: waiter.ticket, piece: None });
         }
     }
@@ -389,17 +388,6 @@ impl Assembly {
             held.given = Some(now);
         }
         again
-    }
-
-    /// One request of a peer waits no more.
-    fn left(&mut self, peer: &PeerId) {
-        self.waiting -= 1;
-        if let Some(count) = self.waiting_of.get_mut(peer) {
-            *count -= 1;
-            if *count == 0 {
-                self.waiting_of.remove(peer);
-            }
-        }
     }
 
     /// What there is of a piece.
@@ -422,26 +410,25 @@ impl Assembly {
         let Some(held) = self.blocks.get_mut(hash) else { return false };
         held.waiters.push(Waiter { ticket, peer, index, until });
         self.waiting += 1;
-        *self.waiting_of.entry(peer).or_default() += 1;
         self.earliest = Some(self.earliest.map_or(until, |e| e.min(until)));
         true
     }
 
     /// The newest request of the peer with most of them waits no more, if it has more than `peer` would have.
     fn make_way(&mut self, peer: &PeerId) -> bool {
-        let own = self.waiting_of.get(peer).copied().unwrap_or(0) + 1;
-        let most = self
-            .waiting_of
-            .iter()
-            .filter(|(_, count)| **count > own)
-            .max_by_key(|(peer, count)| (**count, peer.to_bytes()));
-        let Some(most) = most.map(|(peer, _)| *peer) else { return false };
+        let mut counts: HashMap<PeerId, usize> = HashMap::new();
+        for waiter in self.blocks.values().flat_map(|h| &h.waiters) {
+            *counts.entry(waiter.peer).or_default() += 1;
+        }
+        let own = counts.get(peer).copied().unwrap_or(0) + 1;
+        let crowd = counts.into_iter().filter(|(_, count)| *count > own);
+        let Some((most, _)) = crowd.max_by_key(|(peer, count)| (*count, *peer)) else { return false };
         let waiters = self.blocks.values().flat_map(|h| &h.waiters).filter(|w| w.peer == most);
         let Some(newest) = waiters.map(|w| w.ticket).max() else { return false };
         for held in self.blocks.values_mut() {
             held.waiters.retain(|w| w.ticket != newest);
         }
-        self.left(&most);
+        self.waiting -= 1;
         self.served.push(Served { ticket: newest, piece: None });
         true
     }
@@ -454,7 +441,7 @@ impl Assembly {
         let of_block = |held: &mut Held| held.waiters.extract_if(.., |w| w.until <= now).collect::<Vec<_>>();
         let over: Vec<Waiter> = self.blocks.values_mut().flat_map(of_block).collect();
         for waiter in over {
-            self.left(&waiter.peer);
+            self.waiting -= 1;
             self.served.push(Served { ticket: waiter.ticket, piece: None });
         }
         self.earliest = self.blocks.values().flat_map(|h| &h.waiters).map(|w| w.until).min();

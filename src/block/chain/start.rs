@@ -1,6 +1,6 @@
 //! Reading the chain at the start: what is final must be whole, what is above it is checked and repaired.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     core::Rules,
@@ -87,7 +87,6 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
     resume(rules, store, marks.committed)?;
     let mut tree = Tree::new(marks.committed.hash, root, rules.depth);
     let mut repairs = Change::default();
-    let mut headers: HashMap<Hash, Arc<Header>> = HashMap::new();
     for point in store.candidates()? {
         if point.height <= marks.committed.height {
             match store.hash_at(point.height)? == Some(point.hash) {
@@ -97,11 +96,10 @@ pub(super) fn load(rules: &Rules, store: &dyn ChainStore) -> Result<Loaded, Open
             continue;
         }
         match candidate(rules, store, &tree, point)? {
-            Candidate::Good(header) => {
-                tree.insert(point.hash, header.clone(), rules.choice.as_ref());
-                headers.insert(point.hash, header);
+            Some(header) => {
+                tree.insert(point.hash, header, rules.choice.as_ref());
             }
-            Candidate::Unusable => {
+            None => {
                 tracing::warn!(height = point.height, hash = %point.hash, "a stored candidate is unusable and is dropped");
                 repairs.evicted.push(point);
             }
@@ -181,38 +179,37 @@ fn check_network(rules: &Rules, store: &dyn ChainStore, marks: &Marks) -> Result
     Ok(())
 }
 
-/// What a stored candidate is worth.
-enum Candidate {
-    Good(Arc<Header>),
-    Unusable,
-}
-
-/// Reads and judges a candidate whose parent was judged before. One that the rules have no use for now is dropped like one that breaks them:
+/// Reads and judges a candidate whose parent was judged before; `None` when it cannot stay. One that the rules have no use for now is dropped like one that breaks them:
 /// what is held is in the tree.
 ///
 /// # Errors
 /// When it cannot be read now: nothing is deleted for that.
-fn candidate(rules: &Rules, store: &dyn ChainStore, tree: &Tree, point: Point) -> Result<Candidate, OpenError> {
+fn candidate(
+    rules: &Rules,
+    store: &dyn ChainStore,
+    tree: &Tree,
+    point: Point,
+) -> Result<Option<Arc<Header>>, OpenError> {
     let header = match read_header(store, &point.hash) {
         Ok(Some(header)) if header.height == point.height && header.hash() == point.hash => header,
-        Ok(_) | Err(StoreError::Damaged(_)) => return Ok(Candidate::Unusable),
+        Ok(_) | Err(StoreError::Damaged(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let Some(parent) = tree.header(&header.parent) else { return Ok(Candidate::Unusable) };
+    let Some(parent) = tree.header(&header.parent) else { return Ok(None) };
     let bytes = match store.body(&point.hash) {
         Ok(bytes) => bytes.unwrap_or_default(),
-        Err(StoreError::Damaged(_)) => return Ok(Candidate::Unusable),
+        Err(StoreError::Damaged(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let Ok(body) = Body::decode(bytes) else { return Ok(Candidate::Unusable) };
+    let Ok(body) = Body::decode(bytes) else { return Ok(None) };
     if body.root() != header.body_root || super::judge::links(&header, parent).is_some() {
-        return Ok(Candidate::Unusable);
+        return Ok(None);
     }
     // By all rules: those of the configuration may have changed since it was taken.
     let (block, validator) = (Block::trusted(header, body), &rules.validator);
     let good = [validator.header(block.header()), validator.body(&block), validator.contextual(block.header(), parent)];
     let good = good.iter().all(|v| *v == Verdict::Accept) && validator.full(&block, parent) == Verdict::Accept;
-    Ok(if good { Candidate::Good(Arc::new(block.header().clone())) } else { Candidate::Unusable })
+    Ok(good.then(|| Arc::new(block.header().clone())))
 }
 
 /// The noted best chain above the committed block. What does not fit the tree is replaced by what does.

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -13,9 +13,9 @@ use bytes::Bytes;
 use super::{answer, feed};
 use crate::{
     block::{
-        Block, Origin, Point,
-        chain::{self, ChainStore, Change, Core, Marks, Memory, OpenError, Outcome, Retired, Rocks, SegmentOutcome},
-        kit::{self, Maker},
+        Block, Origin,
+        chain::{self, ChainStore, Change, Core, Memory, OpenError, Outcome, Rocks, SegmentOutcome},
+        kit::{self, Hooked, Maker, OnWrite},
     },
     identity::Identity,
     primitives::{Clock, Hash, UnixMillis},
@@ -23,83 +23,57 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// A store whose bodies cannot be read now and then, and which takes no write for as long as it is told.
-#[derive(Debug)]
+/// Bodies cannot be read now and then, and no write is taken for as long as it is told.
+#[derive(Default, Debug)]
 struct Flaky {
-    inner: Arc<Memory>,
     unreadable: AtomicBool,
-    refuses: std::sync::Mutex<Option<StoreError>>,
+    refuses: Mutex<Option<StoreError>>,
 }
 
 impl Flaky {
-    fn new(inner: Arc<Memory>) -> Arc<Self> {
-        Arc::new(Self { inner, unreadable: AtomicBool::new(false), refuses: std::sync::Mutex::default() })
-    }
-
     fn refuse(&self, error: Option<StoreError>) {
         *self.refuses.lock().unwrap() = error;
     }
 }
 
-impl ChainStore for Flaky {
-    fn marks(&self) -> Result<Option<Marks>, StoreError> {
-        self.inner.marks()
-    }
-
-    fn header(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
-        self.inner.header(hash)
-    }
-
-    fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
+impl OnWrite<Memory> for Flaky {
+    fn on_body(&self, inner: &Memory, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
         match self.unreadable.load(Ordering::SeqCst) {
             true => Err(StoreError::Failed("input/output error".into())),
-            false => self.inner.body(hash),
+            false => inner.body(hash),
         }
     }
 
-    fn hash_at(&self, height: u64) -> Result<Option<Hash>, StoreError> {
-        self.inner.hash_at(height)
+    fn on_write(&self, inner: &Memory, change: &Change, synced: bool) -> Result<(), StoreError> {
+        self.refuses.lock().unwrap().clone().map_or_else(|| inner.write(change, synced), Err)
     }
+}
 
-    fn hashes(&self, from: u64, count: usize) -> Result<Vec<Hash>, StoreError> {
-        self.inner.hashes(from, count)
-    }
-
-    fn candidates(&self) -> Result<Vec<Point>, StoreError> {
-        self.inner.candidates()
-    }
-
-    fn retired(&self) -> Result<Vec<Retired>, StoreError> {
-        self.inner.retired()
-    }
-
-    fn write(&self, change: &Change, synced: bool) -> Result<(), StoreError> {
-        self.refuses.lock().unwrap().clone().map_or_else(|| self.inner.write(change, synced), Err)
-    }
+fn flaky() -> Arc<Hooked<Memory, Flaky>> {
+    Arc::new(Hooked { inner: Memory::default(), hook: Flaky::default() })
 }
 
 #[test]
 fn candidates_that_cannot_be_read_for_a_moment_are_not_deleted() {
-    let inner = Arc::new(Memory::default());
-    let store = Flaky::new(inner.clone());
+    let store = flaky();
     let mut core = Core::open(kit::rules(12), store.clone(), kit::NOW).unwrap();
     feed(&mut core, &Maker::new(1).row(&kit::genesis(), 30, 10));
-    let before = answer(&core, inner.as_ref());
+    let before = answer(&core, store.as_ref());
     // A write fails, and so does the reading after it.
-    store.refuse(Some(StoreError::Failed("too many open files".into())));
+    store.hook.refuse(Some(StoreError::Failed("too many open files".into())));
     let tip = Maker::new(1).row(&kit::genesis(), 31, 10).pop().unwrap();
     assert!(core.import(tip.clone(), Origin::File, kit::NOW).is_err());
-    store.refuse(None);
-    store.unreadable.store(true, Ordering::SeqCst);
+    store.hook.refuse(None);
+    store.hook.unreadable.store(true, Ordering::SeqCst);
     assert!(core.recover(kit::NOW).is_empty());
     assert!(core.status().retrying, "{:?}", core.status());
-    assert_eq!(inner.candidates().unwrap().len(), 12);
+    assert_eq!(store.candidates().unwrap().len(), 12);
     // Nor does a start delete anything.
     let opened = Core::open(kit::rules(12), store.clone(), kit::NOW);
     assert!(matches!(opened, Err(OpenError::Store(StoreError::Failed(_)))), "{opened:?}");
-    store.unreadable.store(false, Ordering::SeqCst);
+    store.hook.unreadable.store(false, Ordering::SeqCst);
     core.recover(kit::NOW);
-    assert_eq!((core.status().halted.clone(), answer(&core, inner.as_ref())), (None, before));
+    assert_eq!((core.status().halted.clone(), answer(&core, store.as_ref())), (None, before));
     core.import(tip, Origin::File, kit::NOW).unwrap();
     assert_eq!(core.head().height, 31);
 }
@@ -119,7 +93,7 @@ impl Clock for Running {
 async fn a_store_that_is_read_and_takes_no_write_any_more_ends_the_chain_and_a_full_disk_does_not() {
     let full = StoreError::DiskFull("no space".into());
     for (error, ends) in [(StoreError::Failed("fatal".into()), true), (full, false)] {
-        let store = Flaky::new(Arc::default());
+        let store = flaky();
         let clock = Arc::new(Running(tokio::time::Instant::now()));
         let mut core = Core::open(kit::rules(2), store.clone(), kit::NOW).unwrap();
         let row = Maker::new(1).row(&kit::genesis(), 120, 0);
@@ -135,7 +109,7 @@ async fn a_store_that_is_read_and_takes_no_write_any_more_ends_the_chain_and_a_f
         let stray = Maker::new(2).row(&row[118], 2, 0).remove(1);
         let marks = store.marks().unwrap().unwrap();
         store.write(&Change { added: vec![stray], marks, ..Change::default() }, true).unwrap();
-        store.refuse(Some(error));
+        store.hook.refuse(Some(error));
         assert!(chain.import(block.clone(), Origin::File).await.is_err());
         assert!(matches!(events.recv().await, Ok(chain::Event::Halted(Some(_)))), "a halt is an event");
         tokio::time::sleep(Duration::from_secs(20)).await;
@@ -143,7 +117,7 @@ async fn a_store_that_is_read_and_takes_no_write_any_more_ends_the_chain_and_a_f
         tokio::time::sleep(Duration::from_secs(40)).await;
         assert_eq!(task.is_finished(), ends);
         if !ends {
-            store.refuse(None);
+            store.hook.refuse(None);
             tokio::time::sleep(Duration::from_secs(3)).await;
             assert!(matches!(events.recv().await, Ok(chain::Event::Halted(None))), "and so is its end");
             assert_eq!(chain.import(block, Origin::File).await, Ok(Outcome::Imported { new_head: true }));

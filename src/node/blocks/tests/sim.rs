@@ -291,6 +291,13 @@ impl World {
         }
     }
 
+    /// What is under way comes to its end, and everything is as it has to be.
+    async fn ends_well(&mut self) {
+        self.run(Duration::from_secs(30)).await;
+        self.agrees(20).await;
+        self.check(Duration::from_secs(25));
+    }
+
     /// For whoever reads a failure: head, what is final, and how far sync thinks it is.
     fn places(&self) -> Vec<String> {
         let place = |(i, node): (usize, &Node)| {
@@ -373,9 +380,7 @@ fn nodes_that_come_and_go_on_bad_lines_follow_one_chain() {
             }
             world.live(10).await;
         }
-        world.run(Duration::from_secs(30)).await;
-        world.agrees(20).await;
-        world.check(Duration::from_secs(25));
+        world.ends_well().await;
         assert_eq!(world.bans, []);
         assert!(world.behind() < 0.01, "{:?}", world.lags);
     });
@@ -392,9 +397,7 @@ fn liars_in_every_protocol_do_not_keep_honest_nodes_from_the_chain() {
         world.live(60).await;
         world.start(5);
         world.live(300).await;
-        world.run(Duration::from_secs(30)).await;
-        world.agrees(20).await;
-        world.check(Duration::from_secs(25));
+        world.ends_well().await;
         world.caught(Liar::Garbage);
         assert!(world.behind() < 0.01, "{:?}", world.lags);
     });
@@ -421,9 +424,7 @@ fn hundreds_of_nodes_with_liars_among_them_that_come_and_go_and_are_cut_apart_fo
             }
             world.live(25).await;
         }
-        world.run(Duration::from_secs(30)).await;
-        world.agrees(20).await;
-        world.check(Duration::from_secs(25));
+        world.ends_well().await;
         world.caught(Liar::Garbage);
     });
 }
@@ -468,9 +469,7 @@ fn a_network_cut_for_less_than_the_commit_depth_heals() {
             world.agrees(30).await;
             world.live(30).await;
         }
-        world.run(Duration::from_secs(30)).await;
-        world.agrees(20).await;
-        world.check(Duration::from_secs(25));
+        world.ends_well().await;
         assert_eq!(world.bans, []);
     });
 }
