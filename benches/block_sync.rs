@@ -78,7 +78,12 @@ async fn start(chain: Chain) -> (Node, Supervisor) {
         pull,
         headers,
     };
-    let settings = Settings { depth: DEFAULT_COMMIT_DEPTH, max_body_bytes: 1 << 20, interval: Duration::from_secs(2) };
+    let settings = Settings {
+        depth: DEFAULT_COMMIT_DEPTH,
+        max_body_bytes: 1 << 20,
+        interval: Duration::from_secs(2),
+        solitary: false,
+    };
     let (service, _) = sync::new(settings, deps, Metrics::default());
     let mut tasks = Supervisor::new(Stop::new());
     tasks.spawn("sync", |stop| service.run(stop));

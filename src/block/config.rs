@@ -61,7 +61,8 @@ crate::config_section! {
         /// Whether it produces blocks from submitted transactions, for networks without a consensus of their own. Where `chain.producers`
         /// names who may, it has to be one of them.
         pub produce: bool = false,
-        /// Whether it also produces while it is connected to nobody. For the first node of a new network; on others a pulled cable
+        /// Whether it also produces while it is connected to nobody, or only to peers that say they have more blocks and show none for half a
+        /// minute. For the first node of a new network; on others a pulled cable
         /// would end in a chain of their own, which is final after `chain.commit_depth` blocks.
         pub produce_alone: bool = false,
         /// Milliseconds between two blocks that are produced, empty ones too. 100 to 3600000.

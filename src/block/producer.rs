@@ -39,6 +39,8 @@ use crate::{
     wire::Status,
 };
 
+/// The oldest block in which a transaction that waits may be: none waits longer than half an hour, and blocks are half a second apart.
+const WAITED_BLOCKS: u64 = 4096;
 /// Submissions that wait for the task.
 const COMMANDS: usize = 256;
 /// Submissions that nobody has heard of yet and that are published again.
@@ -270,7 +272,13 @@ impl Service {
         self.pool.forget_recent();
         let chain = self.chain.clone();
         let head = chain.status().head.height;
-        let from = head.saturating_sub(RECENT_BLOCKS as u64 - 1); // 128
+        let recent = head.saturating_sub(RECENT_BLOCKS as u64 - 1); // 128
+        // What waits may be in older ones: those since the block that was known last, or since its branch was left.
+        let since = match self.pool.is_empty() {
+            true => None,
+            false => chain.header(&self.known)?.map(|h| h.height.saturating_sub(RECENT_BLOCKS as u64)),
+        };
+        let from = since.map_or(recent, |since| since.clamp(head.saturating_sub(WAITED_BLOCKS), recent));
         // All of them may be some hundred MiB: they are read one after another and only their hashes stay.
         for height in from..=head {
             let chain = chain.clone();

@@ -59,6 +59,14 @@ pub enum SegmentError {
     /// The bytes are not those that were written.
     #[error("the file is damaged: its checksum is wrong, though every block in it is good")]
     Checksum,
+    /// All blocks are there, and the checksum is not.
+    #[error(
+        "the file ends before its checksum is complete: it was cut off after block {last}, up to which it was imported"
+    )]
+    Unended {
+        /// The last height of the segment.
+        last: u64,
+    },
     /// Something comes after the segment.
     #[error(
         "the file goes on after its blocks up to height {last}, which were imported: import what follows as a file of its own"
@@ -73,6 +81,14 @@ pub enum SegmentError {
         /// Where it should be.
         height: u64,
         /// What is wrong.
+        why: String,
+    },
+    /// A block was not taken, and is not bad.
+    #[error("block {height} in the file was not taken: {why}; blocks before it were imported")]
+    Refused {
+        /// Which.
+        height: u64,
+        /// Why not now.
         why: String,
     },
     /// The file's first block builds on another block than those that are here.
@@ -246,9 +262,9 @@ pub fn import(
     into.end()?;
     read?;
     progress(done);
-    let sum = *input.hasher_after_end()?.as_bytes();
+    let sum = *input.hasher_after_end(done.last)?.as_bytes();
     let mut found = [0; 32];
-    input.inner.read_exact(&mut found).map_err(|_| SegmentError::Checksum)?;
+    input.inner.read_exact(&mut found).map_err(|e| unended(e, done.last))?;
     if sum != found {
         return Err(SegmentError::Checksum);
     }
@@ -325,7 +341,8 @@ impl Into<'_> {
         let height = first + outcome.held as u64; // usize fits in u64
         let why = match outcome.stopped {
             None => return Ok(()),
-            Some(Outcome::Invalid(why) | Outcome::Ignored(why)) => why,
+            Some(Outcome::Invalid(why)) => why,
+            Some(Outcome::Ignored(why)) => return Err(SegmentError::Refused { height, why }),
             Some(Outcome::Orphan { .. }) if height == self.begins => {
                 return Err(SegmentError::Unlinked { height, from: self.chain.status().committed.height + 1 });
             }
@@ -421,6 +438,13 @@ fn cut_off(e: io::Error, height: u64) -> SegmentError {
     }
 }
 
+fn unended(e: io::Error, last: u64) -> SegmentError {
+    match e.kind() {
+        io::ErrorKind::UnexpectedEof => SegmentError::Unended { last },
+        _ => e.into(),
+    }
+}
+
 /// One block's header and the bytes of its body.
 fn read_block<R: Read>(
     input: &mut Hashing<R>,
@@ -482,10 +506,9 @@ impl<R: Read> Hashing<R> {
     }
 
     /// Reads the mark of the end; the hash of everything up to it.
-    fn hasher_after_end(&mut self) -> Result<blake3::Hash, SegmentError> {
+    fn hasher_after_end(&mut self, last: u64) -> Result<blake3::Hash, SegmentError> {
         let mut end = [0; 2];
-        self.read_exact(&mut end)
-            .map_err(|e| if e.kind() == io::ErrorKind::UnexpectedEof { SegmentError::Checksum } else { e.into() })?;
+        self.read_exact(&mut end).map_err(|e| unended(e, last))?;
         if end == [0, 0] { Ok(self.hasher.finalize()) } else { Err(SegmentError::Checksum) }
     }
 }

@@ -149,6 +149,7 @@ fn assemble(
         depth: config.chain.commit_depth,
         max_body_bytes: config.chain.max_bytes,
         interval: Duration::from_millis(config.block.interval_ms),
+        solitary: config.block.produce_alone,
     };
     let deps = sync::Deps {
         chain: chain.clone(),

@@ -27,13 +27,15 @@ pub enum Family {
     MailboxBody,
     /// The chain: headers by hash, the best chain by height, candidates and where it stands.
     Block,
-    /// Bodies of blocks that are in no pack.
+    /// Bodies of blocks that are not final, but those in packs: all of them go within a minute or so.
+    BlockFresh,
+    /// Bodies of final blocks that are in no pack: they stay.
     BlockBody,
 }
 
 impl Family {
     /// All families.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Map,
         Self::Dht,
@@ -46,6 +48,7 @@ impl Family {
         Self::Mailbox,
         Self::MailboxBody,
         Self::Block,
+        Self::BlockFresh,
         Self::BlockBody,
     ];
 
@@ -65,12 +68,20 @@ impl Family {
             Self::Mailbox => "mailbox",
             Self::MailboxBody => "mailbox_body",
             Self::Block => "block",
+            Self::BlockFresh => "block_fresh",
             Self::BlockBody => "block_body",
         }
     }
 
     /// Whether values are bodies, those of some KiB kept in blob files so that compaction does not copy them.
     pub(super) fn holds_bodies(self) -> bool {
-        matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody | Self::BlockBody)
+        matches!(self, Self::OutboxBody | Self::InboxBody | Self::MailboxBody | Self::BlockFresh | Self::BlockBody)
+    }
+
+    /// Whether compaction copies what is left in old blob files to new ones, so that what was deleted from them gives its room back. It copies
+    /// whatever it meets in the oldest quarter of them, deleted or not. Bodies of blocks have keys in no order, so each compaction meets
+    /// all of them, and would copy a quarter of the chain; and either all of a file goes soon, or all of it stays.
+    pub(super) fn collects_bodies(self) -> bool {
+        !matches!(self, Self::BlockFresh | Self::BlockBody)
     }
 }

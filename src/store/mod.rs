@@ -43,8 +43,9 @@ pub use writer::{Committing, WriterStats};
 
 type Db = rocksdb::DBWithThreadMode<rocksdb::MultiThreaded>;
 
-/// The layout version this program writes. In 1 no body of a block was in a pack, in 2 packs had bodies alone and no index.
-pub const LAYOUT_VERSION: u32 = 3;
+/// The layout version this program writes. In 1 no body of a block was in a pack, in 2 packs had bodies alone and no index, in 3
+/// bodies of blocks that are not final were among those that are.
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Comes after every key: none is as long.
 const BEYOND_KEYS: [u8; 256] = [0xff; 256];
@@ -372,6 +373,10 @@ impl Store {
         }
         synced.set_sync(true);
         db.write_opt(all, &synced)?;
+        // Whole files go without a compaction, which needs room itself: the disk may be full.
+        for family in families {
+            db.delete_file_in_range_cf(&handle(db, *family), &[][..], &BEYOND_KEYS[..])?;
+        }
         for family in families {
             db.compact_range_cf(&handle(db, *family), None::<&[u8]>, None::<&[u8]>);
         }

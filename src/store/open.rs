@@ -49,7 +49,7 @@ const VERSION_KEY: &[u8] = b"layout_version";
 
 /// Memory for cached blocks, index and filter blocks of all families.
 const CACHE_BYTES: usize = 16 * 1024 * 1024;
-/// One family's write buffer; 13 families and at most [`WRITE_BUFFERS_BYTES`] together.
+/// One family's write buffer; 14 families and at most [`WRITE_BUFFERS_BYTES`] together.
 const WRITE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// All write buffers together.
 const WRITE_BUFFERS_BYTES: usize = 16 * 1024 * 1024;
@@ -175,7 +175,7 @@ fn family_options(cache: &Cache, family: Option<Family>) -> Options {
     if family.is_some_and(Family::holds_bodies) {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(BLOB_BYTES);
-        options.set_enable_blob_gc(true);
+        options.set_enable_blob_gc(family.is_some_and(Family::collects_bodies));
         // Bodies fill them faster than one is flushed; all together stay within [`WRITE_BUFFERS_BYTES`].
         options.set_max_write_buffer_number(4);
     }

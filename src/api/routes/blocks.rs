@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io::{self, Read, Write},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use http_body_util::LengthLimitError;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError::Lagged};
 
 use super::super::{
@@ -30,6 +31,7 @@ use super::super::{
     schema::{
         Block, BlockHead, BlockSync, ErrorBody, ImportedSegment, Octets, SegmentOptions, Submitted, TraceLagged, Traced,
     },
+    spool,
 };
 use crate::{
     block::{
@@ -49,7 +51,8 @@ const PIECE: usize = 256 * 1024;
 const PAUSE: Duration = Duration::from_secs(60);
 /// How long a sender whose segment is not wanted may pause until it is answered.
 const QUIET: Duration = Duration::from_secs(1);
-/// For a place among the segments that are moved.
+const SEGMENTS_BUSY: &str = "other segments of the chain are being moved; try again";
+/// For a place among what is moved.
 const TURN: Duration = Duration::from_secs(10);
 
 fn block(app: &App) -> Result<block::Handle, ApiError> {
@@ -73,9 +76,11 @@ pub(super) async fn head(State(app): State<App>) -> Result<Json<BlockHead>, ApiE
     params(("id" = String, Path, description = "A height, or a hash of 64 hex digits")),
     responses((status = 200, body = Block), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
-pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Result<Json<Block>, ApiError> {
+pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Result<Response, ApiError> {
     let block = block(&app)?;
     let id = block_id(&text)?;
+    // Some megabytes each, for as long as the reader takes.
+    let place = turn(&app.bodies, "too many bodies are being read; try again").await?;
     let head = block.status().head.height;
     let found =
         tokio::task::spawn_blocking(move || block.block(id)).await.map_err(|_| ApiError::busy("stopping"))??;
@@ -83,7 +88,9 @@ pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Resul
         BlockId::Height(height) => format!("no block at height {height}: the chain ends at {head}"),
         BlockId::Hash(hash) => format!("no block {hash} is held here"),
     };
-    found.map(|held| Json(held.into())).ok_or_else(|| ApiError::not_found(none))
+    let held = found.ok_or_else(|| ApiError::not_found(none))?;
+    let json = serde_json::to_vec(&Block::from(held)).map_err(|e| ApiError::io("encoding", &e.into()))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], spool::give(json.into(), place)).into_response())
 }
 
 fn block_id(text: &str) -> Result<BlockId, ApiError> {
@@ -153,10 +160,10 @@ pub(super) async fn trace(
     events::serve(&app, exchanges)
 }
 
-async fn turn(app: &App) -> Result<OwnedSemaphorePermit, ApiError> {
-    match tokio::time::timeout(TURN, app.segments.clone().acquire_owned()).await {
+async fn turn(places: &Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(TURN, places.clone().acquire_owned()).await {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(ApiError::busy("other segments of the chain are being moved; try again")),
+        _ => Err(ApiError::busy(busy)),
     }
 }
 
@@ -173,7 +180,7 @@ pub(super) async fn export(
     Params(options): Params<SegmentOptions>,
 ) -> Result<Response, ApiError> {
     let block = block(&app)?;
-    let place = turn(&app).await?;
+    let place = turn(&app.segments, SEGMENTS_BUSY).await?;
     let (from, to) = (options.from.unwrap_or(1), options.to);
     let (pieces, out) = mpsc::channel(PIPE);
     let runtime = tokio::runtime::Handle::current();
@@ -212,13 +219,22 @@ pub(super) async fn export(
     )
 )]
 pub(super) async fn import(State(app): State<App>, request: Request) -> Result<Json<ImportedSegment>, ApiError> {
-    let block = block(&app)?;
-    let place = turn(&app).await?;
+    let mut body = request.into_body().into_data_stream();
+    let ready = match block(&app) {
+        Ok(block) => turn(&app.segments, SEGMENTS_BUSY).await.map(|place| (block, place)),
+        Err(error) => Err(error),
+    };
+    let (block, place) = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            drain(&mut body).await;
+            return Err(error);
+        }
+    };
     let (sender, pieces) = mpsc::channel::<io::Result<Bytes>>(PIPE);
     let reading = block.clone();
     let mut working =
         tokio::task::spawn_blocking(move || reading.import(Source { pieces, piece: Bytes::new(), failed: false }));
-    let mut body = request.into_body().into_data_stream();
     let (early, unread) = loop {
         let next = tokio::select! {
             // It found something wrong.

@@ -355,19 +355,31 @@ impl Fetcher {
             }
             return true;
         }
-        if entry.sources.len() >= MAX_SOURCES {
-            // Liars are the first to announce: whoever failed makes room.
-            let worst = entry.sources.iter().enumerate().filter(|(_, s)| s.failures > 0 && !s.turn.is_active());
-            let Some((worst, _)) = worst.max_by_key(|(_, s)| (s.turn == Turn::Out, s.failures)) else { return true };
-            let gone = entry.sources.swap_remove(worst);
-            if let Some(load) = self.loads.get_mut(&gone.peer) {
-                load.entries -= 1;
-            }
+        // Liars are the first to announce: whoever failed makes room, and anybody for who gives the header, or a child.
+        if entry.sources.len() >= MAX_SOURCES && !self.displace(&hash, said.is_none()) {
+            return true;
         }
+        let Some(entry) = self.entries.get_mut(&hash) else { return true };
         entry.sources.push(Source { peer, said, failures: 0, busy: 0, turn: Turn::Idle(now) });
         entry.budget += 1;
         entry.alone = None;
         self.loads.entry(peer).or_default().entries += 1;
+        true
+    }
+
+    /// One of a block's sources that are not asked goes: the one that failed most, here and elsewhere; with `any` also one that did not fail.
+    /// Whether one did.
+    fn displace(&mut self, hash: &Hash, any: bool) -> bool {
+        let Some(entry) = self.entries.get_mut(hash) else { return false };
+        let failed = |s: &Source| s.failures + self.loads.get(&s.peer).map_or(0, |l| l.failures);
+        let idle =
+            entry.sources.iter().enumerate().filter(|(_, s)| !s.turn.is_active() && Some(s.peer) != entry.origin);
+        let worst = idle.map(|(at, s)| (s.turn == Turn::Out, failed(s), at)).filter(|(.., n, _)| any || *n > 0).max();
+        let Some((.., worst)) = worst else { return false };
+        let gone = entry.sources.swap_remove(worst);
+        if let Some(load) = self.loads.get_mut(&gone.peer) {
+            load.entries -= 1;
+        }
         true
     }
 

@@ -151,8 +151,9 @@ impl Conflicts {
         (decision, peers)
     }
 
-    /// Forgets peers that were not heard for long. A clock that was set back does not make it longer.
-    pub(super) fn sweep(&mut self, now: UnixMillis) {
+    /// Forgets peers that were not heard for long, and branches that are our best chain by now; `best` gives its hash at a height. A clock that
+    /// was set back does not make it longer.
+    pub(super) fn sweep(&mut self, now: UnixMillis, best: impl Fn(u64) -> Option<Hash>) {
         for rival in self.rivals.values_mut() {
             rival.tried = rival.tried.map(|at| at.min(now));
             rival.peers.retain(|_, at| {
@@ -160,7 +161,7 @@ impl Conflicts {
                 now.0 - at.0 <= FORGET_MS
             });
         }
-        self.rivals.retain(|_, rival| !rival.peers.is_empty());
+        self.rivals.retain(|first, rival| !rival.peers.is_empty() && best(rival.fork.height + 1) != Some(*first));
     }
 
     /// What was decided could not be done: the next proof decides again.

@@ -109,6 +109,8 @@ pub struct Core {
     unwritable: u32,
     /// Bytes of bodies of the write that failed last.
     failed_bytes: usize,
+    /// Blocks of the change came from a file.
+    from_file: bool,
     change: Change,
     /// Of the change that is not written yet.
     events: Vec<Event>,
@@ -147,6 +149,7 @@ impl Core {
             halted: None,
             unwritable: 0,
             failed_bytes: 0,
+            from_file: false,
             change: loaded.repairs,
             events: Vec::new(),
             released: Vec::new(),
@@ -175,7 +178,7 @@ impl Core {
             committed: self.tree.root(),
             earliest: 1,
             halted: self.halted.as_ref().map(Halt::text),
-            retrying: matches!(self.halted, Some(Halt::Store(_))),
+            retrying: self.is_broken(),
             damaged_files: self.store.damaged_files(),
             conflicting_peers: self.conflicts.most_peers(),
         }
@@ -444,7 +447,9 @@ impl Core {
         }
         let mut change = std::mem::take(&mut self.change);
         change.marks = self.marks();
-        if let Err(error) = self.store.write(&change, change.is_final()) {
+        // Whoever imports a file hears that it is here.
+        let synced = change.is_final() || std::mem::take(&mut self.from_file);
+        if let Err(error) = self.store.write(&change, synced) {
             tracing::error!(%error, "the chain could not be written; no blocks are taken until it can");
             self.halted = Some(Halt::Store(error.clone()));
             self.failed_bytes = change.added.iter().map(|b| b.body().bytes().len()).sum();
@@ -454,7 +459,7 @@ impl Core {
         }
         (self.told, self.written_hold) = (self.place(), self.hold);
         self.written.writes += 1;
-        self.written.synced += u64::from(change.is_final());
+        self.written.synced += u64::from(synced);
         let mut events = std::mem::take(&mut self.events);
         if !change.detached.is_empty() || !change.attached.is_empty() {
             events.push(Event::Head { head: self.head(), detached: change.detached, attached: change.attached });
@@ -536,7 +541,8 @@ impl Core {
     pub fn tick(&mut self, now: UnixMillis) -> Result<Vec<Event>, ChainError> {
         self.invalid.sweep(now);
         let due = self.orphans.sweep(now, self.tree.root().height);
-        self.conflicts.sweep(now);
+        // What cannot be read is looked at again.
+        self.conflicts.sweep(now, |height| self.store.hash_at(height).unwrap_or_default());
         if matches!(self.halted, Some(Halt::Conflict(_))) && !self.conflicts.outvoted() {
             tracing::info!("no branch of many peers contradicts ours any more: blocks are taken");
             self.halted = None;

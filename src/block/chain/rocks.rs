@@ -3,7 +3,9 @@
 //! Family `block`, told apart by the first byte of the key: `m` → marks, `h` ‖ hash → header ‖ spot if its body is in a pack,
 //! `c` ‖ height → hash of the best block, `n` ‖ height ‖ hash → candidates above the committed block, `r` ‖ height of the winner ‖ hash →
 //! retired blocks, `p` ‖ number → how many bodies in the pack are kept ‖ last height if it has an index, `i` → indices ([`stretch`]).
-//! Family `block_body`: hash → body, unless it is empty or in a pack. Heights are eight bytes big-endian, so scans come in order, and no
+//! Families `block_fresh` and `block_body`: hash → body, unless it is empty or in a pack. In the first are those of blocks that are not
+//! final, and of losers: nothing stays there, so its files go as wholes. What becomes final moves to the second, where everything
+//! stays. So the room of what was deleted comes back, and nothing is copied again and again for that. Heights are eight bytes big-endian, so scans come in order, and no
 //! kind of key is a prefix of another.
 //!
 //! What is not here: the children of a block, since the tree in memory knows those that matter, and it is made of the candidates; and
@@ -44,6 +46,10 @@ const FORM: u8 = 1;
 /// From so many bytes on, the bodies of one write go into a pack: writing them to the log as well takes longer than the sync of one more
 /// file.
 const PACKED_BYTES: usize = 2 * 1024 * 1024;
+
+/// Bodies that one write moves to those of final blocks, which are in memory meanwhile. More than that become final at once when a long
+/// branch wins or a halt ends; the rest is found where it is.
+const SETTLED_BYTES: usize = 16 * 1024 * 1024;
 
 /// Keeps blocks in the node's store.
 #[derive(Clone, Debug)]
@@ -144,7 +150,7 @@ impl Rocks {
         // What cannot be read is to be forgotten as well.
         let head =
             store.get(Family::Block, MARKS).ok().flatten().and_then(|marks| read_marks(&marks)).map(|marks| marks.head);
-        store.clear(&[Family::Block, Family::BlockBody])?;
+        store.clear(&[Family::Block, Family::BlockFresh, Family::BlockBody])?;
         store.clear_bodies(Shelf::Block, &store.body_numbers(Shelf::Block)?)?;
         Ok(head)
     }
@@ -278,7 +284,10 @@ fn batch(change: &Change, spots: Option<&HashMap<Hash, Spot>>) -> Batch {
         match spots.and_then(|s| s.get(&hash)) {
             Some(spot) => row.extend_from_slice(&spot.encode()),
             None if block.body().is_empty() => {}
-            None => drop(batch.put(Family::BlockBody, *hash.as_bytes(), block.body().bytes().to_vec())),
+            None => {
+                let family = if at_once.contains(&hash) { Family::BlockBody } else { Family::BlockFresh };
+                batch.put(family, *hash.as_bytes(), block.body().bytes().to_vec());
+            }
         }
         batch.put(Family::Block, by_hash(&hash), row);
         if !at_once.contains(&hash) {
@@ -319,7 +328,9 @@ fn batch(change: &Change, spots: Option<&HashMap<Hash, Spot>>) -> Batch {
 }
 
 fn delete_block(batch: &mut Batch, hash: &Hash) {
-    batch.delete(Family::Block, by_hash(hash)).delete(Family::BlockBody, *hash.as_bytes());
+    // It is in the second one when it was final, or when an older program wrote it.
+    let body = *hash.as_bytes();
+    batch.delete(Family::Block, by_hash(hash)).delete(Family::BlockFresh, body).delete(Family::BlockBody, body);
 }
 
 impl Rocks {
@@ -365,7 +376,9 @@ impl Rocks {
     }
 
     /// Adds the rows about packs: the new one, those that bodies leave, and those that nobody names.
-    fn count(&self, change: &Change, new: Option<&Packed>, out: &mut Batch) -> Result<(), StoreError> {
+    /// Returns those that go.
+    fn count(&self, change: &Change, new: Option<&Packed>, out: &mut Batch) -> Result<Vec<u64>, StoreError> {
+        let mut going = Vec::new();
         let mut left: HashMap<u64, u32> = HashMap::new();
         let evicted = change.evicted.iter().map(|p| p.hash);
         let gone: HashSet<_> = evicted.chain(change.expired.iter().map(|r| r.point.hash)).collect();
@@ -401,6 +414,7 @@ impl Rocks {
                 }
                 continue;
             }
+            going.push(number);
             out.delete(Family::Block, by_pack(number)).remove_body(Shelf::Block, number);
             if let Some(last) = last {
                 out.delete(Family::Block, stretch::key(last, number));
@@ -412,19 +426,48 @@ impl Rocks {
                 out.remove_body(Shelf::Block, *number);
             }
         }
+        Ok(going)
+    }
+
+    /// Moves the bodies of blocks that become final.
+    fn settle(&self, change: &Change, out: &mut Batch) -> Result<(), StoreError> {
+        let added: HashSet<Hash> = change.added.iter().map(Block::hash).collect();
+        let mut left = SETTLED_BYTES;
+        for hash in change.committed.iter().map(|point| point.hash).filter(|hash| !added.contains(hash)) {
+            let Some(body) = self.store.get(Family::BlockFresh, hash.as_bytes())? else { continue };
+            let Some(rest) = left.checked_sub(body.len()) else { break };
+            left = rest;
+            out.delete(Family::BlockFresh, *hash.as_bytes()).put(Family::BlockBody, *hash.as_bytes(), body);
+        }
         Ok(())
+    }
+
+    /// Bodies that are in no pack, in the order of the hashes.
+    fn alone(&self, hashes: &[[u8; 32]]) -> Result<Vec<Option<Bytes>>, StoreError> {
+        // In the order in which they move, or one might be missed in both.
+        let mut bodies = self.store.get_many(Family::BlockFresh, hashes)?;
+        let (at, keys): (Vec<_>, Vec<_>) =
+            hashes.iter().enumerate().filter(|(at, _)| bodies[*at].is_none()).map(|(at, hash)| (at, *hash)).unzip();
+        for (at, body) in at.into_iter().zip(self.store.get_many(Family::BlockBody, &keys)?) {
+            bodies[at] = body;
+        }
+        Ok(bodies.into_iter().map(|body| body.map(Bytes::from)).collect())
     }
 
     /// Writes the rows of a change.
     fn put(&self, change: &Change, pack: Option<&Packed>, synced: bool) -> Result<(), StoreError> {
         let mut batch = batch(change, pack.map(|pack| &pack.spots));
-        self.count(change, pack, &mut batch)?;
+        self.settle(change, &mut batch)?;
+        let gone = self.count(change, pack, &mut batch)?;
         self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed); // usize fits in u64
         match synced {
             // The chain has a thread of its own: it may wait for the disk, and shares the sync with whoever else waits.
-            true => futures::executor::block_on(self.store.commit(batch)),
-            false => self.store.write_unsynced(batch),
+            true => futures::executor::block_on(self.store.commit(batch))?,
+            false => self.store.write_unsynced(batch)?,
         }
+        // A damaged one of which nothing is wanted any more is no damage.
+        self.damaged.lock().expect("no panic while held").retain(|number| !gone.contains(number));
+        Ok(())
     }
 
     /// The body that a row names, which was not in its pack: gone with the row, or an error.
@@ -458,7 +501,7 @@ impl ChainStore for Rocks {
 
     fn body(&self, hash: &Hash) -> Result<Option<Bytes>, StoreError> {
         let spot = self.row(hash)?.and_then(|row| read_row(&row)?.1);
-        let Some(spot) = spot else { return Ok(self.store.get(Family::BlockBody, hash.as_bytes())?.map(Bytes::from)) };
+        let Some(spot) = spot else { return Ok(self.alone(&[*hash.as_bytes()])?.pop().flatten()) };
         let body = self.store.packed(&[spot])?.pop().flatten();
         if body.is_none() {
             self.lost(hash, &spot)?;
@@ -491,12 +534,12 @@ impl ChainStore for Rocks {
             headers.push((hash, Bytes::from(row).slice(..length), body > 0, spot));
         }
         let mut packed = self.store.packed(&spots)?.into_iter();
-        let mut alone = self.store.get_many(Family::BlockBody, &alone)?.into_iter();
+        let mut alone = self.alone(&alone)?.into_iter();
         let mut blocks = Vec::with_capacity(headers.len());
         for (hash, header, has_body, spot) in headers {
             let body = match (has_body, spot) {
                 (_, Some(_)) => packed.next().flatten(),
-                (true, None) => alone.next().flatten().map(Bytes::from),
+                (true, None) => alone.next().flatten(),
                 (false, None) => Some(Bytes::new()),
             };
             match (body, spot) {

@@ -193,7 +193,8 @@ impl Fetches {
         });
     }
 
-    /// Of those that wait and may be started, the oldest one of the neighbour with fewest under way.
+    /// Of those that wait and may be started, the oldest one of the neighbour with fewest under way; of those who did not deliver of late only
+    /// when there is no other: any number of names may have one under way each.
     fn next_in_turn(&self) -> Option<usize> {
         if self.flying.len() >= FETCHING {
             return None;
@@ -203,9 +204,10 @@ impl Fetches {
         let of = |source: &PeerId| flying.get(source).copied().unwrap_or(0);
         let waiting = self.waiting.iter().enumerate().filter_map(|(at, waits)| {
             let count = of(&waits.received.source);
-            (count < self.window(&waits.received.source)).then_some((count, at))
+            let failed = self.failures.contains_key(&waits.received.source);
+            (count < self.window(&waits.received.source)).then_some((count, failed, at))
         });
-        waiting.min().map(|(_, at)| at)
+        waiting.min().map(|(.., at)| at)
     }
 
     /// The next one that ended, to be given to [`Fetches::settle`]. Pending while there is none; cancel-safe.

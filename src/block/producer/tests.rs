@@ -106,6 +106,19 @@ async fn whoever_replaces_the_head_again_and_again_does_not_put_off_the_next_blo
 }
 
 #[tokio::test]
+async fn what_a_block_took_while_events_were_lost_is_taken_out_however_old_it_is() {
+    let (mut service, chain, _) = service(kit::rules(12));
+    service.read_recent().await.unwrap();
+    let sent = Bytes::from_static(b"pay dora");
+    service.take(sent.clone()).unwrap();
+    let first = Maker::new(1).block(&kit::genesis(), 2000, &[sent.to_vec()]);
+    let row = [vec![first.clone()], Maker::new(1).row(&first, 300, 0)].concat();
+    chain.import_segment(row, Origin::File).await.unwrap();
+    service.on_event(Err(broadcast::error::RecvError::Lagged(1))).await.unwrap();
+    assert!(service.pool.is_empty());
+}
+
+#[tokio::test]
 async fn a_block_on_one_of_a_fast_clock_is_not_nearer_to_it_than_the_rules_let_it_be() {
     let mut rules = kit::rules(12);
     rules.validator = Arc::new(chain::Spaced::new(500, rules.validator));

@@ -101,10 +101,10 @@ impl Claim {
         self.cut_until.is_some_and(|until| now < until)
     }
 
-    /// It says that it has more than we do, had the time to show it, and did not.
-    fn is_idle(&self, now: Instant) -> bool {
-        let long = self.missing_since.is_some_and(|since| now.saturating_duration_since(since) >= DOUBT);
-        long && self.given(now) < 1.0
+    /// It says that it has more than we do, and shows nothing: it had the time to, or there is no more `patience` with anybody.
+    fn is_idle(&self, patience: bool, now: Instant) -> bool {
+        let waits = |since: Instant| patience && now.saturating_duration_since(since) < DOUBT;
+        self.missing_since.is_some_and(|since| !waits(since)) && self.given(now) < 1.0
     }
 
     /// The height up to which it is worth asking, when `base` is where we are ourselves.
@@ -181,6 +181,8 @@ pub(super) struct Claims {
     peers: BTreeMap<PeerId, Claim>,
     /// Until when peers that are gone are cut, and whether they contradict us: to come back does not end it.
     cuts: BTreeMap<PeerId, (Instant, bool)>,
+    /// Until then a claim counts with what was given for it alone ([`Claims::distrust`]).
+    distrust_until: Option<Instant>,
 }
 
 impl Claims {
@@ -286,16 +288,40 @@ impl Claims {
         }
     }
 
+    /// What peers said was tried for long, and came to nothing: until then nobody is given time to show it any more, or names that come anew
+    /// and again would have it each time.
+    pub(super) fn distrust(&mut self, until: Instant) {
+        self.distrust_until = Some(until);
+    }
+
+    pub(super) fn distrusts(&self, now: Instant) -> bool {
+        self.distrust_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether there are peers, and all of them say that they have more and show nothing.
+    pub(super) fn all_idle(&self, now: Instant) -> bool {
+        let patience = !self.distrusts(now);
+        self.peers.values().all(|c| c.lies || c.is_idle(patience, now))
+    }
+
+    /// Whether a peer is listened to about what others send: not when it lets pulls run out of time, lies about a height, or shows nothing of what
+    /// it says.
+    pub(super) fn has_voice(&self, claim: &Claim, now: Instant) -> bool {
+        !(claim.lies || claim.silent || claim.is_idle(!self.distrusts(now), now))
+    }
+
     /// Whether most peers have another final block within these blocks. Of all peers, because the honest ones are silent when
-    /// their final blocks are higher: a few liars next to our head would be the only ones that are heard.
-    pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block]) -> bool {
+    /// their final blocks are higher: a few liars next to our head would be the only ones that are heard. Some have no
+    /// voice ([`Claims::has_voice`]).
+    pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block], now: Instant) -> bool {
         let Some(first) = blocks.first().map(|b| b.header().height) else { return false };
         let differs = |claim: &Claim| {
             let place = claim.committed.height.checked_sub(first).and_then(|i| usize::try_from(i).ok());
             place.and_then(|i| blocks.get(i)).is_some_and(|block| block.hash() != claim.committed.hash)
         };
-        let other = self.peers.iter().filter(|(peer, claim)| *peer != sender && differs(claim)).count();
-        other * 2 > self.peers.len()
+        let voices = || self.peers.iter().filter(|(peer, claim)| *peer == sender || self.has_voice(claim, now));
+        let other = voices().filter(|(peer, claim)| *peer != sender && differs(claim)).count();
+        other * 2 > voices().count()
     }
 
     /// Blocks up to this height came and are in our chain.
@@ -369,18 +395,22 @@ impl Claims {
     }
 
     /// Whether the heads of at least half of the peers are here, whether they are cut or not. Those that proved that they are on
-    /// another branch are not counted, nor those that say for long that they have more and show nothing, while others are in step.
+    /// another branch are not counted, nor, while others are in step, those that lie about a height, or say for long that they have more and
+    /// show nothing.
     pub(super) fn mostly_held(&self, now: Instant) -> bool {
-        let some = self.held() > 0;
-        let counted = || self.peers.values().filter(|c| !(c.contradicts || some && c.is_idle(now)));
+        let (some, patience) = (self.held() > 0, !self.distrusts(now));
+        let counted = || {
+            let all = self.peers.values();
+            all.filter(|c| !(c.contradicts || some && (c.lies || c.is_idle(patience, now))))
+        };
         counted().filter(|c| c.is_held()).count() * 2 >= counted().count()
     }
 
     /// Whether more peers say that they have a head that is not here than have one that is. Those that say so for long and show nothing are not
     /// counted while others are in step: there may be any number of them, and they cost whoever has them next to nothing.
     pub(super) fn mostly_missing(&self, now: Instant) -> bool {
-        let some = self.held() > 0;
-        self.peers.values().filter(|c| c.is_wanted(now) && !(some && c.is_idle(now))).count() > self.held()
+        let (some, patience) = (self.held() > 0, !self.distrusts(now));
+        self.peers.values().filter(|c| c.is_wanted(now) && !(some && c.is_idle(patience, now))).count() > self.held()
     }
 
     /// Peers whose head, above the genesis block, is here.

@@ -15,6 +15,8 @@ const ROUND: Duration = Duration::from_secs(10);
 const ROUND_SYNCING: Duration = Duration::from_secs(3);
 /// SHAKEHANDs under way at once.
 const AT_ONCE: usize = 8;
+/// Of them for those that are asked out of turn: names that come and say nothing leave the rest to who is here.
+const OUT_OF_TURN: usize = AT_ONCE / 2;
 /// A peer that does not speak the protocol, or is of another chain, is asked again after this.
 const REFUSED: Duration = Duration::from_secs(600);
 
@@ -26,6 +28,8 @@ struct Peer {
     /// Asked at once, out of turn.
     urgent: bool,
     asking: bool,
+    /// It is being asked out of turn.
+    out_of_turn: bool,
     /// When it was asked last.
     last: Instant,
     /// Not asked before.
@@ -49,7 +53,8 @@ pub(super) struct Schedule {
 impl Schedule {
     /// A peer is connected: it is asked at once.
     pub(super) fn add(&mut self, peer: PeerId, now: Instant) {
-        self.peers.insert(peer, Peer { urgent: true, asking: false, last: now, refused_until: None });
+        self.peers
+            .insert(peer, Peer { urgent: true, asking: false, out_of_turn: false, last: now, refused_until: None });
     }
 
     /// The same for a peer that may be known.
@@ -85,7 +90,9 @@ impl Schedule {
         let asking = self.peers.values().filter(|p| p.asking).count();
         let mut waiting: Vec<_> = self.peers.iter().filter(|(_, p)| p.may_be_asked(now)).collect();
         waiting.sort_unstable_by_key(|(id, p)| (!p.urgent, p.last, **id));
-        let urgent = waiting.iter().filter(|(_, p)| p.urgent).count();
+        let (urgent, others): (Vec<_>, Vec<_>) =
+            waiting.into_iter().map(|(id, p)| (*id, p.urgent)).partition(|(_, urgent)| *urgent);
+        let out_of_turn = self.peers.values().filter(|p| p.asking && p.out_of_turn).count();
         // The others follow one another at an even pace, so that their number does not count.
         let round = if syncing { ROUND_SYNCING } else { ROUND };
         let places = u32::try_from(self.peers.len()).unwrap_or(u32::MAX).clamp(1, A_ROUND);
@@ -96,14 +103,15 @@ impl Schedule {
         if in_turn > 0 {
             *next = (*next + pace).max(now);
         }
-        let wanted = (urgent + in_turn).min(AT_ONCE.saturating_sub(asking));
-        let started: Vec<_> = waiting.into_iter().take(wanted).map(|(id, _)| *id).collect();
-        for id in &started {
+        let urgent = urgent.into_iter().take(OUT_OF_TURN.saturating_sub(out_of_turn));
+        let started: Vec<_> =
+            urgent.chain(others.into_iter().take(in_turn)).take(AT_ONCE.saturating_sub(asking)).collect();
+        for (id, urgent) in &started {
             if let Some(peer) = self.peers.get_mut(id) {
-                (peer.asking, peer.urgent, peer.last) = (true, false, now);
+                (peer.asking, peer.urgent, peer.out_of_turn, peer.last) = (true, false, *urgent, now);
             }
         }
-        started
+        started.into_iter().map(|(id, _)| id).collect()
     }
 
     /// A SHAKEHAND ended; `refused` when there is no use in asking again soon.

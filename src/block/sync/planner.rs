@@ -15,7 +15,9 @@
 //!
 //! No state is terminal (N12), and being in step is that no wanted head is missing, never that two heights are equal (N15). Who
 //! was not in step comes into it only when the heads of at least half of the peers are here, and not before a few peers have told
-//! them or a second has passed: that all of them are cut says nothing but that nobody gave us blocks. Peers that proved that they are on another branch are not counted there.
+//! them or a second has passed: that all of them are cut says nothing but that nobody gave us blocks. Peers that proved that they are on
+//! another branch are not counted there, nor, while others are in step, those that had the time to show what they say and did not. When half
+//! a minute of trying brought little, nobody is given that time for ten minutes, or names that come anew would have it each time.
 
 mod pull;
 
@@ -60,6 +62,13 @@ const FEW: usize = 3;
 const HANGS: Duration = Duration::from_secs(9);
 /// After a run that came to nothing.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What peers say is tried for so long, but for [`ENOUGH`] new blocks that came; then only what comes counts for [`DISTRUST`].
+const TRIED: Duration = STALL;
+const DISTRUST: Duration = Duration::from_secs(600);
+/// More than one who is quickest with each new block gives in that time, so that a few others are believed.
+const ENOUGH: usize = 32;
+/// A search for where a peer's chain leaves ours, with the proof that follows, ends after this.
+const SEARCH: Duration = Duration::from_secs(30);
 /// A run to which nobody sends anything ends after this, which is twice what a pull may take: there is one run at a time, and what
 /// others have may not wait for somebody who is busy for ever.
 const IDLE: Duration = Duration::from_secs(20);
@@ -102,6 +111,14 @@ pub(super) struct Planner {
     /// A peer whose chain is to be compared with ours, and a height where they differ.
     suspect: Option<(PeerId, u64)>,
     proving: Option<(u64, PeerId, Point)>,
+    /// When the search began, or the one before the proof.
+    searching_since: Instant,
+    /// When a batch did not fit: the next one that does not fit begins a search.
+    missed: Option<Instant>,
+    /// Since when what peers say was tried while we were not in step, and how many new blocks came.
+    tried: Option<(Instant, usize)>,
+    /// Peers that show nothing are as good as none.
+    solitary: bool,
     /// What is with the chain, in the order in which it was handed over.
     importing: VecDeque<Importing>,
     flights: HashMap<u64, Flight>,
@@ -121,10 +138,11 @@ pub(super) struct Planner {
 }
 
 impl Planner {
-    /// `depth`: blocks that are not final yet.
-    pub(super) fn new(depth: u64, now: Instant) -> Self {
+    /// `depth`: blocks that are not final yet. `solitary`: whether peers of whom none shows any of what they say are as good as none.
+    pub(super) fn new(depth: u64, solitary: bool, now: Instant) -> Self {
         Self {
             depth,
+            solitary,
             claims: Claims::default(),
             state: State::NoPeers,
             head: 0,
@@ -135,6 +153,9 @@ impl Planner {
             search: None,
             suspect: None,
             proving: None,
+            searching_since: now,
+            missed: None,
+            tried: None,
             importing: VecDeque::new(),
             flights: HashMap::new(),
             last_id: 0,
@@ -205,7 +226,7 @@ impl Planner {
                     self.window = (self.window + 1).min(pull::IN_FLIGHT);
                 }
                 self.claims.silent(&peer, false);
-                let outvoted = self.claims.outvote(&peer, &blocks);
+                let outvoted = self.claims.outvote(&peer, &blocks, now);
                 let Some(run) = self.run.as_mut().filter(|_| current) else { return };
                 if blocks.last().is_some_and(|last| last.header().height > self.head) {
                     self.moved = now;
@@ -217,9 +238,8 @@ impl Planner {
                     if !run.on_nothing(span, peer, true) {
                         self.give_up(now);
                     }
-                } else if let Some(wrong) = run.on_blocks(span, peer, blocks, bytes) {
-                    run.excluded.insert(wrong);
-                    self.claims.fail(&wrong, now);
+                } else {
+                    run.on_blocks(span, peer, blocks, bytes);
                 }
             }
             Err(failure) => {
@@ -345,6 +365,7 @@ impl Planner {
     /// The conflict was shown to the chain, or could not be proven.
     pub(super) fn on_proven(&mut self, id: u64, result: Result<(), Failure>, view: &impl View, now: Instant) {
         let Some((_, peer, fork)) = self.proving.take_if(|(running, ..)| *running == id) else { return };
+        let lost = matches!(result, Err(Failure::Lost | Failure::Timeout | Failure::Busy(_)));
         match result {
             Ok(()) => self.claims.contradict(&peer),
             Err(failure) => drop(self.on_failure(peer, failure, now)),
@@ -354,8 +375,11 @@ impl Planner {
             return self.begin(Run::new(fork, Some(peer)), peer, now);
         }
         // Its blocks do not fit on ours now. It is looked at again, and counted again, when the cut ends. The next one may prove the
-        // same soon, also when we are stalled: it takes many.
-        self.claims.cut(&peer, now + CUT);
+        // same soon, also when we are stalled: it takes many. What was lost on the way may come soon.
+        match lost {
+            true => self.claims.pass(&peer, now + PROBE),
+            false => self.claims.cut(&peer, now + CUT),
+        }
         self.run = None;
         self.pause_until = Some(now + PAUSE);
     }
@@ -390,7 +414,11 @@ impl Planner {
         useless.iter().for_each(|peer| self.claims.fail(peer, now));
         if let Some(peer) = self.cause {
             tracing::debug!(%peer, "nobody sends what a peer says there is");
-            self.claims.pass(&peer, now + PROBE);
+            match self.run.as_ref().is_some_and(|run| run.branch == Some(peer)) {
+                // It showed us where its branch begins, and then nothing of it.
+                true => self.claims.cut(&peer, now + CUT),
+                false => self.claims.pass(&peer, now + PROBE),
+            }
         }
         self.give_up(now);
     }
@@ -430,6 +458,9 @@ impl Planner {
             if new > 0 {
                 (self.progress, self.moved) = (now, now);
             }
+            if let Some((_, came)) = &mut self.tried {
+                *came += new;
+            }
             if let Some(run) = self.run.as_mut().filter(|_| current) {
                 run.advance(*last);
             }
@@ -462,14 +493,35 @@ impl Planner {
         for peer in self.claims.refresh(now, |hash| view.held(hash)) {
             self.report(peer, Offence::WrongData);
         }
+        self.doubt(&place, now);
         self.decide(&place, now);
         self.end_idle(now);
+        self.end_search(now);
         if !place.halted {
             self.import(now);
         }
         self.start(&place, now);
         self.pull(&place, now, random);
         std::mem::take(&mut self.out)
+    }
+
+    /// Looks whether anything comes of what peers say.
+    fn doubt(&mut self, place: &Place, now: Instant) {
+        if self.state == State::Synced || place.halted {
+            self.tried = None;
+        } else if self.claims.iter().any(|(_, c)| c.is_wanted(now)) {
+            self.tried.get_or_insert((now, 0));
+        }
+        let over = |(since, _): &mut (Instant, usize)| now.saturating_duration_since(*since) >= TRIED;
+        if let Some((_, came)) = self.tried.take_if(over)
+            && came < ENOUGH
+        {
+            tracing::debug!(
+                came,
+                "peers say that there is more, and show little of it: only what they show counts now"
+            );
+            self.claims.distrust(now + DISTRUST);
+        }
     }
 
     fn decide(&mut self, place: &Place, now: Instant) {
@@ -481,11 +533,13 @@ impl Planner {
         let believed = self.claims.mostly_missing(now);
         let credible = target.is_some_and(|t| t.backed && believed || t.given > self.depth + 2);
         let near = gap <= self.depth + 2;
-        let tried = target.is_none_or(|t| !t.backed || t.long);
+        let distrusts = self.claims.distrusts(now);
+        let tried = distrusts || target.is_none_or(|t| !t.backed || t.long);
+        let doubtful = distrusts || target.is_some_and(|t| t.doubtful);
         let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held(now));
         let next = match self.state {
             _ if place.halted => State::Stalled,
-            _ if self.claims.is_empty() => State::NoPeers,
+            _ if self.claims.is_empty() || self.solitary && self.claims.all_idle(now) => State::NoPeers,
             _ if target.is_none() && in_step => State::Synced,
             // Others may tell of more in a moment.
             _ if target.is_none() && !self.is_settled(now) => self.state,
@@ -496,9 +550,7 @@ impl Planner {
             State::Synced => State::Synced,
             // Nor does it keep anybody from being in step: of few peers it is believed for a while, of more not at all.
             // What a third says is tried before anybody is in step who was not, but not for ever.
-            _ if in_step && !credible && (self.claims.held() >= FEW && tried || target.is_some_and(|t| t.doubtful)) => {
-                State::Synced
-            }
+            _ if in_step && !credible && (self.claims.held() >= FEW && tried || doubtful) => State::Synced,
             // A lone head that is not higher than ours is fetched, but we are not behind.
             _ if gap == 0 && in_step => State::Synced,
             State::Stalled if now.saturating_duration_since(self.progress) >= STALL => State::Stalled,
@@ -543,9 +595,22 @@ impl Planner {
         }
     }
 
-    /// What a peer sent does not fit on what we have: either its chain leaves ours, or it lies. Its headers tell.
+    /// What a peer sent does not fit on what we have: either its chain leaves ours, or it lies. Its headers tell, when it is the second time in a
+    /// while: to look for the place takes long, with a liar as long as there is patience, and nothing is pulled meanwhile.
     fn on_mismatch(&mut self, peer: PeerId, on: Point, now: Instant) {
         let branch = self.run.as_ref().and_then(|r| r.branch);
+        let before = self.missed.replace(now);
+        let first = branch.is_none() && before.is_none_or(|at| now.saturating_duration_since(at) >= CUT);
+        if let Some(run) = self.run.as_mut().filter(|_| first) {
+            let other = |(other, c): (&PeerId, &Claim)| {
+                let asked = *other != peer && !run.excluded.contains(other);
+                asked && !c.is_silent() && !c.is_cut(now) && c.head.height > on.height && c.earliest <= on.height + 1
+            };
+            if self.claims.iter().any(other) {
+                run.excluded.insert(peer);
+                return;
+            }
+        }
         self.run = None;
         if self.claims.get(&peer).is_none() {
             return self.give_up(now);
@@ -560,9 +625,7 @@ impl Planner {
     /// Begins a run or a search when something is missing and nothing is under way.
     fn start(&mut self, place: &Place, now: Instant) {
         if let Some((peer, high)) = self.suspect.take() {
-            let search = Search::new(peer, place.committed.height, high);
-            let ladder = search.first();
-            return self.ask(search, ladder);
+            return self.search(Search::new(peer, place.committed.height, high), now);
         }
         let idle = self.run.is_none() && self.search.is_none() && self.proving.is_none() && self.importing.is_empty();
         if !idle || !self.is_settled(now) || self.pause_until.is_some_and(|t| now < t) {
@@ -586,9 +649,23 @@ impl Planner {
             self.begin(Run::new(place.head, None), peer, now);
         } else {
             // A head that is not higher than ours and not here: another branch.
-            let search = Search::new(peer, place.committed.height, claim.head.height.min(base + 1));
-            let ladder = search.first();
-            self.ask(search, ladder);
+            self.search(Search::new(peer, place.committed.height, claim.head.height.min(base + 1)), now);
         }
+    }
+
+    fn search(&mut self, search: Search, now: Instant) {
+        self.searching_since = now;
+        let ladder = search.first();
+        self.ask(search, ladder);
+    }
+
+    /// Ends a search, or the proof that followed, that takes long: nothing else begins meanwhile.
+    fn end_search(&mut self, now: Instant) {
+        let with = self.search.as_ref().map(|(_, s)| s.peer()).or(self.proving.map(|(_, peer, _)| peer));
+        let Some(peer) = with.filter(|_| now.saturating_duration_since(self.searching_since) >= SEARCH) else { return };
+        tracing::debug!(%peer, "to find where its chain leaves ours takes too long");
+        (self.search, self.proving, self.run) = (None, None, None);
+        self.claims.cut(&peer, now + CUT);
+        self.pause_until = Some(now + PAUSE);
     }
 }

@@ -130,8 +130,6 @@ pub(super) struct Run {
     given: Point,
     /// Batches were handed over since others were cut.
     shorter: bool,
-    /// Batches that a neighbour contradicted: who sent them and how they ended, by their first height.
-    doubted: BTreeMap<u64, (PeerId, Point)>,
     /// How often that happened between two batches, by the second one's first height.
     disputes: BTreeMap<u64, u8>,
 }
@@ -147,7 +145,6 @@ impl Run {
             batches: BTreeMap::new(),
             given: anchor,
             shorter: false,
-            doubted: BTreeMap::new(),
             disputes: BTreeMap::new(),
         }
     }
@@ -222,21 +219,19 @@ impl Run {
         }
     }
 
-    /// These blocks came, checked and linked; at most what was asked for. Returns who sent something else for them before, when a
-    /// neighbour had contradicted it.
-    pub(super) fn on_blocks(&mut self, span: Span, peer: PeerId, blocks: Vec<Block>, bytes: usize) -> Option<PeerId> {
+    /// These blocks came, checked and linked; at most what was asked for.
+    pub(super) fn on_blocks(&mut self, span: Span, peer: PeerId, blocks: Vec<Block>, bytes: usize) {
         let count = u32::try_from(blocks.len()).unwrap_or(u32::MAX).min(span.count);
         // What came from somebody else first, or was cut anew meanwhile, is not looked at.
         let asked = |b: &Batch| matches!(&b.stage, Stage::Flying(peers) if peers.contains(&peer)) && count <= b.count;
-        let waits = self.batches.get(&span.start).is_some_and(asked);
-        let last = blocks.last().map(point).filter(|_| waits)?;
+        if count == 0 || !self.batches.get(&span.start).is_some_and(asked) {
+            return;
+        }
         self.alone = self.alone.filter(|alone| *alone == peer);
         self.shorten(Span { start: span.start, count });
         if let Some(batch) = self.batches.get_mut(&span.start) {
             batch.stage = Stage::Here { peer, blocks, bytes };
         }
-        let doubted = self.doubted.remove(&span.start);
-        doubted.filter(|(_, before)| before.height == last.height && *before != last).map(|(sender, _)| sender)
     }
 
     /// Nothing came from `peer`. False when the batch was tried often enough; a try that was not the peer's fault does not count.
@@ -262,16 +257,16 @@ impl Run {
     /// becomes final soon.
     ///
     /// # Errors
-    /// When the first one does not fit on what is in the chain.
+    /// When the first one does not fit on what is in the chain: it is missing again.
     pub(super) fn take(&mut self, twice: u64, with_chain: Load) -> Result<Option<Handover>, Mismatch> {
         let mut out = Handover::default();
         let mut on = self.given;
-        while let Some((start, batch)) = self.batches.first_key_value() {
-            let Stage::Here { peer, blocks, bytes } = &batch.stage else { break };
-            let (start, peer, bytes) = (*start, *peer, *bytes);
+        while let Some(mut entry) = self.batches.first_entry() {
+            let Stage::Here { peer, blocks, bytes } = &entry.get().stage else { break };
+            let (start, peer, bytes) = (*entry.key(), *peer, *bytes);
             if blocks.first().is_none_or(|b| b.header().parent != on.hash) {
                 if with_chain == Load::default() && out.blocks.is_empty() {
-                    self.batches.remove(&start);
+                    entry.get_mut().stage = Stage::Missing;
                     return Err(Mismatch { peer, on });
                 }
                 break; // found again when those before it are in the chain
@@ -311,22 +306,21 @@ impl Run {
             if *peer != sender || next > twice {
                 return true;
             }
-            let (peer, last) = (*peer, blocks.last().map(point).unwrap_or_default());
+            let last = blocks.last().map(point).unwrap_or_default();
             // The last one that there may be: nothing can come after it before it is gone.
             let Some(after) = self.batches.get(&next) else { return !self.shorter };
-            let Stage::Here { peer: other, blocks, .. } = &after.stage else { return bytes >= BYTES };
+            let Stage::Here { blocks, .. } = &after.stage else { return bytes >= BYTES };
             if blocks.first().is_some_and(|b| b.header().parent == last.hash) {
                 at = next;
                 continue;
             }
-            let (other, end) = (*other, blocks.last().map(point).unwrap_or_default());
             let disputes = self.disputes.entry(next).or_default();
             *disputes += 1;
             if *disputes > DISPUTES {
                 return true;
             }
-            for (start, sender, end) in [(at, peer, last), (next, other, end)] {
-                self.doubted.insert(start, (sender, end));
+            // Who of both is wrong nobody knows: what is wrong fits on nothing in the end.
+            for start in [at, next] {
                 if let Some(batch) = self.batches.get_mut(&start) {
                     batch.stage = Stage::Missing;
                 }
@@ -425,10 +419,10 @@ mod tests {
     }
 
     /// Asks `peer` for everything that is missing, and has it sent from `chain`, each batch with `bytes` bytes.
-    fn send(run: &mut Run, peer: PeerId, chain: &[Block], span: Span, bytes: usize) -> Option<PeerId> {
+    fn send(run: &mut Run, peer: PeerId, chain: &[Block], span: Span, bytes: usize) {
         run.fly(span, peer);
         let start = usize::try_from(span.start - 1).unwrap();
-        run.on_blocks(span, peer, chain[start..start + span.count as usize].to_vec(), bytes)
+        run.on_blocks(span, peer, chain[start..start + span.count as usize].to_vec(), bytes);
     }
 
     fn spans(run: &Run) -> Vec<Span> {
@@ -502,30 +496,38 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_that_contradict_each_other_are_pulled_again_and_who_changed_is_named() {
+    fn neighbours_that_contradict_each_other_are_pulled_again() {
         let chain = Maker::new(1).row(&kit::genesis(), 30, 0);
         let other = Maker::new(2).row(&kit::genesis(), 30, 0);
         let (good, liar, third) = (PeerId::random(), PeerId::random(), PeerId::random());
         let mut run = Run::new(genesis(), None);
         run.cut(30, 10);
         let all = spans(&run);
-        assert_eq!(send(&mut run, liar, &other, all[0], 1), None);
+        send(&mut run, liar, &other, all[0], 1);
         assert!(run.take(30, Load::default()).unwrap().is_none(), "nobody vouches for it");
         assert_eq!(run.missing()[0].beside, [liar]);
-        assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
+        send(&mut run, good, &chain, all[1], 1);
         assert!(run.take(30, Load::default()).unwrap().is_none());
         assert_eq!(spans(&run), all, "both again");
-        assert_eq!(send(&mut run, third, &chain, all[0], 1), Some(liar));
-        assert_eq!(send(&mut run, good, &chain, all[1], 1), None);
+        send(&mut run, third, &chain, all[0], 1);
+        send(&mut run, good, &chain, all[1], 1);
         assert_eq!(
             run.take(30, Load::default()).unwrap().unwrap().blocks.len(),
             10,
             "the second one waits for the third"
         );
         run.advance(point(&chain[9]));
-        assert_eq!(send(&mut run, liar, &other, all[2], 1), None);
+        send(&mut run, liar, &other, all[2], 1);
         assert!(run.take(30, Load::default()).unwrap().is_none());
         assert_eq!(run.take(20, Load::default()).unwrap().map(|h| h.blocks.len()), None, "they are pulled again");
+        // What fits on nothing that the chain was given is known at once.
+        let mut run = Run::new(point(&chain[9]), None);
+        run.cut(30, 10);
+        let all = spans(&run);
+        send(&mut run, liar, &other, all[0], 1);
+        send(&mut run, good, &chain, all[1], 1);
+        assert_eq!(run.take(30, Load::default()).unwrap_err(), Mismatch { peer: liar, on: point(&chain[9]) });
+        assert_eq!(spans(&run)[0], all[0], "it is missing again");
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Settings {
     pub max_body_bytes: usize,
     /// Time from one block to the next (`block.interval_ms`).
     pub interval: Duration,
+    /// Whether peers of whom none shows any of what they say are as good as none (`block.produce_alone`).
+    pub solitary: bool,
 }
 
 /// What the service works with.
@@ -179,7 +181,7 @@ pub fn new(settings: Settings, deps: Deps, metrics: Metrics) -> (Service, Handle
         exchange,
         inbound: Some(Queues { shakehand: shakehands, pull: pulls, headers: header_asks }),
         claims: queue,
-        planner: Planner::new(settings.depth, now),
+        planner: Planner::new(settings.depth, settings.solitary, now),
         schedule: Schedule::default(),
         offsets: Offsets::default(),
         foreign,

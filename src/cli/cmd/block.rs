@@ -515,7 +515,7 @@ async fn next(context: &Context, blocks: &mut Download) -> Result<Option<bytes::
     // A daemon that is gone says so by itself.
     let _: BlockHead = context.client()?.get("/v1/block/head").await?;
     Err(CliError::failed(format!(
-        "the export broke off ({why}): the reader paused for a minute, or the best chain changed (then export up to the committed height \
-         with --to); the daemon's log says which"
+        "the export broke off ({why}): the reader paused for a minute, the best chain changed (then export up to the committed height \
+         with --to), or a stored block is damaged; the daemon's log says which"
     )))
 }

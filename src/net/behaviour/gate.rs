@@ -1,8 +1,11 @@
 //! Which gossip is let in. gossipsub remembers each message that is new to it for minutes, in three places, whoever sent it and whatever is
-//! judged of it, and it keeps the bytes of those on topics that nobody here has joined. Nothing of that has a bound of its own, names cost
-//! nothing, and what was once remembered stays until its time is over. So the bound is here, before any of it: messages on other topics
-//! go no further; and when more than [`MOST`] messages are remembered, only peers are heard most of whose news were passed on, however many
-//! those are, and of others, that did not come a moment ago, [`FREE`] each and [`SPARE`] of all together.
+//! judged of it, and it keeps the bytes of those on topics that nobody here has joined. Nothing of that has a bound of its own, and what
+//! was once remembered stays until its time is over. So the bound is here, before any of it: messages on other topics go no further; when
+//! more than [`MOST`] messages are remembered, each host has an equal share of what is left up to [`CEILING`], of each topic, so that
+//! transactions do not crowd out news of blocks; and beyond that nothing new is heard until some of it is forgotten.
+//!
+//! Shares go by address and not by name, since names cost nothing, and stay when a host's connections end. Whether what a host sends is
+//! of use is not asked: to send what is passed on costs no more. All that come through relays, and from this machine, have one together.
 //!
 //! What goes no further is none of its sender's faults, who may be as honest as busy: to gossipsub it looks like one message of a topic of
 //! nobody's ([`NOWHERE`]), which it knows already.
@@ -10,6 +13,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -25,39 +29,38 @@ use libp2p::{
     },
 };
 
-/// Messages remembered of all peers, some 400 bytes each, above which not everybody is heard.
+use super::per_ip::host_of;
+
+/// Of those on this machine, and behind relays.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// Messages remembered in all, some 400 bytes each, above which hosts have shares: 670 a second.
 const MOST: f64 = 200_000.0;
-/// So many for each that was passed on are heard of one peer then.
-const PER_ACCEPTED: f64 = 5.0;
-/// And so many of one whose news go no further, as announcements do that are for us alone: ten a second.
-const FREE: f64 = 4096.0;
-/// Of all of those.
-const SPARE: f64 = 100_000.0;
+/// And the most that there may be: 200 MB.
+const CEILING: f64 = 500_000.0;
 /// The topic of what is not let in.
 const NOWHERE: &str = "nowhere";
-/// For how long a peer has to be connected to be heard then.
+/// For how long a host has to be known to have a share.
 const NEW: Duration = Duration::from_secs(60);
 /// A fifth of what is counted is forgotten each time that this passes: in the mean it is what came within five minutes, the time for which
 /// gossip remembers ([`super::REMEMBERED`]); after a burst there may be twice as much.
 const FADE: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-struct Record {
+struct Host {
     since: Instant,
-    /// Messages that were new, of late.
-    new: f64,
-    /// Of these, those that were passed on.
-    accepted: f64,
+    /// Messages that were new, of late, by topic.
+    new: HashMap<TopicHash, f64>,
 }
 
 #[derive(Debug)]
 struct State {
     topics: HashSet<TopicHash>,
-    peers: HashMap<PeerId, Record>,
-    /// Of all peers, those that are gone too.
+    /// Connected peers, and where they are.
+    peers: HashMap<PeerId, IpAddr>,
+    /// Those that are connected, and those of whose messages some are remembered.
+    hosts: HashMap<IpAddr, Host>,
+    /// Messages that were new, of all.
     new: f64,
-    /// Of these, those that were let in though there were enough.
-    spare: f64,
     faded: Instant,
     /// Who sent what gossip is looking at.
     from: Option<PeerId>,
@@ -67,11 +70,20 @@ impl State {
     fn fade(&mut self, now: Instant) {
         while now.saturating_duration_since(self.faded) >= FADE {
             self.faded += FADE;
-            (self.new, self.spare) = (self.new * 0.8, self.spare * 0.8);
-            for record in self.peers.values_mut() {
-                (record.new, record.accepted) = (record.new * 0.8, record.accepted * 0.8);
-            }
+            self.new *= 0.8;
+            let connected: HashSet<IpAddr> = self.peers.values().copied().collect();
+            self.hosts.retain(|ip, host| {
+                host.new.values_mut().for_each(|new| *new *= 0.8);
+                host.new.retain(|_, new| *new >= 1.0);
+                !host.new.is_empty() || connected.contains(ip)
+            });
         }
+    }
+
+    /// What each host may have of each topic.
+    fn share(&self) -> f64 {
+        let shares = (self.hosts.len() + 1) * self.topics.len().max(1);
+        (CEILING - MOST) / shares as f64 // far below what a float holds
     }
 
     fn admits(&mut self, topic: &TopicHash, now: Instant) -> bool {
@@ -79,12 +91,10 @@ impl State {
         if !self.topics.contains(topic) || self.new < MOST {
             return self.topics.contains(topic);
         }
-        let Some(record) = self.from.and_then(|peer| self.peers.get(&peer)) else { return false };
-        if record.new < record.accepted * PER_ACCEPTED {
-            return true;
-        }
-        let settled = now.saturating_duration_since(record.since) >= NEW;
-        settled && record.new < FREE && self.spare < SPARE
+        let ip = self.from.and_then(|peer| self.peers.get(&peer));
+        let Some(host) = ip.and_then(|ip| self.hosts.get(ip)).filter(|_| self.new < CEILING) else { return false };
+        let settled = now.saturating_duration_since(host.since) >= NEW;
+        settled && host.new.get(topic).is_none_or(|new| *new < self.share())
     }
 }
 
@@ -102,8 +112,8 @@ impl Gate {
         Self(Arc::new(Mutex::new(State {
             topics,
             peers: HashMap::new(),
+            hosts: HashMap::new(),
             new: 0.0,
-            spare: 0.0,
             faded: now,
             from: None,
         })))
@@ -113,8 +123,10 @@ impl Gate {
         self.0.lock().expect("no panic while held")
     }
 
-    fn up(&self, peer: PeerId, now: Instant) {
-        self.state().peers.entry(peer).or_insert(Record { since: now, new: 0.0, accepted: 0.0 });
+    fn up(&self, peer: PeerId, ip: IpAddr, now: Instant) {
+        let mut state = self.state();
+        state.peers.insert(peer, ip);
+        state.hosts.entry(ip).or_insert_with(|| Host { since: now, new: HashMap::new() });
     }
 
     fn down(&self, peer: &PeerId) {
@@ -125,25 +137,13 @@ impl Gate {
         self.state().from = from;
     }
 
-    /// A message that was new came from this peer, and is remembered.
-    pub(in crate::net) fn on_new(&self, peer: &PeerId) {
+    /// A message that was new came from this peer, and is remembered. Only what is new counts: copies, which the gate sees too, cost nothing.
+    pub(in crate::net) fn on_new(&self, peer: &PeerId, topic: &TopicHash) {
         let mut guard = self.state();
         let state = &mut *guard;
-        let enough = state.new >= MOST;
         state.new += 1.0;
-        if let Some(record) = state.peers.get_mut(peer) {
-            // Only what is new counts: copies, which the gate sees too, cost nothing.
-            if enough && record.new >= record.accepted * PER_ACCEPTED {
-                state.spare += 1.0;
-            }
-            record.new += 1.0;
-        }
-    }
-
-    /// It was good, and is passed on.
-    pub(in crate::net) fn on_accepted(&self, peer: &PeerId) {
-        if let Some(record) = self.state().peers.get_mut(peer) {
-            record.accepted += 1.0;
+        if let Some(host) = state.peers.get(peer).and_then(|ip| state.hosts.get_mut(ip)) {
+            *host.new.entry(topic.clone()).or_default() += 1.0;
         }
     }
 }
@@ -233,7 +233,10 @@ impl NetworkBehaviour for Gated {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match &event {
-            FromSwarm::ConnectionEstablished(c) => self.gate.up(c.peer_id, Instant::now()),
+            FromSwarm::ConnectionEstablished(c) => {
+                let ip = host_of(c.endpoint.get_remote_address()).unwrap_or(NO_ADDRESS);
+                self.gate.up(c.peer_id, ip, Instant::now());
+            }
             FromSwarm::ConnectionClosed(c) if c.remaining_established == 0 => self.gate.down(&c.peer_id),
             _ => {}
         }
@@ -256,38 +259,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn when_too_much_is_remembered_only_those_are_heard_whose_news_are_passed_on() {
-        let (start, topic) = (Instant::now(), gossipsub::IdentTopic::new("ours").hash());
-        let gate = Gate::new([topic.clone()], start);
-        let [honest, flood, quiet, late] = std::array::from_fn(|_| PeerId::random());
+    fn when_much_is_remembered_each_host_has_its_share_and_then_nobody_has() {
+        let start = Instant::now();
+        let [topic, other] = ["ours", "others"].map(|name| gossipsub::IdentTopic::new(name).hash());
+        let gate = Gate::new([topic.clone(), other.clone()], start);
+        let [honest, flood, again, late] = std::array::from_fn(|_| PeerId::random());
+        let ip = |n| IpAddr::V4(Ipv4Addr::new(192, 0, 2, n));
         let hears = |peer: Option<PeerId>, topic: &TopicHash, now| {
             gate.begin(peer);
             gate.state().admits(topic, now)
         };
-        [honest, flood, quiet].iter().for_each(|peer| gate.up(*peer, start));
+        gate.up(honest, ip(1), start);
+        gate.up(flood, ip(2), start);
         let later = start + NEW;
         assert!(hears(Some(flood), &topic, later));
-        assert!(!hears(Some(honest), &gossipsub::IdentTopic::new("of others").hash(), later));
-        for i in 0..20_000 {
-            gate.on_new(&honest);
-            if i % 4 == 0 {
-                gate.on_accepted(&honest);
-            }
-        }
-        (0..200_000).for_each(|_| gate.on_new(&flood));
-        (0..3000).for_each(|_| gate.on_new(&quiet));
-        gate.up(late, later - Duration::from_secs(1));
-        let all = [honest, flood, quiet, late];
-        assert_eq!(all.map(|p| hears(Some(p), &topic, later)), [true, false, true, false]);
-        assert!(!hears(None, &topic, later));
-        gate.on_new(&quiet);
-        assert!(gate.state().spare > 0.0);
-        // However many there are of whom little comes that is of use: all of them together are heard for so long.
-        gate.state().spare = SPARE;
-        assert_eq!(all.map(|p| hears(Some(p), &topic, later)), [true, false, false, false]);
-        // Who stays is heard again when it is forgotten.
-        assert!(!hears(Some(flood), &topic, later));
-        assert!(hears(Some(flood), &topic, later + 2 * FADE), "fewer than that are remembered");
+        assert!(!hears(Some(honest), &gossipsub::IdentTopic::new("of nobody").hash(), later));
+        (0..200_000).for_each(|_| gate.on_new(&flood, &topic));
+        // Its other names, and what it may still say of something else.
+        gate.up(again, ip(2), later);
+        gate.down(&flood);
+        gate.up(late, ip(3), later - Duration::from_secs(1));
+        let all = [Some(honest), Some(flood), Some(again), Some(late), None];
+        assert_eq!(all.map(|p| hears(p, &topic, later)), [true, false, false, false, false]);
+        assert_eq!(all.map(|p| hears(p, &other, later)), [true, false, true, false, false]);
+        let share = gate.state().share();
+        assert!((share - 37_500.0).abs() < 1.0, "of three hosts, two topics, and one more: {share}");
+        (0..37_500).for_each(|_| gate.on_new(&honest, &topic));
+        assert_eq!([&topic, &other].map(|t| hears(Some(honest), t, later)), [false, true]);
+        gate.state().new = CEILING;
+        assert!(!hears(Some(honest), &other, later), "nobody is");
+        // What is forgotten makes room, and whoever is gone for long has no share.
+        let much_later = later + 5 * FADE;
+        assert_eq!([honest, again].map(|p| hears(Some(p), &topic, much_later)), [true, true]);
+        gate.down(&again);
+        assert!(hears(Some(honest), &topic, much_later + 60 * FADE));
+        assert_eq!(gate.state().hosts.len(), 2);
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Behaviour {
     }
 }
 
-fn host_of(addr: &Multiaddr) -> Option<IpAddr> {
+pub(super) fn host_of(addr: &Multiaddr) -> Option<IpAddr> {
     let ip = addr.iter().find_map(|p| match p {
         Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => Some(ip.to_canonical()),

@@ -20,6 +20,8 @@ use crate::primitives::PeerId;
 
 /// How long exchanges may take to end by themselves before one is cut off, and before the next one is.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// From one time that room is made to the next, for all who wait.
+const BETWEEN: Duration = Duration::from_millis(10);
 /// How long somebody waits for whom there is no room: less than whoever asks waits for us. What is held for longer is held for long.
 const LONGEST: Duration = Duration::from_secs(2);
 
@@ -43,6 +45,8 @@ struct State {
     /// By age: the first one is the oldest.
     held: BTreeMap<u64, Held>,
     next: u64,
+    /// When somebody had others make room last. Those who wait do not each look through all that is held: there may be thousands of both.
+    made_room: Option<Instant>,
 }
 
 impl State {
@@ -59,8 +63,13 @@ impl State {
         Some(held)
     }
 
-    /// Cuts off exchanges until there is room for `bytes` more of `peer`, or nobody holds more than it would.
-    fn make_room(&mut self, peer: PeerId, bytes: usize) {
+    /// Cuts off exchanges until there is room for `bytes` more of `peer`, or nobody holds more than it would. Whether any was.
+    fn make_room(&mut self, peer: PeerId, bytes: usize) -> bool {
+        let now = Instant::now();
+        if self.made_room.is_some_and(|at| now < at + BETWEEN) {
+            return false;
+        }
+        self.made_room = Some(now);
         let mut sums: HashMap<PeerId, usize> = HashMap::new();
         for held in self.held.values() {
             *sums.entry(held.peer).or_default() += held.bytes;
@@ -76,7 +85,7 @@ impl State {
             let open = self.held.iter().filter(|(id, h)| yields(h) && !gone.contains(*id));
             let oldest_of_most = open.max_by_key(|(id, h)| (sums[&h.peer], h.peer, Reverse(**id)));
             // Nobody is cut off for what would not be enough.
-            let Some((id, held)) = oldest_of_most else { return };
+            let Some((id, held)) = oldest_of_most else { return false };
             gone.insert(*id);
             free += held.bytes;
             *sums.entry(held.peer).or_default() -= held.bytes;
@@ -85,12 +94,15 @@ impl State {
             tracing::debug!(peer = %held.peer, bytes = held.bytes, "memory is used up: its oldest exchange is cut off");
             held.cut.cancel();
         }
+        true
     }
 }
 
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// One of those who wait looks again, and then the next one while there is enough; all of them do when their patience ends. To wake
+    /// all each time would cost most when there are most.
     freed: Notify,
 }
 
@@ -115,7 +127,7 @@ pub(super) struct Hold {
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        let state = State { free: bytes, held: BTreeMap::new(), next: 0 };
+        let state = State { free: bytes, held: BTreeMap::new(), next: 0, made_room: None };
         Self(Arc::new(Shared { state: Mutex::new(state), freed: Notify::new() }))
     }
 
@@ -144,6 +156,8 @@ impl Hold {
             // Whatever is given back from here on wakes it.
             let freed = shared.freed.notified();
             if shared.state().take(self.id, bytes) {
+                // There may be enough for the next one too.
+                shared.freed.notify_one();
                 return Ok(());
             }
             if self.cut.is_cancelled() || begun.elapsed() >= LONGEST {
@@ -151,8 +165,17 @@ impl Hold {
             }
             if tokio::time::timeout_at(patience, freed).await.is_err() {
                 patience += PATIENCE;
-                shared.state().make_room(self.peer, bytes);
-                shared.freed.notify_waiters();
+                let mut state = shared.state();
+                // Whoever made room has it, and others wait for what is left.
+                let made = state.make_room(self.peer, bytes);
+                let taken = made && state.take(self.id, bytes);
+                drop(state);
+                if made {
+                    shared.freed.notify_one();
+                }
+                if taken {
+                    return Ok(());
+                }
             }
         }
     }
@@ -164,7 +187,7 @@ impl Hold {
         let back = std::mem::replace(&mut held.bytes, bytes) - bytes;
         state.free += back;
         drop(state);
-        self.budget.0.freed.notify_waiters();
+        self.budget.0.freed.notify_one();
     }
 
     /// A feature is asked, or has answered: meanwhile it is not cut off.
@@ -184,7 +207,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let held = self.budget.0.state().give_back(self.id);
         if held.is_some_and(|held| held.bytes > 0) {
-            self.budget.0.freed.notify_waiters();
+            self.budget.0.freed.notify_one();
         }
     }
 }

@@ -26,9 +26,6 @@ impl Network {
             Verdict::Reject => gossipsub::MessageAcceptance::Reject,
         };
         let gossip = &mut self.swarm.behaviour_mut().gossip;
-        if judged.verdict == Verdict::Accept {
-            gossip.gate().on_accepted(&judged.source);
-        }
         // `false` means that the message left the cache meanwhile; it is not forwarded then.
         gossip.report_message_validation_result(&judged.id, &judged.source, acceptance);
     }
@@ -36,7 +33,7 @@ impl Network {
     pub(super) fn on_gossip(&mut self, event: gossipsub::Event) {
         let (propagation_source, message_id, message) = match event {
             gossipsub::Event::Message { propagation_source, message_id, message } => {
-                self.swarm.behaviour().gossip.gate().on_new(&propagation_source);
+                self.swarm.behaviour().gossip.gate().on_new(&propagation_source, &message.topic);
                 (propagation_source, message_id, message)
             }
             gossipsub::Event::Subscribed { peer_id, topic } => {

@@ -301,11 +301,14 @@ impl Fetcher {
     /// Makes a source of a neighbour that never spoke of the block.
     fn ask_blindly(&mut self, now: Instant, hash: &Hash) -> bool {
         let Some(entry) = self.entries.get(hash) else { return false };
-        if entry.blind >= BLIND || entry.sources.len() >= MAX_SOURCES || entry.tries >= entry.budget {
+        if entry.blind >= BLIND || entry.tries >= entry.budget {
             return false;
         }
         let others: Vec<_> =
             self.neighbours.iter().filter(|p| entry.sources.iter().all(|s| s.peer != **p)).copied().collect();
+        if others.is_empty() || entry.sources.len() >= MAX_SOURCES && !self.displace(hash, true) {
+            return false;
+        }
         let pick = self.below(others.len());
         let (Some(peer), Some(entry)) = (others.get(pick), self.entries.get_mut(hash)) else { return false };
         entry.blind += 1;

@@ -17,7 +17,7 @@ use super::{
         assembly::{Assembly, Inserted, PER_HEIGHT, PER_PEER, PER_PRODUCER, Piece, STALE, Served, TOTAL, WAITING},
         core::{Asked, Core, Output},
         fetcher::{
-            ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_ENTRIES, MAX_TRIES,
+            ARRIVAL, AskId, BLIND, Effect, Failure, Fault, Fetcher, MAX_AGE, MAX_ENTRIES, MAX_SOURCES, MAX_TRIES,
             PER_PEER as FETCHES_PER_PEER, WINDOW,
         },
         hold::{HELD, Hold, PER_SOURCE as HELD_PER_SOURCE, Until},
@@ -392,6 +392,21 @@ fn sources_take_turns_and_two_are_asked_from_the_third_try_on() {
         fetcher.failed(now, of.0, Failure::Busy);
     }
     assert_eq!(sources(&fetcher.take_effects()).len(), 2);
+}
+
+#[test]
+fn who_sent_the_header_is_asked_first_however_many_have_announced_the_block() {
+    let (mut fetcher, now, all) = (Fetcher::new(3), Instant::now(), peers(MAX_SOURCES + 2));
+    let (announcers, origin) = (&all[..MAX_SOURCES], all[MAX_SOURCES]);
+    all.iter().for_each(|p| fetcher.up(*p));
+    assert!(announcers.iter().all(|p| fetcher.announced(now, *p, news(1))));
+    assert!(fetcher.header(now + ms(10), origin, hash(1), 4));
+    let asked = asks(&fetcher.take_effects());
+    assert!(asked.len() == 4 && asked.iter().all(|(_, peer, _)| *peer == origin), "{asked:?}");
+    // Announcers stay, but for one of them; and the origin is none of those that make room.
+    assert_eq!(announcers.iter().filter(|p| fetcher.sourced_by(p) == 1).count(), MAX_SOURCES - 1);
+    assert!(fetcher.want(now, all[MAX_SOURCES + 1], hash(1)));
+    assert_eq!([origin, all[MAX_SOURCES + 1]].map(|p| fetcher.sourced_by(&p)), [1, 1]);
 }
 
 #[test]

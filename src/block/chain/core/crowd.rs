@@ -48,6 +48,7 @@ impl Core {
         now: UnixMillis,
     ) -> Result<SegmentOutcome, ChainError> {
         let mut stopped = None;
+        self.from_file |= origin == Origin::File;
         // Those that are held, and whether they are new.
         let mut held: Vec<(Point, bool)> = Vec::new();
         for block in blocks {

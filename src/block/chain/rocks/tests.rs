@@ -53,7 +53,7 @@ fn end_after(dir: &std::path::Path, parts: usize, ending: &str) {
         "packed" => pack(&rocks, all.next().unwrap()),
         "begun" => rocks.prepare(all.next().unwrap()),
         // In the middle of [`Rocks::erase`].
-        "forgotten" => rocks.store.clear(&[Family::Block, Family::BlockBody]).unwrap(),
+        "forgotten" => rocks.store.clear(&[Family::Block, Family::BlockFresh, Family::BlockBody]).unwrap(),
         _ => {}
     }
     std::process::abort();
@@ -118,7 +118,7 @@ fn a_forgotten_chain_leaves_nothing_and_another_one_can_begin() {
     drop((core, rocks));
     assert_eq!(Rocks::erase(&store).unwrap(), Some(head));
     assert_eq!(Rocks::erase(&store).unwrap(), None);
-    for family in [Family::Block, Family::BlockBody] {
+    for family in [Family::Block, Family::BlockFresh, Family::BlockBody] {
         assert_eq!(store.scan(family, b"", None, 10).unwrap(), []);
     }
     assert_eq!(std::fs::read_dir(dir.path().join("bodies/block")).unwrap().count(), 0);
@@ -282,6 +282,44 @@ fn evict(all: &[Block]) -> Change {
 }
 
 #[test]
+fn bodies_of_final_blocks_are_kept_apart_from_those_that_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = open(dir.path());
+    let mut core = Core::open(kit::rules(DEPTH), Arc::new(rocks.clone()), kit::NOW).unwrap();
+    let (row, losers) = (Maker::new(1).row(&kit::genesis(), 10, 5000), Maker::new(2).row(&kit::genesis(), 2, 5000));
+    let kept = |family| -> Vec<Vec<u8>> {
+        let mut keys: Vec<_> =
+            rocks.store.scan(family, b"", None, 100).unwrap().into_iter().map(|(key, _)| key).collect();
+        keys.sort();
+        keys
+    };
+    let hashes = |blocks: &[Block]| {
+        let mut hashes: Vec<_> = blocks.iter().map(|b| b.hash().as_bytes().to_vec()).collect();
+        hashes.sort();
+        hashes
+    };
+    for block in [&row[..3], &losers, &row[3..]].concat() {
+        core.import(block, Origin::File, kit::NOW).unwrap();
+    }
+    let last = row.len() - usize::try_from(DEPTH).unwrap();
+    assert_eq!(core.committed().height, last as u64);
+    assert_eq!(kept(Family::BlockBody), hashes(&row[..last]));
+    assert_eq!(kept(Family::BlockFresh), hashes(&[&row[last..], &losers].concat()), "losers are kept for a while");
+    let all = rocks.blocks(&row.iter().map(Block::hash).collect::<Vec<_>>(), usize::MAX).unwrap();
+    assert!(all.iter().zip(&row).all(|((_, body), b)| body == b.body().bytes()) && all.len() == row.len());
+    // More than one write moves stays where it is, and is found there.
+    rocks.write(&Change { committed: points(&row[last..]), ..Change::default() }, true).unwrap();
+    assert_eq!(kept(Family::BlockBody), hashes(&row));
+    let large: Vec<_> = (0..5u64).map(|n| Maker::new(n + 3).row(&row[9], 1, 4_000_000).remove(0)).collect();
+    large.iter().for_each(|b| rocks.write(&Change { added: vec![b.clone()], ..Change::default() }, false).unwrap());
+    rocks.write(&Change { committed: points(&large), ..Change::default() }, true).unwrap();
+    assert_eq!(kept(Family::BlockBody).len(), row.len() + SETTLED_BYTES / 4_000_000);
+    assert!(large.iter().all(|b| rocks.body(&b.hash()).unwrap().as_ref() == Some(b.body().bytes())));
+    rocks.write(&evict(&large), true).unwrap();
+    assert_eq!((kept(Family::BlockBody), kept(Family::BlockFresh)), (hashes(&row), hashes(&losers)));
+}
+
+#[test]
 fn a_pack_goes_with_the_last_of_its_bodies() {
     let dir = tempfile::tempdir().unwrap();
     let rocks = open(dir.path()).packing_from(1);
@@ -289,7 +327,7 @@ fn a_pack_goes_with_the_last_of_its_bodies() {
     let loser = Maker::new(2).row(&kit::genesis(), 1, 1000);
     rocks.write(&Change { added: [&row[..4], &loser].concat(), ..add(&row[..4]) }, true).unwrap();
     assert!(
-        rocks.store.contains(Family::BlockBody, loser[0].hash().as_bytes()).unwrap(),
+        rocks.store.contains(Family::BlockFresh, loser[0].hash().as_bytes()).unwrap(),
         "not for as long as the pack"
     );
     // One is evicted by the write that adds it, and one that was written before.

@@ -174,3 +174,108 @@ fn what_one_peer_sends_is_not_taken_because_the_others_are_busy_for_a_moment() {
     world.run(Duration::from_secs(60), |peer, span| honest(if peer == all[0] { &forged } else { &chain }, span));
     assert_eq!((world.ours.head(), world.ours.hash_at(600)), (600, Some(chain[599].hash())));
 }
+
+#[test]
+fn more_names_than_peers_that_lie_about_a_height_or_come_anew_again_and_again_do_not_keep_a_node_out_of_step() {
+    let chain = Maker::new(1).row(&kit::genesis(), 400, 0);
+    let ours = Point { height: 5, hash: kit::genesis().hash() };
+    let unknown = Point { height: 1 << 62, hash: Hash::of(b"no such block") };
+    for false_height in [true, false] {
+        let mut world = World::new(&chain[..100]);
+        let peers: Vec<_> = (100..104).map(|n| Maker::new(n).address()).collect();
+        peers.iter().for_each(|p| world.greet(*p, head_of(&chain[..100])));
+        world.run(Duration::from_secs(2), |_, _| panic!("nothing is missing"));
+        let mut states = Vec::new();
+        for round in 0..12u64 {
+            // First something unknown, which counts for a while, and then the lie; or other names each time.
+            let names = if false_height { 0 } else { 10 * round };
+            let liars: Vec<_> = (names..names + 5).map(|n| Maker::new(n).address()).collect();
+            liars.iter().for_each(|p| world.greet_from(*p, unknown, 1 << 62));
+            states.extend(grow(&mut world, &chain, &peers, 10, &liars, None));
+            match false_height {
+                true => liars.iter().for_each(|p| world.greet(*p, ours)),
+                false => liars.iter().for_each(|p| world.planner.on_gone(p, world.now)),
+            }
+        }
+        let out = states.iter().filter(|s| **s != State::Synced).count();
+        assert!(out <= 35 && states[40..].iter().all(|s| *s == State::Synced), "{false_height}: {states:?}");
+        world.run(Duration::from_secs(1), |_, _| None);
+    }
+}
+
+#[test]
+fn names_with_another_final_block_do_not_keep_a_node_from_the_blocks_however_often_they_come_anew() {
+    let chain = Maker::new(1).row(&kit::genesis(), 600, 0);
+    for anew in [false, true] {
+        let mut world = World::new(&chain[..100]);
+        let peer = Maker::new(99).address();
+        world.greet_with_final(peer, &chain);
+        let forged = Maker::new(2).row(&kit::genesis(), 600, 0);
+        let mut liars = Vec::new();
+        for round in 0..9u64 {
+            if anew || round == 0 {
+                liars.iter().for_each(|p| world.planner.on_gone(p, world.now));
+                liars = (10 * round..10 * round + 5).map(|n| Maker::new(n).address()).collect();
+                liars.iter().for_each(|p| world.greet_with_final(*p, &forged));
+            }
+            world.run(Duration::from_secs(10), |who, span| if who == peer { honest(&chain, span) } else { None });
+        }
+        assert_eq!(world.ours.head(), 600, "anew: {anew}");
+    }
+}
+
+#[test]
+fn a_batch_that_fits_on_nothing_is_pulled_from_others_at_once() {
+    let chain = Maker::new(1).row(&kit::genesis(), 600, 0);
+    let forged = Maker::new(2).row(&kit::genesis(), 600, 0);
+    for (lying, count) in [(1u64, 1u64), (1, 3), (2, 2)] {
+        let mut world = World::new(&chain[..100]);
+        // Where its chain leaves ours nobody finds out: it answers nothing about headers.
+        let liars: Vec<_> = (0..lying).map(|n| Maker::new(n).address()).collect();
+        let all: Vec<_> = (0..lying + count).map(|n| Maker::new(n).address()).collect();
+        all.iter().for_each(|p| world.greet(*p, head_of(&chain)));
+        world
+            .run(Duration::from_secs(6), |who, span| honest(if liars.contains(&who) { &forged } else { &chain }, span));
+        assert_eq!(world.ours.head(), 600, "{lying} and {count}");
+        assert!(world.reports.is_empty());
+    }
+}
+
+#[test]
+fn a_search_that_takes_for_ever_ends() {
+    let chain = Maker::new(1).row(&kit::genesis(), 200, 0);
+    let forged = Maker::new(2).row(&kit::genesis(), 300, 0);
+    let mut world = World::new(&chain[..100]);
+    let (liar, peer) = (PeerId::random(), PeerId::random());
+    world.greet(liar, head_of(&forged));
+    world.headers_hang = true;
+    world.run(Duration::from_secs(5), |_, span| honest(&forged, span));
+    // It is being asked for headers, and somebody comes.
+    world.greet(peer, head_of(&chain));
+    let mut asked = 0;
+    world.run(Duration::from_secs(30), |who, span| {
+        asked += usize::from(who == peer);
+        honest(if who == liar { &forged } else { &chain }, span)
+    });
+    assert_eq!((world.ours.head(), world.planner.state()), (200, State::Synced), "{asked}");
+}
+
+#[test]
+fn who_may_produce_alone_is_alone_among_those_that_show_nothing() {
+    let chain = Maker::new(1).row(&kit::genesis(), 120, 0);
+    let mut world = World::with(&chain[..100], true);
+    let liars = peers(3);
+    for round in 0..10 {
+        let name = Maker::new(100 + round).address();
+        idle(&mut world, &liars[..2]);
+        idle(&mut world, &[name]);
+        world.run(Duration::from_secs(5), |_, _| None);
+        world.planner.on_gone(&name, world.now);
+        assert!(round < 7 || world.planner.state() == State::NoPeers, "{:?}", world.planner.state());
+    }
+    // Somebody who shows what it says is company, and so is one who is where we are.
+    let peer = Maker::new(99).address();
+    world.greet(peer, head_of(&chain));
+    world.run(Duration::from_secs(5), |who, span| if who == peer { honest(&chain, span) } else { None });
+    assert_eq!((world.ours.head(), world.planner.state()), (120, State::Synced));
+}

@@ -55,7 +55,12 @@ struct Node {
 }
 
 fn settings() -> Settings {
-    Settings { depth: chain::DEFAULT_COMMIT_DEPTH, max_body_bytes: 1 << 20, interval: Duration::from_secs(2) }
+    Settings {
+        depth: chain::DEFAULT_COMMIT_DEPTH,
+        max_body_bytes: 1 << 20,
+        interval: Duration::from_secs(2),
+        solitary: false,
+    }
 }
 
 fn start(boards: &Boards, rules: Rules) -> Node {

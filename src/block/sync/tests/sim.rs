@@ -159,7 +159,7 @@ impl Sim {
         for row in blocks {
             core.import_segment(row.to_vec(), Origin::File, NOW).unwrap();
         }
-        let planner = Planner::new(DEPTH, self.instant());
+        let planner = Planner::new(DEPTH, false, self.instant());
         let mut key = [7; 32];
         key[..8].copy_from_slice(&self.next().to_be_bytes());
         let id = Identity::from_seed(key).address();
@@ -406,7 +406,7 @@ impl Sim {
         self.lives[a] += 1;
         let node = &mut self.nodes[a];
         node.core = Core::open(self.rules.clone(), node.store.clone(), NOW).unwrap();
-        node.planner = Planner::new(DEPTH, now);
+        node.planner = Planner::new(DEPTH, false, now);
     }
 
     fn honest(&self) -> impl Iterator<Item = &Node> {

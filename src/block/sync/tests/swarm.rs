@@ -56,7 +56,7 @@ async fn start_on(store: Arc<dyn ChainStore>, max_body_bytes: usize, blocks: &[B
         pull,
         headers,
     };
-    let settings = Settings { depth: 12, max_body_bytes, interval: Duration::from_secs(2) };
+    let settings = Settings { depth: 12, max_body_bytes, interval: Duration::from_secs(2), solitary: false };
     let (service, handle) = sync::new(settings, deps, Metrics::default());
     let (stop, mut tasks) = (Stop::new(), JoinSet::new());
     let signal = stop.clone();
