@@ -16,7 +16,7 @@
 //!
 //! # Limits
 //! 128 connections for each listener, one more is answered 503; 10 s for a request's head, 32 KiB of it; JSON bodies 64 KiB;
-//! message bodies `message.max_bytes`, spooled to disk above one chunk, 16 uploads at once; 8 received bodies in memory at
+//! message bodies `message.max_bytes`, spooled to disk above one chunk, 16 uploads at once; 8 received bodies and blocks in memory at
 //! once; 32 event streams; 2 segments of the chain.
 //!
 //! # Security
@@ -64,7 +64,7 @@ const MAX_SUBSCRIBERS: usize = 32;
 const MAX_UPLOADS: usize = 16;
 /// Segments of the chain on their way in or out at once: each takes a thread and the store's attention.
 const MAX_SEGMENTS: usize = 2;
-/// Received bodies in memory at once: with 16 MiB each, 22 MiB in base64, 176 MiB at most, and a local caller did it.
+/// Received bodies, and blocks, in memory at once: with 16 MiB each, 22 MiB in base64, 176 MiB at most, and a local caller did it.
 const MAX_BODIES: usize = 8;
 
 /// What does not change while the node runs.

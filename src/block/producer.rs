@@ -324,7 +324,8 @@ impl Service {
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 self.plan();
                 if self.pool.is_empty() {
-                    self.behind = true;
+                    // What comes from now on is in none of those that were missed, but for the newest.
+                    (self.behind, self.known) = (true, self.chain.status().head.hash);
                     return Ok(());
                 }
                 self.read_recent().await

@@ -27,7 +27,7 @@ pub enum Family {
     MailboxBody,
     /// The chain: headers by hash, the best chain by height, candidates and where it stands.
     Block,
-    /// Bodies of blocks that are not final, but those in packs: all of them go within a minute or so.
+    /// Bodies of blocks that are not final, but those in packs: nearly all of them go soon.
     BlockFresh,
     /// Bodies of final blocks that are in no pack: they stay.
     BlockBody,

@@ -448,7 +448,8 @@ impl Core {
         let mut change = std::mem::take(&mut self.change);
         change.marks = self.marks();
         // Whoever imports a file hears that it is here.
-        let synced = change.is_final() || std::mem::take(&mut self.from_file);
+        let from_file = std::mem::take(&mut self.from_file);
+        let synced = change.is_final() || from_file;
         if let Err(error) = self.store.write(&change, synced) {
             tracing::error!(%error, "the chain could not be written; no blocks are taken until it can");
             self.halted = Some(Halt::Store(error.clone()));

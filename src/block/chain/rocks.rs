@@ -4,7 +4,7 @@
 //! `c` ‖ height → hash of the best block, `n` ‖ height ‖ hash → candidates above the committed block, `r` ‖ height of the winner ‖ hash →
 //! retired blocks, `p` ‖ number → how many bodies in the pack are kept ‖ last height if it has an index, `i` → indices ([`stretch`]).
 //! Families `block_fresh` and `block_body`: hash → body, unless it is empty or in a pack. In the first are those of blocks that are not
-//! final, and of losers: nothing stays there, so its files go as wholes. What becomes final moves to the second, where everything
+//! final, and of losers: hardly anything stays there, so its files go as wholes. What becomes final moves to the second, where everything
 //! stays. So the room of what was deleted comes back, and nothing is copied again and again for that. Heights are eight bytes big-endian, so scans come in order, and no
 //! kind of key is a prefix of another.
 //!
@@ -47,8 +47,8 @@ const FORM: u8 = 1;
 /// file.
 const PACKED_BYTES: usize = 2 * 1024 * 1024;
 
-/// Bodies that one write moves to those of final blocks, which are in memory meanwhile. More than that become final at once when a long
-/// branch wins or a halt ends; the rest is found where it is.
+/// Bodies that one write moves to those of final blocks, which are in memory meanwhile, when there is as much room. More than that become final
+/// at once when many come together; the rest is found where it is, and stays.
 const SETTLED_BYTES: usize = 16 * 1024 * 1024;
 
 /// Keeps blocks in the node's store.
@@ -429,17 +429,20 @@ impl Rocks {
         Ok(going)
     }
 
-    /// Moves the bodies of blocks that become final.
-    fn settle(&self, change: &Change, out: &mut Batch) -> Result<(), StoreError> {
+    /// Moves the bodies of blocks that become final, as far as that can be done: they are found where they are as well.
+    fn settle(&self, change: &Change, out: &mut Batch) {
         let added: HashSet<Hash> = change.added.iter().map(Block::hash).collect();
         let mut left = SETTLED_BYTES;
         for hash in change.committed.iter().map(|point| point.hash).filter(|hash| !added.contains(hash)) {
-            let Some(body) = self.store.get(Family::BlockFresh, hash.as_bytes())? else { continue };
+            let Ok(Some(body)) = self.store.get(Family::BlockFresh, hash.as_bytes()) else { continue };
             let Some(rest) = left.checked_sub(body.len()) else { break };
+            // On a disk that is nearly full the write that makes them final is a small one.
+            if self.store.check_room(SETTLED_BYTES as u64).is_err() {
+                break;
+            }
             left = rest;
             out.delete(Family::BlockFresh, *hash.as_bytes()).put(Family::BlockBody, *hash.as_bytes(), body);
         }
-        Ok(())
     }
 
     /// Bodies that are in no pack, in the order of the hashes.
@@ -457,7 +460,7 @@ impl Rocks {
     /// Writes the rows of a change.
     fn put(&self, change: &Change, pack: Option<&Packed>, synced: bool) -> Result<(), StoreError> {
         let mut batch = batch(change, pack.map(|pack| &pack.spots));
-        self.settle(change, &mut batch)?;
+        self.settle(change, &mut batch);
         let gone = self.count(change, pack, &mut batch)?;
         self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed); // usize fits in u64
         match synced {

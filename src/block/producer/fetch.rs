@@ -194,7 +194,7 @@ impl Fetches {
     }
 
     /// Of those that wait and may be started, the oldest one of the neighbour with fewest under way; of those who did not deliver of late only
-    /// when there is no other: any number of names may have one under way each.
+    /// when there is no other, since any number of names may have one under way each.
     fn next_in_turn(&self) -> Option<usize> {
         if self.flying.len() >= FETCHING {
             return None;
@@ -205,7 +205,7 @@ impl Fetches {
         let waiting = self.waiting.iter().enumerate().filter_map(|(at, waits)| {
             let count = of(&waits.received.source);
             let failed = self.failures.contains_key(&waits.received.source);
-            (count < self.window(&waits.received.source)).then_some((count, failed, at))
+            (count < self.window(&waits.received.source)).then_some((failed, count, at))
         });
         waiting.min().map(|(.., at)| at)
     }

@@ -43,6 +43,8 @@ const PATIENCE_NEW: Duration = Duration::from_secs(2);
 const BACKERS: usize = 3;
 /// Peers that say so at least.
 const MIN_BACKERS: usize = 2;
+/// Peers in step without which the others are given time to show what they say, whatever was tried: one or two may be as far behind.
+const IN_STEP: usize = 3;
 /// Cuts of peers that are gone, remembered until they end; of more, those that end first are forgotten.
 const CUTS: usize = 1024;
 
@@ -105,6 +107,12 @@ impl Claim {
     fn is_idle(&self, patience: bool, now: Instant) -> bool {
         let waits = |since: Instant| patience && now.saturating_duration_since(since) < DOUBT;
         self.missing_since.is_some_and(|since| !waits(since)) && self.given(now) < 1.0
+    }
+
+    /// Whether it is listened to about what others send: not when it was asked and let the pull run out of time, failed several times, or lies about
+    /// a height. Who was not asked has its voice, or in a moment in which nobody gives anything one liar alone would be heard.
+    pub(super) fn has_voice(&self, now: Instant) -> bool {
+        !(self.lies || self.silent || self.is_cut(now))
     }
 
     /// The height up to which it is worth asking, when `base` is where we are ourselves.
@@ -301,25 +309,19 @@ impl Claims {
     /// Whether there are peers, and all of them say that they have more and show nothing.
     pub(super) fn all_idle(&self, now: Instant) -> bool {
         let patience = !self.distrusts(now);
-        self.peers.values().all(|c| c.lies || c.is_idle(patience, now))
-    }
-
-    /// Whether a peer is listened to about what others send: not when it lets pulls run out of time, lies about a height, or shows nothing of what
-    /// it says.
-    pub(super) fn has_voice(&self, claim: &Claim, now: Instant) -> bool {
-        !(claim.lies || claim.silent || claim.is_idle(!self.distrusts(now), now))
+        !self.is_empty() && self.peers.values().all(|c| c.lies || c.is_idle(patience, now))
     }
 
     /// Whether most peers have another final block within these blocks. Of all peers, because the honest ones are silent when
     /// their final blocks are higher: a few liars next to our head would be the only ones that are heard. Some have no
-    /// voice ([`Claims::has_voice`]).
+    /// voice ([`Claim::has_voice`]).
     pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block], now: Instant) -> bool {
         let Some(first) = blocks.first().map(|b| b.header().height) else { return false };
         let differs = |claim: &Claim| {
             let place = claim.committed.height.checked_sub(first).and_then(|i| usize::try_from(i).ok());
             place.and_then(|i| blocks.get(i)).is_some_and(|block| block.hash() != claim.committed.hash)
         };
-        let voices = || self.peers.iter().filter(|(peer, claim)| *peer == sender || self.has_voice(claim, now));
+        let voices = || self.peers.iter().filter(|(peer, claim)| *peer == sender || claim.has_voice(now));
         let other = voices().filter(|(peer, claim)| *peer != sender && differs(claim)).count();
         other * 2 > voices().count()
     }
@@ -394,11 +396,17 @@ impl Claims {
         liars
     }
 
+    /// Whether somebody is in step, and whether the others are given time to show what they say.
+    fn patience(&self, now: Instant) -> (bool, bool) {
+        let held = self.held();
+        (held > 0, held < IN_STEP || !self.distrusts(now))
+    }
+
     /// Whether the heads of at least half of the peers are here, whether they are cut or not. Those that proved that they are on
     /// another branch are not counted, nor, while others are in step, those that lie about a height, or say for long that they have more and
     /// show nothing.
     pub(super) fn mostly_held(&self, now: Instant) -> bool {
-        let (some, patience) = (self.held() > 0, !self.distrusts(now));
+        let (some, patience) = self.patience(now);
         let counted = || {
             let all = self.peers.values();
             all.filter(|c| !(c.contradicts || some && (c.lies || c.is_idle(patience, now))))
@@ -409,7 +417,7 @@ impl Claims {
     /// Whether more peers say that they have a head that is not here than have one that is. Those that say so for long and show nothing are not
     /// counted while others are in step: there may be any number of them, and they cost whoever has them next to nothing.
     pub(super) fn mostly_missing(&self, now: Instant) -> bool {
-        let (some, patience) = (self.held() > 0, !self.distrusts(now));
+        let (some, patience) = self.patience(now);
         self.peers.values().filter(|c| c.is_wanted(now) && !(some && c.is_idle(patience, now))).count() > self.held()
     }
 

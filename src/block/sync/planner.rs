@@ -65,8 +65,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What peers say is tried for so long, but for [`ENOUGH`] new blocks that came; then only what comes counts for [`DISTRUST`].
 const TRIED: Duration = STALL;
 const DISTRUST: Duration = Duration::from_secs(600);
-/// More than one who is quickest with each new block gives in that time, so that a few others are believed.
+/// More than one who is quickest with each new block gives in that time, so that a few others are believed. So many bytes count as a block.
 const ENOUGH: usize = 32;
+const LARGE: usize = 256 * 1024;
+/// From one look to the next no more than this counts.
+const LOOKS: Duration = Duration::from_secs(1);
 /// A search for where a peer's chain leaves ours, with the proof that follows, ends after this.
 const SEARCH: Duration = Duration::from_secs(30);
 /// A run to which nobody sends anything ends after this, which is twice what a pull may take: there is one run at a time, and what
@@ -93,6 +96,14 @@ struct Importing {
     points: Vec<Point>,
 }
 
+/// For how long what peers say was tried, and how many new blocks came.
+#[derive(Debug)]
+struct Tried {
+    time: Duration,
+    looked: Instant,
+    came: usize,
+}
+
 /// See the module doc.
 #[derive(Debug)]
 pub(super) struct Planner {
@@ -115,8 +126,8 @@ pub(super) struct Planner {
     searching_since: Instant,
     /// When a batch did not fit: the next one that does not fit begins a search.
     missed: Option<Instant>,
-    /// Since when what peers say was tried while we were not in step, and how many new blocks came.
-    tried: Option<(Instant, usize)>,
+    /// What came of what peers say, while we are not in step.
+    tried: Option<Tried>,
     /// Peers that show nothing are as good as none.
     solitary: bool,
     /// What is with the chain, in the order in which it was handed over.
@@ -458,8 +469,9 @@ impl Planner {
             if new > 0 {
                 (self.progress, self.moved) = (now, now);
             }
-            if let Some((_, came)) = &mut self.tried {
-                *came += new;
+            if let Some(tried) = &mut self.tried {
+                // Of large ones there are few.
+                tried.came += new + if new > 0 { importing.load.bytes / LARGE } else { 0 };
             }
             if let Some(run) = self.run.as_mut().filter(|_| current) {
                 run.advance(*last);
@@ -509,11 +521,15 @@ impl Planner {
     fn doubt(&mut self, place: &Place, now: Instant) {
         if self.state == State::Synced || place.halted {
             self.tried = None;
-        } else if self.claims.iter().any(|(_, c)| c.is_wanted(now)) {
-            self.tried.get_or_insert((now, 0));
+            return;
         }
-        let over = |(since, _): &mut (Instant, usize)| now.saturating_duration_since(*since) >= TRIED;
-        if let Some((_, came)) = self.tried.take_if(over)
+        let tried = self.tried.get_or_insert(Tried { time: Duration::ZERO, looked: now, came: 0 });
+        let passed = now.saturating_duration_since(std::mem::replace(&mut tried.looked, now));
+        // While nobody is there to show anything nothing is tried.
+        if self.claims.iter().any(|(_, c)| c.is_wanted(now)) {
+            tried.time += passed.min(LOOKS);
+        }
+        if let Some(Tried { came, .. }) = self.tried.take_if(|tried| tried.time >= TRIED)
             && came < ENOUGH
         {
             tracing::debug!(
@@ -535,7 +551,7 @@ impl Planner {
         let near = gap <= self.depth + 2;
         let distrusts = self.claims.distrusts(now);
         let tried = distrusts || target.is_none_or(|t| !t.backed || t.long);
-        let doubtful = distrusts || target.is_some_and(|t| t.doubtful);
+        let doubtful = target.is_some_and(|t| t.doubtful);
         let in_step = self.state == State::Synced || (self.is_settled(now) && self.claims.mostly_held(now));
         let next = match self.state {
             _ if place.halted => State::Stalled,

@@ -35,7 +35,7 @@ use super::per_ip::host_of;
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// Messages remembered in all, some 400 bytes each, above which hosts have shares: 670 a second.
 const MOST: f64 = 200_000.0;
-/// And the most that there may be: 200 MB.
+/// And the most that there may be: 200 MB, and after a burst up to twice as much ([`FADE`]).
 const CEILING: f64 = 500_000.0;
 /// The topic of what is not let in.
 const NOWHERE: &str = "nowhere";
@@ -125,7 +125,10 @@ impl Gate {
 
     fn up(&self, peer: PeerId, ip: IpAddr, now: Instant) {
         let mut state = self.state();
-        state.peers.insert(peer, ip);
+        // One that is here in two ways counts where it can be told from others.
+        if ip != NO_ADDRESS || !state.peers.contains_key(&peer) {
+            state.peers.insert(peer, ip);
+        }
         state.hosts.entry(ip).or_insert_with(|| Host { since: now, new: HashMap::new() });
     }
 

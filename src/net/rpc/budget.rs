@@ -22,6 +22,8 @@ use crate::primitives::PeerId;
 const PATIENCE: Duration = Duration::from_millis(250);
 /// From one time that room is made to the next, for all who wait.
 const BETWEEN: Duration = Duration::from_millis(10);
+/// Who could not because of that tries again after this.
+const SOON: Duration = Duration::from_millis(50);
 /// How long somebody waits for whom there is no room: less than whoever asks waits for us. What is held for longer is held for long.
 const LONGEST: Duration = Duration::from_secs(2);
 
@@ -63,13 +65,16 @@ impl State {
         Some(held)
     }
 
+    fn may_make_room(&self) -> bool {
+        self.made_room.is_none_or(|at| Instant::now() >= at + BETWEEN)
+    }
+
     /// Cuts off exchanges until there is room for `bytes` more of `peer`, or nobody holds more than it would. Whether any was.
     fn make_room(&mut self, peer: PeerId, bytes: usize) -> bool {
-        let now = Instant::now();
-        if self.made_room.is_some_and(|at| now < at + BETWEEN) {
+        if !self.may_make_room() {
             return false;
         }
-        self.made_room = Some(now);
+        self.made_room = Some(Instant::now());
         let mut sums: HashMap<PeerId, usize> = HashMap::new();
         for held in self.held.values() {
             *sums.entry(held.peer).or_default() += held.bytes;
@@ -153,19 +158,22 @@ impl Hold {
         let begun = Instant::now();
         let mut patience = begun + PATIENCE;
         loop {
-            // Whatever is given back from here on wakes it.
-            let freed = shared.freed.notified();
+            // What is given back from here on may wake it.
+            let mut freed = std::pin::pin!(shared.freed.notified());
+            freed.as_mut().enable();
             if shared.state().take(self.id, bytes) {
                 // There may be enough for the next one too.
                 shared.freed.notify_one();
                 return Ok(());
             }
             if self.cut.is_cancelled() || begun.elapsed() >= LONGEST {
+                shared.freed.notify_one();
                 return Err(Full);
             }
             if tokio::time::timeout_at(patience, freed).await.is_err() {
-                patience += PATIENCE;
                 let mut state = shared.state();
+                // When somebody else did a moment ago it is tried again soon.
+                patience += if state.may_make_room() { PATIENCE } else { SOON };
                 // Whoever made room has it, and others wait for what is left.
                 let made = state.make_room(self.peer, bytes);
                 let taken = made && state.take(self.id, bytes);

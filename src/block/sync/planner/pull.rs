@@ -103,8 +103,8 @@ impl Planner {
             .collect();
         let top = asked.iter().map(|(_, height, _)| *height).max().unwrap_or(0);
         let next = run.anchor.height + 1;
-        // Who cannot be asked for what is next vouches for nothing.
-        let vouches = |c: &Claim| self.claims.has_voice(c, now) && c.earliest <= next;
+        // Who let the last pull run out of time vouches for nothing, nor who cannot be asked for what is next.
+        let vouches = |c: &Claim| !c.is_silent() && c.earliest <= next;
         let mut heights: Vec<_> = asked.iter().filter(|(.., c)| vouches(c)).map(|(_, height, _)| *height).collect();
         heights.sort_unstable();
         self.twice = heights.iter().rev().nth(1).copied().unwrap_or(0);

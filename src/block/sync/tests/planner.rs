@@ -37,6 +37,10 @@ impl Ours {
         self.place().head.height
     }
 
+    pub(super) fn halt(&self, halted: bool) {
+        self.1.set(halted);
+    }
+
     pub(super) fn import(&self, blocks: Vec<Block>) -> Imported {
         let mut all = self.0.borrow_mut();
         let (held, before) = (blocks.len(), all.len());
