@@ -306,6 +306,11 @@ impl Claims {
         self.distrust_until.is_some_and(|until| now < until)
     }
 
+    /// Whether anybody says that there is more than is here.
+    pub(super) fn some_missing(&self) -> bool {
+        self.peers.values().any(|c| c.missing_since.is_some())
+    }
+
     /// Whether there are peers, and all of them say that they have more and show nothing.
     pub(super) fn all_idle(&self, now: Instant) -> bool {
         let patience = !self.distrusts(now);

@@ -526,7 +526,7 @@ impl Planner {
         let tried = self.tried.get_or_insert(Tried { time: Duration::ZERO, looked: now, came: 0 });
         let passed = now.saturating_duration_since(std::mem::replace(&mut tried.looked, now));
         // While nobody is there to show anything nothing is tried.
-        if self.claims.iter().any(|(_, c)| c.is_wanted(now)) {
+        if self.claims.some_missing() {
             tried.time += passed.min(LOOKS);
         }
         if let Some(Tried { came, .. }) = self.tried.take_if(|tried| tried.time >= TRIED)
