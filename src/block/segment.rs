@@ -264,7 +264,7 @@ pub fn import(
     progress(done);
     let sum = *input.hasher_after_end(done.last)?.as_bytes();
     let mut found = [0; 32];
-    input.inner.read_exact(&mut found).map_err(|e| unended(e, done.last))?;
+    input.inner.read_exact(&mut found).map_err(|e| cut_off(e, SegmentError::Unended { last: done.last }))?;
     if sum != found {
         return Err(SegmentError::Checksum);
     }
@@ -431,16 +431,10 @@ fn read_start<R: Read>(chain: &Chain, input: &mut Hashing<R>) -> Result<Progress
     Ok(Progress { next: first, last, ..Progress::default() })
 }
 
-fn cut_off(e: io::Error, height: u64) -> SegmentError {
+/// What it means that no more can be read, when the file ends there.
+fn cut_off(e: io::Error, ended: SegmentError) -> SegmentError {
     match e.kind() {
-        io::ErrorKind::UnexpectedEof => SegmentError::Truncated { height },
-        _ => e.into(),
-    }
-}
-
-fn unended(e: io::Error, last: u64) -> SegmentError {
-    match e.kind() {
-        io::ErrorKind::UnexpectedEof => SegmentError::Unended { last },
+        io::ErrorKind::UnexpectedEof => ended,
         _ => e.into(),
     }
 }
@@ -453,13 +447,13 @@ fn read_block<R: Read>(
 ) -> Result<(Header, Vec<u8>), SegmentError> {
     let bad = |why: &str| SegmentError::Block { height, why: why.into() };
     let mut length = [0; 2];
-    input.read_exact(&mut length).map_err(|e| cut_off(e, height))?;
+    input.read_exact(&mut length).map_err(|e| cut_off(e, SegmentError::Truncated { height }))?;
     let length = usize::from(u16::from_be_bytes(length));
     if length > MAX_HEADER_BYTES {
         return Err(bad("its header is too long"));
     }
     let mut header = vec![0; length];
-    input.read_exact(&mut header).map_err(|e| cut_off(e, height))?;
+    input.read_exact(&mut header).map_err(|e| cut_off(e, SegmentError::Truncated { height }))?;
     let header = Header::decode(&header).map_err(|e| bad(&e.to_string()))?;
     if header.height != height {
         return Err(bad("it says that it is of another height"));
@@ -469,7 +463,7 @@ fn read_block<R: Read>(
         return Err(bad("its body is larger than chain.max_bytes"));
     }
     let mut body = vec![0; bytes];
-    input.read_exact(&mut body).map_err(|e| cut_off(e, height))?;
+    input.read_exact(&mut body).map_err(|e| cut_off(e, SegmentError::Truncated { height }))?;
     Ok((header, body))
 }
 
@@ -508,7 +502,7 @@ impl<R: Read> Hashing<R> {
     /// Reads the mark of the end; the hash of everything up to it.
     fn hasher_after_end(&mut self, last: u64) -> Result<blake3::Hash, SegmentError> {
         let mut end = [0; 2];
-        self.read_exact(&mut end).map_err(|e| unended(e, last))?;
+        self.read_exact(&mut end).map_err(|e| cut_off(e, SegmentError::Unended { last }))?;
         if end == [0, 0] { Ok(self.hasher.finalize()) } else { Err(SegmentError::Checksum) }
     }
 }

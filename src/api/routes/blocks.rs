@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     io::{self, Read, Write},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,18 +19,22 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use http_body_util::LengthLimitError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream, errors::BroadcastStreamRecvError::Lagged};
 
-use super::super::{
-    App,
-    error::ApiError,
-    events,
-    extract::{Params, Segment},
-    schema::{
-        Block, BlockHead, BlockSync, ErrorBody, ImportedSegment, Octets, SegmentOptions, Submitted, TraceLagged, Traced,
+use super::{
+    super::{
+        App,
+        error::ApiError,
+        events,
+        extract::{Params, Segment},
+        schema::{
+            Block, BlockHead, BlockSync, ErrorBody, ImportedSegment, Octets, SegmentOptions, Submitted, TraceLagged,
+            Traced,
+        },
+        spool,
     },
-    spool,
+    turn,
 };
 use crate::{
     block::{
@@ -51,9 +54,8 @@ const PIECE: usize = 256 * 1024;
 const PAUSE: Duration = Duration::from_secs(60);
 /// How long a sender whose segment is not wanted may pause until it is answered.
 const QUIET: Duration = Duration::from_secs(1);
-const SEGMENTS_BUSY: &str = "other segments of the chain are being moved; try again";
-/// For a place among what is moved.
-const TURN: Duration = Duration::from_secs(10);
+/// What [`turn`] is asked for.
+const SEGMENTS: &str = "segments of the chain";
 
 fn block(app: &App) -> Result<block::Handle, ApiError> {
     app.deps.block.clone().ok_or_else(|| {
@@ -80,16 +82,16 @@ pub(super) async fn get(State(app): State<App>, Segment(text): Segment) -> Resul
     let block = block(&app)?;
     let id = block_id(&text)?;
     // Some megabytes each, for as long as the reader takes.
-    let place = turn(&app.bodies, "too many bodies are being read; try again").await?;
+    let place = turn(&app.bodies, "bodies").await?;
     let head = block.status().head.height;
-    let found =
-        tokio::task::spawn_blocking(move || block.block(id)).await.map_err(|_| ApiError::busy("stopping"))??;
+    // Its encoding hashes and copies all of it.
+    let read = move || block.block(id).map(|found| found.map(|held| serde_json::to_vec(&Block::from(held))));
+    let found = tokio::task::spawn_blocking(read).await.map_err(|_| ApiError::busy("stopping"))??;
     let none = match id {
         BlockId::Height(height) => format!("no block at height {height}: the chain ends at {head}"),
         BlockId::Hash(hash) => format!("no block {hash} is held here"),
     };
-    let held = found.ok_or_else(|| ApiError::not_found(none))?;
-    let json = serde_json::to_vec(&Block::from(held)).map_err(|e| ApiError::io("encoding", &e.into()))?;
+    let json = found.ok_or_else(|| ApiError::not_found(none))?.map_err(|e| ApiError::io("encoding", &e.into()))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], spool::give(json.into(), place)).into_response())
 }
 
@@ -160,13 +162,6 @@ pub(super) async fn trace(
     events::serve(&app, exchanges)
 }
 
-async fn turn(places: &Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit, ApiError> {
-    match tokio::time::timeout(TURN, places.clone().acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(ApiError::busy(busy)),
-    }
-}
-
 /// Blocks of the best chain as a file.
 #[utoipa::path(
     get, path = "/v1/block/segment", tag = "blocks", params(SegmentOptions),
@@ -180,7 +175,7 @@ pub(super) async fn export(
     Params(options): Params<SegmentOptions>,
 ) -> Result<Response, ApiError> {
     let block = block(&app)?;
-    let place = turn(&app.segments, SEGMENTS_BUSY).await?;
+    let place = turn(&app.segments, SEGMENTS).await?;
     let (from, to) = (options.from.unwrap_or(1), options.to);
     let (pieces, out) = mpsc::channel(PIPE);
     let runtime = tokio::runtime::Handle::current();
@@ -221,7 +216,7 @@ pub(super) async fn export(
 pub(super) async fn import(State(app): State<App>, request: Request) -> Result<Json<ImportedSegment>, ApiError> {
     let mut body = request.into_body().into_data_stream();
     let ready = match block(&app) {
-        Ok(block) => turn(&app.segments, SEGMENTS_BUSY).await.map(|place| (block, place)),
+        Ok(block) => turn(&app.segments, SEGMENTS).await.map(|place| (block, place)),
         Err(error) => Err(error),
     };
     let (block, place) = match ready {

@@ -10,17 +10,19 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::super::{
-    App,
-    error::ApiError,
-    extract::{Params, Segment, message_id, target},
-    schema::{
-        Done, ErrorBody, Inbox, Limit, Message, Octets, Outbox, Outgoing, ReadOptions, Received, SendOptions, Sent,
-        WaitOptions, WaitState,
+use super::{
+    super::{
+        App,
+        error::ApiError,
+        extract::{Params, Segment, message_id, target},
+        schema::{
+            Done, ErrorBody, Inbox, Limit, Message, Octets, Outbox, Outgoing, ReadOptions, Received, SendOptions, Sent,
+            WaitOptions, WaitState,
+        },
+        spool,
     },
-    spool,
+    turn,
 };
 use crate::{message::Draft, primitives::MessageId};
 
@@ -34,8 +36,6 @@ const MAX_FILE_NAME: usize = 255;
 const WAIT_MS: u64 = 60_000;
 /// Longest time to wait in one request.
 const MAX_WAIT_MS: u64 = 3_600_000;
-/// For a place among the uploads or the bodies in memory.
-const TURN: Duration = Duration::from_secs(10);
 
 /// Queues a message; the request's body is the message. The answer's state may be short of `wait` when the time is over:
 /// the message stays queued then.
@@ -58,7 +58,7 @@ pub(super) async fn send(
     }
     let to = target(&app, &options.to).await?;
     let queued = {
-        let _turn = turn(&app.uploads).await?;
+        let _turn = turn(&app.uploads, "message bodies").await?;
         let (body, _file) = spool::take(request, &app.deps.spool_dir, app.deps.info.max_message_bytes).await?;
         let ttl = options.ttl_s.map(Duration::from_secs);
         app.deps.message.send(Draft { to, body, file_name, ttl }).await?
@@ -86,13 +86,6 @@ async fn wait_for(
     match reached {
         Some(outgoing) => Ok(Some(outgoing.into())),
         None => Ok(Some(app.deps.message.outgoing(id).await?.into())),
-    }
-}
-
-async fn turn(places: &std::sync::Arc<tokio::sync::Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
-    match tokio::time::timeout(TURN, places.clone().acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err(ApiError::busy("too many message bodies are being moved; try again")),
     }
 }
 
@@ -156,7 +149,7 @@ pub(super) async fn read(
     Segment(id): Segment,
     Params(options): Params<ReadOptions>,
 ) -> Result<Response, ApiError> {
-    let place = turn(&app.bodies).await?;
+    let place = turn(&app.bodies, "message bodies").await?;
     let (received, body) = app.deps.message.read(message_id(&id)?, options.mark).await?;
     let (text, base64) = match String::from_utf8(body) {
         Ok(text) => (Some(text), None),
@@ -181,7 +174,7 @@ pub(super) async fn body(
     Segment(id): Segment,
     Params(options): Params<ReadOptions>,
 ) -> Result<Response, ApiError> {
-    let place = turn(&app.bodies).await?;
+    let place = turn(&app.bodies, "message bodies").await?;
     let (_, body) = app.deps.message.read(message_id(&id)?, options.mark).await?;
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),

@@ -9,7 +9,10 @@ mod messages;
 mod node;
 mod peers;
 
+use std::{sync::Arc, time::Duration};
+
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -17,6 +20,17 @@ use super::{App, Deps, error::ApiError, events};
 
 /// Largest JSON request body.
 pub(super) const MAX_JSON_BYTES: usize = 64 * 1024;
+
+/// For a place among what is moved at once.
+const TURN: Duration = Duration::from_secs(10);
+
+/// A place among what is moved at once; after a while the answer is that others move too many `what`.
+async fn turn(places: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(TURN, places.clone().acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(ApiError::busy(format!("too many {what} are being moved; try again"))),
+    }
+}
 
 /// The documented routes, without state.
 fn documented() -> OpenApiRouter<App> {

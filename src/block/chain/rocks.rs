@@ -5,8 +5,8 @@
 //! retired blocks, `p` ‖ number → how many bodies in the pack are kept ‖ last height if it has an index, `i` → indices ([`stretch`]).
 //! Families `block_fresh` and `block_body`: hash → body, unless it is empty or in a pack. In the first are those of blocks that are not
 //! final, and of losers: hardly anything stays there, so its files go as wholes. What becomes final moves to the second, where everything
-//! stays. So the room of what was deleted comes back, and nothing is copied again and again for that. Heights are eight bytes big-endian, so scans come in order, and no
-//! kind of key is a prefix of another.
+//! stays. So the room of what was deleted comes back, and nothing is copied again and again for that.
+//! Heights are eight bytes big-endian, so scans come in order, and no kind of key is a prefix of another.
 //!
 //! What is not here: the children of a block, since the tree in memory knows those that matter, and it is made of the candidates; and
 //! invalid hashes, which are remembered for ten minutes only.

@@ -65,15 +65,13 @@ impl State {
         Some(held)
     }
 
+    /// Whether nobody did a moment ago.
     fn may_make_room(&self) -> bool {
         self.made_room.is_none_or(|at| Instant::now() >= at + BETWEEN)
     }
 
     /// Cuts off exchanges until there is room for `bytes` more of `peer`, or nobody holds more than it would. Whether any was.
     fn make_room(&mut self, peer: PeerId, bytes: usize) -> bool {
-        if !self.may_make_room() {
-            return false;
-        }
         self.made_room = Some(Instant::now());
         let mut sums: HashMap<PeerId, usize> = HashMap::new();
         for held in self.held.values() {
@@ -173,9 +171,10 @@ impl Hold {
             if tokio::time::timeout_at(patience, freed).await.is_err() {
                 let mut state = shared.state();
                 // When somebody else did a moment ago it is tried again soon.
-                patience += if state.may_make_room() { PATIENCE } else { SOON };
+                let may = state.may_make_room();
+                patience += if may { PATIENCE } else { SOON };
                 // Whoever made room has it, and others wait for what is left.
-                let made = state.make_room(self.peer, bytes);
+                let made = may && state.make_room(self.peer, bytes);
                 let taken = made && state.take(self.id, bytes);
                 drop(state);
                 if made {
