@@ -42,6 +42,7 @@ pub(crate) mod raw;
 pub mod rpc;
 mod swarm;
 mod transport;
+mod voice;
 
 use libp2p::multiaddr::Protocol;
 
@@ -51,6 +52,7 @@ pub use error::{CommandError, StartError};
 pub use handle::Detached;
 pub use handle::{Direction, Handle, Nat, PeerEvent, PeerInfo, Reachability};
 pub use swarm::{Deps, Network, build};
+pub use voice::Voice;
 
 use crate::primitives::{Multiaddr, PeerId};
 

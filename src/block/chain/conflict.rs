@@ -7,7 +7,8 @@
 //!   network that was cut in two, the smaller part stops, the larger one goes on, and halves both stop. A few liars
 //!   stop nobody. It goes on by itself when the peers have left that branch or were not heard for ten minutes.
 //! * Only peers that are connected count, on both sides of that comparison: whoever comes under one name after another is one at
-//!   a time. Who is connected comes with each proof, and counts for all branches until the next one.
+//!   a time. Who is connected comes with each proof, and counts for all branches until the next one. It is one peer of each
+//!   [`Voice`](crate::net::Voice): whoever has many names at one place is one as well.
 //! * Of fewer than four peers nobody is believed more than our own chain: there is the alarm and nothing else.
 //! * With `deep_reorg_max` the chain switches when at least two thirds of those peers are on the branch, it is better by the rule,
 //!   and no more than so many committed blocks are taken back. Then blocks above the fork are candidates again, nothing is
@@ -41,7 +42,7 @@ pub(super) struct Proof {
     pub(super) first: Hash,
     pub(super) fork: Point,
     pub(super) tip: Point,
-    /// Connected peers that told their head.
+    /// Connected peers that told their head, one of each voice.
     pub(super) told: HashSet<PeerId>,
     /// Better than ours by the rule.
     pub(super) better: bool,

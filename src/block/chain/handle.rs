@@ -392,8 +392,9 @@ impl Chain {
 
     /// Reports headers that `peer` proved: consecutive, signed, the first one's parent on our chain below the committed block, the
     /// first one not on it, and the last one the peer's head when that is not more than [`super::MAX_CONFLICT_HEADERS`] away.
-    /// `told` are the connected peers that have told their head, this one included: nobody else counts, for this branch and all
-    /// others, until the next call. The chain counts peers, raises the alarm and follows the configured policy. To be repeated for each such peer every few minutes: a peer counts for ten.
+    /// `told` are the connected peers that have told their head, one of each [`Voice`](crate::net::Voice), this one included: nobody else
+    /// counts, for this branch and all others, until the next call. The chain counts peers, raises the alarm and follows the configured
+    /// policy. To be repeated for each such peer every few minutes: a peer counts for ten.
     ///
     /// # Errors
     /// [`ChainError`]; [`ChainError::NoConflict`] when the headers are no such branch, [`ChainError::NoBranch`] when they are none at all.

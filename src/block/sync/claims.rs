@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::{Duration, Instant},
 };
 
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     block::{Block, Point},
+    net::Voice,
     primitives::{Hash, PeerId},
 };
 
@@ -38,12 +39,12 @@ const DOUBT: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same when the connection is younger than [`PATIENCE`]: broadcast never had the chance.
 const PATIENCE_NEW: Duration = Duration::from_secs(2);
-/// One peer of so many has to say that there is more for a node in step to believe it without blocks: of all that are connected,
+/// One voice of so many has to say that there is more for a node in step to believe it without blocks: of all that are connected,
 /// two are easily of one hand. And more have to than there are whose heads are here.
 const BACKERS: usize = 3;
-/// Peers that say so at least.
+/// Voices that say so at least.
 const MIN_BACKERS: usize = 2;
-/// Peers in step without which the others are given time to show what they say, whatever was tried: one or two may be as far behind.
+/// Voices in step without which the others are given time to show what they say, whatever was tried: one or two may be as far behind.
 const IN_STEP: usize = 3;
 /// Cuts of peers that are gone, remembered until they end; of more, those that end first are forgotten.
 const CUTS: usize = 1024;
@@ -51,6 +52,8 @@ const CUTS: usize = 1024;
 /// What one peer says.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
+    /// Where peers are counted all of one voice are one.
+    pub(super) voice: Voice,
     /// The best block it says it has. Its height may have been lowered since.
     pub(super) head: Point,
     /// The same as it said it.
@@ -78,6 +81,8 @@ pub(super) struct Claim {
     lies: bool,
     /// It proved that it is on a branch that contradicts what is final here.
     contradicts: bool,
+    /// When it did.
+    proved: Option<Instant>,
     /// No run or search begins because of it before.
     passed_until: Option<Instant>,
     /// It let its last pull run out of time.
@@ -173,9 +178,9 @@ impl Claim {
 pub(super) struct Target {
     /// The height.
     pub(super) height: u64,
-    /// Whether a third of the peers, and at least two, say so. Of less, a node that is in step is not put out of it.
+    /// Whether a third of the voices, and at least two, say so. Of less, a node that is in step is not put out of it.
     pub(super) backed: bool,
-    /// New blocks that whoever says so gave of late, the older ones counting less.
+    /// The most new blocks that one who says that there is more gave of late, the older ones counting less.
     pub(super) given: u64,
     /// Whoever says so had the time to show it, and did not.
     pub(super) doubtful: bool,
@@ -203,6 +208,7 @@ impl Claims {
         let claim = self.peers.entry(peer).or_insert_with(|| {
             let cut = cuts.remove(&peer);
             Claim {
+                voice: Voice::Name(peer),
                 head: greeting.head,
                 said: greeting.head,
                 committed: greeting.committed,
@@ -219,6 +225,7 @@ impl Claims {
                 held: None,
                 lies: false,
                 contradicts: cut.is_some_and(|(_, contradicts)| contradicts),
+                proved: None,
                 passed_until: None,
                 silent: false,
                 gave: 0.0,
@@ -227,6 +234,35 @@ impl Claims {
         });
         (claim.head, claim.committed, claim.earliest) = (greeting.head, greeting.committed, greeting.earliest);
         (claim.said, claim.lies) = (greeting.head, false);
+    }
+
+    /// Whose voice a peer is.
+    pub(super) fn place(&mut self, peer: &PeerId, voice: Voice) {
+        if let Some(claim) = self.peers.get_mut(peer) {
+            claim.voice = voice;
+        }
+    }
+
+    /// Whose voice a peer is, or was if it is gone.
+    pub(super) fn voice(&self, peer: &PeerId) -> Voice {
+        self.peers.get(peer).map_or(Voice::Name(*peer), |claim| claim.voice)
+    }
+
+    /// How many voices all peers are.
+    pub(super) fn voices(&self) -> usize {
+        count(self.peers.values())
+    }
+
+    /// Whom a proof by `prover` is counted among: one peer of each voice, which is the prover of its own and of others whoever proved last that
+    /// it contradicts what is final here.
+    pub(super) fn told(&self, prover: &PeerId) -> HashSet<PeerId> {
+        let mut told = BTreeMap::new();
+        for (peer, claim) in &self.peers {
+            let rank = (peer == prover, claim.contradicts, claim.proved);
+            let speaker = told.entry(claim.voice).or_insert((rank, *peer));
+            *speaker = (*speaker).max((rank, *peer));
+        }
+        told.into_values().map(|(_, peer)| peer).collect()
     }
 
     /// An announcement: it can only raise what a SHAKEHAND said, and only of a peer whose chain is ours.
@@ -276,9 +312,9 @@ impl Claims {
     }
 
     /// It proved that its branch contradicts what is final here: until its head is here, that is no sign that we are behind.
-    pub(super) fn contradict(&mut self, peer: &PeerId) {
+    pub(super) fn contradict(&mut self, peer: &PeerId, now: Instant) {
         if let Some(claim) = self.peers.get_mut(peer) {
-            claim.contradicts = true;
+            (claim.contradicts, claim.proved) = (true, Some(now));
         }
     }
 
@@ -317,7 +353,7 @@ impl Claims {
         !self.is_empty() && self.peers.values().all(|c| c.lies || c.is_idle(patience, now))
     }
 
-    /// Whether most peers have another final block within these blocks. Of all peers, because the honest ones are silent when
+    /// Whether most voices have another final block within these blocks. Of all of them, because the honest ones are silent when
     /// their final blocks are higher: a few liars next to our head would be the only ones that are heard. Some have no
     /// voice ([`Claim::has_voice`]).
     pub(super) fn outvote(&self, sender: &PeerId, blocks: &[Block], now: Instant) -> bool {
@@ -327,8 +363,8 @@ impl Claims {
             place.and_then(|i| blocks.get(i)).is_some_and(|block| block.hash() != claim.committed.hash)
         };
         let voices = || self.peers.iter().filter(|(peer, claim)| *peer == sender || claim.has_voice(now));
-        let other = voices().filter(|(peer, claim)| *peer != sender && differs(claim)).count();
-        other * 2 > voices().count()
+        let other = voices().filter(|(peer, claim)| *peer != sender && differs(claim));
+        count(other.map(|(_, claim)| claim)) * 2 > count(voices().map(|(_, claim)| claim))
     }
 
     /// Blocks up to this height came and are in our chain.
@@ -407,7 +443,7 @@ impl Claims {
         (held > 0, held < IN_STEP || !self.distrusts(now))
     }
 
-    /// Whether the heads of at least half of the peers are here, whether they are cut or not. Those that proved that they are on
+    /// Whether the heads of at least half of the voices are here, whether they are cut or not. Those that proved that they are on
     /// another branch are not counted, nor, while others are in step, those that lie about a height, or say for long that they have more and
     /// show nothing.
     pub(super) fn mostly_held(&self, now: Instant) -> bool {
@@ -416,19 +452,19 @@ impl Claims {
             let all = self.peers.values();
             all.filter(|c| !(c.contradicts || some && (c.lies || c.is_idle(patience, now))))
         };
-        counted().filter(|c| c.is_held()).count() * 2 >= counted().count()
+        count(counted().filter(|c| c.is_held())) * 2 >= count(counted())
     }
 
-    /// Whether more peers say that they have a head that is not here than have one that is. Those that say so for long and show nothing are not
+    /// Whether more voices say that they have a head that is not here than have one that is. Those that say so for long and show nothing are not
     /// counted while others are in step: there may be any number of them, and they cost whoever has them next to nothing.
     pub(super) fn mostly_missing(&self, now: Instant) -> bool {
         let (some, patience) = self.patience(now);
-        self.peers.values().filter(|c| c.is_wanted(now) && !(some && c.is_idle(patience, now))).count() > self.held()
+        count(self.peers.values().filter(|c| c.is_wanted(now) && !(some && c.is_idle(patience, now)))) > self.held()
     }
 
-    /// Peers whose head, above the genesis block, is here.
+    /// Voices whose head, above the genesis block, is here.
     pub(super) fn held(&self) -> usize {
-        self.peers.values().filter(|c| !c.contradicts && c.is_held() && c.said.height > 0).count()
+        count(self.peers.values().filter(|c| !c.contradicts && c.is_held() && c.said.height > 0))
     }
 
     pub(super) fn get(&self, peer: &PeerId) -> Option<&Claim> {
@@ -447,24 +483,33 @@ impl Claims {
         self.peers.len()
     }
 
-    /// The highest head that enough peers claim, else the highest that one does; `None` when no head is missing. With both, a claim
+    /// The highest head that enough voices claim, else the highest that one does; `None` when no head is missing. With both, a claim
     /// of fewer above the backed one is for later: it counts when there is nothing left to get from enough.
     pub(super) fn target(&self, base: u64, now: Instant) -> Option<Target> {
         let mut wanted: Vec<_> =
             self.peers.values().filter(|c| c.is_wanted(now)).map(|c| (c.height(base, now), c)).collect();
         // Of those who say the same, whoever gave most speaks for it.
         wanted.sort_by_cached_key(|(height, c)| Reverse((*height, c.given(now) as u64))); // not negative
-        let enough = self.peers.len().div_ceil(BACKERS).max(MIN_BACKERS);
-        let backed = wanted.get(enough - 1).filter(|(height, _)| *height > base);
+        let enough = self.voices().div_ceil(BACKERS).max(MIN_BACKERS);
+        let mut heard = BTreeSet::new();
+        let backed = wanted.iter().find(|(_, c)| heard.insert(c.voice) && heard.len() == enough);
+        let backed = backed.filter(|(height, _)| *height > base);
         let (height, claim) = backed.or(wanted.first())?;
+        // A tall claim does not hide what others gave.
+        let gave = wanted.iter().filter(|(height, _)| *height > base).map(|(_, c)| c.given(now));
         Some(Target {
             height: *height,
             backed: backed.is_some(),
-            given: claim.given(now) as u64, // not negative
+            given: gave.fold(0.0, f64::max) as u64, // not negative
             doubtful: claim.is_doubtful(now),
             long: claim.missing_since.is_some_and(|since| now.saturating_duration_since(since) >= DOUBT),
         })
     }
+}
+
+/// How many voices these are.
+fn count<'a>(claims: impl Iterator<Item = &'a Claim>) -> usize {
+    claims.map(|claim| claim.voice).collect::<BTreeSet<_>>().len()
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ pub(super) enum Output {
     /// Headers by height; ends with [`Planner::on_headers`].
     Headers { id: u64, peer: PeerId, ladder: Ladder },
     /// Consecutive headers on `fork`, to be checked and shown to the chain as a conflict; ends with [`Planner::on_proven`]. `told`:
-    /// connected peers that told their head.
+    /// connected peers that told their head, one of each voice.
     Prove { id: u64, peer: PeerId, span: Span, fork: Point, told: HashSet<PeerId> },
     /// Blocks for the chain, each time those on what was handed over before; ends with [`Planner::on_imported`], in this order. `more`:
     /// others will follow.

@@ -10,6 +10,8 @@
 //!   (any)                 Stalled ── a block ──▶ Syncing, CatchingUp ◀────┘
 //! ```
 //!
+//! Where peers are counted against each other, all that are one [`Voice`] are one: names cost nothing.
+//!
 //! Of what no more peers say than there are whose heads are here only the blocks count that they give: liars that are always busy neither
 //! put a node out of step nor keep it from it.
 //!
@@ -37,6 +39,7 @@ use super::{
 };
 use crate::{
     block::{Header, Point, chain::Outcome, penalty::Offence},
+    net::Voice,
     primitives::PeerId,
 };
 
@@ -56,7 +59,7 @@ const HEARD: Duration = Duration::from_secs(10);
 /// How long a first run, and being in step, waits for more than a few peers to tell where they are: what a lone one sends becomes
 /// final.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Peers without which it waits.
+/// Voices without which it waits.
 const FEW: usize = 3;
 /// A pull that was lost after so long hung somewhere.
 const HANGS: Duration = Duration::from_secs(9);
@@ -141,7 +144,7 @@ pub(super) struct Planner {
     /// No run begins before.
     pause_until: Option<Instant>,
     progress: Instant,
-    /// The height up to which two peers of the run say that they have blocks.
+    /// The height up to which two voices of the run say that they have blocks.
     twice: u64,
     /// The first SHAKEHAND since nobody was there.
     first_heard: Option<Instant>,
@@ -197,6 +200,11 @@ impl Planner {
     pub(super) fn on_greeting(&mut self, peer: PeerId, greeting: &Greeting, now: Instant) {
         self.first_heard.get_or_insert(now);
         self.claims.greet(peer, greeting, now);
+    }
+
+    /// Whose voice a peer is that greeted.
+    pub(super) fn on_place(&mut self, peer: &PeerId, voice: Voice) {
+        self.claims.place(peer, voice);
     }
 
     /// What an announcement says.
@@ -330,6 +338,8 @@ impl Planner {
             Ok(headers) => search.on_headers(&headers, |height| view.hash_at(height)),
             Err(failure) => {
                 self.on_failure(peer, failure, now);
+                // Or two that never answer would have all searches, and nobody else could prove a conflict.
+                self.claims.pass(&peer, now);
                 return self.give_up(now);
             }
         };
@@ -365,7 +375,7 @@ impl Planner {
             self.give_up(now);
         } else if head > height {
             let count = u32::try_from(head - height).unwrap_or(u32::MAX).min(MAX_PROOF);
-            let (id, told) = (self.id(), self.claims.iter().map(|(peer, _)| *peer).collect());
+            let (id, told) = (self.id(), self.claims.told(&peer));
             self.proving = Some((id, peer, fork));
             self.out.push(Output::Prove { id, peer, span: Span { start: height + 1, count }, fork, told });
         } else {
@@ -378,7 +388,7 @@ impl Planner {
         let Some((_, peer, fork)) = self.proving.take_if(|(running, ..)| *running == id) else { return };
         let lost = matches!(result, Err(Failure::Lost | Failure::Timeout | Failure::Busy(_)));
         match result {
-            Ok(()) => self.claims.contradict(&peer),
+            Ok(()) => self.claims.contradict(&peer, now),
             Err(failure) => drop(self.on_failure(peer, failure, now)),
         }
         if view.place().committed.height <= fork.height {
@@ -416,7 +426,7 @@ impl Planner {
         if let Some(run) = self.run.as_mut().filter(|run| run.alone.is_none())
             && let Some(sender) = run.next_sender()
         {
-            (run.alone, self.moved) = (Some(sender), now);
+            (run.alone, self.moved) = (Some(run.voice(&sender)), now);
             return;
         }
         // Who cannot be asked for what is next says nothing of it.
@@ -588,9 +598,9 @@ impl Planner {
         }
     }
 
-    /// Whether enough peers told where they are, or had the time to.
+    /// Whether enough voices told where they are, or had the time to.
     fn is_settled(&self, now: Instant) -> bool {
-        self.claims.len() >= FEW || self.first_heard.is_none_or(|t| t + SETTLE <= now)
+        self.claims.voices() >= FEW || self.first_heard.is_none_or(|t| t + SETTLE <= now)
     }
 
     /// Hands finished batches to the chain.

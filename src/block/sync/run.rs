@@ -1,7 +1,7 @@
 //! One stretch of catching up: consecutive heights cut into batches, each pulled from some peer, handed over in order. What was handed over
 //! is on its way into the chain: the next batch that fits on it follows as soon as it is here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::wire::{MAX_COUNT, SOFT_BYTES, Span};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
         Block, Point,
         chain::{MERGE_BLOCKS, MERGE_BYTES},
     },
+    net::Voice,
     primitives::PeerId,
 };
 
@@ -123,9 +124,11 @@ pub(super) struct Run {
     pub(super) excluded: HashSet<PeerId>,
     /// Blocks of this run are in the chain.
     pub(super) progressed: bool,
-    /// Nobody came who would vouch for what this peer sent: it goes to the chain all the same, until somebody else sends something.
-    pub(super) alone: Option<PeerId>,
+    /// Nobody came who would vouch for what peers of this voice sent: it goes to the chain all the same, until somebody else sends something.
+    pub(super) alone: Option<Voice>,
     batches: BTreeMap<u64, Batch>,
+    /// Whose voice those are who were asked.
+    voices: HashMap<PeerId, Voice>,
     /// The chain was given everything up to here: the block on which the next batch has to fit.
     given: Point,
     /// Batches were handed over since others were cut.
@@ -143,6 +146,7 @@ impl Run {
             progressed: false,
             alone: None,
             batches: BTreeMap::new(),
+            voices: HashMap::new(),
             given: anchor,
             shorter: false,
             disputes: BTreeMap::new(),
@@ -209,6 +213,15 @@ impl Run {
         self.shorten(span);
     }
 
+    /// Whose voice a peer is that is asked.
+    pub(super) fn place(&mut self, peer: PeerId, voice: Voice) {
+        self.voices.insert(peer, voice);
+    }
+
+    pub(super) fn voice(&self, peer: &PeerId) -> Voice {
+        self.voices.get(peer).copied().unwrap_or(Voice::Name(*peer))
+    }
+
     /// The batch at `span.start` ends with `span`; the rest of it is another one.
     fn shorten(&mut self, span: Span) {
         let Some(batch) = self.batches.get_mut(&span.start) else { return };
@@ -227,7 +240,7 @@ impl Run {
         if count == 0 || !self.batches.get(&span.start).is_some_and(asked) {
             return;
         }
-        self.alone = self.alone.filter(|alone| *alone == peer);
+        self.alone = self.alone.filter(|alone| *alone == self.voice(&peer));
         self.shorten(Span { start: span.start, count });
         if let Some(batch) = self.batches.get_mut(&span.start) {
             batch.stage = Stage::Here { peer, blocks, bytes };
@@ -253,7 +266,7 @@ impl Run {
     }
 
     /// The next blocks for the chain, as many finished batches as fit on each other and beside what is `with_chain` already. Below `twice`,
-    /// where more than one peer has blocks, a batch waits for the next one of another sender that fits on it: what is handed over
+    /// where more than one voice has blocks, a batch waits for the next one of another voice that fits on it: what is handed over
     /// becomes final soon.
     ///
     /// # Errors
@@ -274,7 +287,7 @@ impl Run {
             let load = Load { blocks: blocks.len(), bytes };
             let (now, all) = (out.load.plus(load), with_chain.plus(out.load).plus(load));
             let first = all == load;
-            let vouched = self.alone == Some(peer) || self.is_vouched_for(start, twice);
+            let vouched = self.alone == Some(self.voice(&peer)) || self.is_vouched_for(start, twice);
             if !(first || (now.fits(AT_ONCE) && all.fits(WITH_CHAIN))) || !vouched {
                 break;
             }
@@ -289,7 +302,7 @@ impl Run {
         Ok((!out.blocks.is_empty()).then_some(out))
     }
 
-    /// Whether the batch at `start`, which is here, is followed by one of another sender. Two that contradict each other
+    /// Whether the batch at `start`, which is here, is followed by one of another voice. Two that contradict each other
     /// are pulled again, from others if there are any.
     fn is_vouched_for(&mut self, start: u64, twice: u64) -> bool {
         let mut at = start;
@@ -303,7 +316,7 @@ impl Run {
             bytes += more;
             let sender = *first.get_or_insert(*peer);
             let next = at + u64::from(*count);
-            if *peer != sender || next > twice {
+            if self.voice(peer) != self.voice(&sender) || next > twice {
                 return true;
             }
             let last = blocks.last().map(point).unwrap_or_default();

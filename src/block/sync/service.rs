@@ -317,6 +317,7 @@ impl Service {
 
     fn on_head(&mut self, peer: PeerId, theirs: &Greeting) {
         self.planner.on_greeting(peer, theirs, now());
+        self.planner.on_place(&peer, self.net.voice(&peer));
         // Nobody may be listening.
         let _ = self.heads.send((peer, theirs.head));
     }

@@ -109,7 +109,7 @@ fn who_proved_another_branch_does_not_count_as_ahead_of_us() {
     claims.refresh(now, here);
     peers.iter().for_each(|p| claims.cut(p, now + CUT));
     assert!(!claims.mostly_held(now), "one of three, cut or not");
-    claims.contradict(&peers[1]);
+    claims.contradict(&peers[1], now);
     assert!(claims.mostly_held(now), "one of two");
     claims.remove(&peers[1], now);
     claims.greet(peers[1], &greeting(601), now);

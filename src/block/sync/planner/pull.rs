@@ -105,9 +105,11 @@ impl Planner {
         let next = run.anchor.height + 1;
         // Who let the last pull run out of time vouches for nothing, nor who cannot be asked for what is next.
         let vouches = |c: &Claim| !c.is_silent() && c.earliest <= next;
-        let mut heights: Vec<_> = asked.iter().filter(|(.., c)| vouches(c)).map(|(_, height, _)| *height).collect();
+        let mut heights: Vec<_> =
+            asked.iter().filter(|(.., c)| vouches(c)).map(|(_, height, c)| (*height, c.voice)).collect();
         heights.sort_unstable();
-        self.twice = heights.iter().rev().nth(1).copied().unwrap_or(0);
+        let first = heights.last().map(|(_, voice)| *voice);
+        self.twice = heights.iter().rev().find(|(_, voice)| Some(*voice) != first).map_or(0, |(height, _)| *height);
         run.cut(top, self.size.count());
         let nobody = asked.iter().all(|(_, height, c)| *height < next || c.earliest > next);
         if self.importing.is_empty() && !run.is_flying() && nobody {
@@ -134,6 +136,7 @@ impl Planner {
         for (span, peer) in started {
             if let Some(run) = &mut self.run {
                 run.fly(span, peer);
+                run.place(peer, self.claims.voice(&peer));
             }
             let id = self.id();
             self.flights.insert(id, Flight { peer, span, run: self.runs, since: now, answered: false });
@@ -172,8 +175,8 @@ impl Planner {
                 && asked.1 + 1 >= span.end()
                 && self.asked_for(*span).all(|f| f.peer != asked.0)
         });
-        let best = free.min_by_key(|(peer, _, c)| {
-            (before.contains(peer), c.failures(), c.is_silent(), c.proven == 0, (random() * 1024.0) as u32) // below 1024
+        let best = free.min_by_key(|(_, _, c)| {
+            (self.is_among(before, c), c.failures(), c.is_silent(), c.proven == 0, (random() * 1024.0) as u32) // below 1024
         });
         best.map(|(peer, ..)| *peer)
     }
@@ -198,13 +201,18 @@ impl Planner {
         // Somebody else for each try, not who was silent, and somebody else than for the neighbours, so that batches vouch for each
         // other; then whoever failed least and has least to do.
         let (peer, height, _) = free.min_by_key(|(peer, _, c)| {
-            let tried = before.iter().filter(|p| *p == peer).count();
+            let tried = before.iter().filter(|p| self.claims.voice(p) == c.voice).count();
             let busy = self.under_way(peer, started);
-            let rank = (tried, c.is_silent(), beside.contains(peer), c.failures(), c.proven == 0, busy);
+            let rank = (tried, c.is_silent(), self.is_among(beside, c), c.failures(), c.proven == 0, busy);
             (rank, (random() * 1024.0) as u32) // below 1024
         })?;
         let count = u32::try_from(height - span.start + 1).unwrap_or(u32::MAX).min(span.count).min(self.size.count());
         Some((Span { start: span.start, count }, *peer))
+    }
+
+    /// Whether one of these is of the same voice.
+    fn is_among(&self, peers: &[PeerId], claim: &Claim) -> bool {
+        peers.iter().any(|peer| self.claims.voice(peer) == claim.voice)
     }
 
     /// Pulls from peers that are still there.

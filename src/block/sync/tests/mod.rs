@@ -8,6 +8,7 @@ mod service;
 mod sim;
 mod slow;
 mod swarm;
+mod voices;
 mod wire;
 
 use crate::block::{Block, Body, Header, chain::Stored, kit::Maker};

@@ -71,7 +71,7 @@ impl View for Ours {
     }
 }
 
-fn greeting(peer: PeerId, head: Point) -> Greeting {
+pub(super) fn greeting(peer: PeerId, head: Point) -> Greeting {
     Greeting {
         genesis: kit::genesis().hash(),
         timestamp: UnixMillis(0),
