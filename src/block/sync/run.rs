@@ -544,6 +544,28 @@ mod tests {
     }
 
     #[test]
+    fn names_of_one_voice_do_not_vouch_for_each_other() {
+        let chain = Maker::new(1).row(&kit::genesis(), 60, 0);
+        let names: Vec<_> = (0..4).map(|_| PeerId::random()).collect();
+        for voices in [1, 2] {
+            let mut run = Run::new(genesis(), None);
+            run.cut(60, 10);
+            let all = spans(&run);
+            for (n, (name, span)) in (0_u8..).zip(names.iter().zip(&all)) {
+                run.place(*name, Voice::Host([198, 51, 100, n % voices].into()));
+                send(&mut run, *name, &chain, *span, 1);
+            }
+            let taken = run.take(60, Load::default()).unwrap().map_or(0, |out| out.blocks.len());
+            assert_eq!(taken, if voices == 1 { 0 } else { 30 }, "{voices}");
+            // Nobody else came in time: then all of that voice is taken, whoever of it sends.
+            run.alone = Some(run.voice(&names[0]));
+            send(&mut run, names[0], &chain, all[4], 1);
+            let taken = run.take(60, Load::default()).unwrap().map_or(0, |out| out.blocks.len());
+            assert_eq!(taken, if voices == 1 { 50 } else { 20 });
+        }
+    }
+
+    #[test]
     fn what_follows_is_handed_over_while_the_chain_still_writes_as_far_as_it_may_hold() {
         let (chain, other) = (Maker::new(1).row(&kit::genesis(), 60, 0), Maker::new(2).row(&kit::genesis(), 60, 0));
         let peer = PeerId::random();
