@@ -1,5 +1,6 @@
 //! The chain. Defends: 100000 empty blocks are checked and imported at 10000 a second and at no less than 0.6 of what checking
-//! their signatures alone takes on all cores; where the chain stands is told in 5 us.
+//! their signatures alone takes on all cores; where the chain stands is told in 5 us; what is written for a byte of a block does not
+//! grow with the chain.
 //!
 //! Blocks come as in catching up: batches of 128, each checked off the chain's thread, a few at a time, imported in order. The store is
 //! RocksDB, and everything final is synced. Printed beside it: rows for each synced batch, and what one block alone costs.
@@ -23,7 +24,7 @@ use vos::{
     store::Store,
 };
 
-use crate::measure::{bound, median, median_f, report};
+use crate::measure::{bound, median, median_f, report, written};
 
 const BLOCKS: usize = 100_000;
 /// Blocks of one answer to PULL_BLOCK.
@@ -37,6 +38,9 @@ const FULL: usize = 5000;
 const BODY: usize = 10 * 1024;
 /// Blocks imported one by one.
 const SINGLE: usize = 300;
+/// Large blocks imported one by one, in each third of a growing chain.
+const LARGE: usize = 200;
+const LARGE_BODY: usize = 512 * 1024;
 
 struct Opened {
     chain: Chain,
@@ -226,10 +230,36 @@ async fn bodies() {
     println!("block, {FULL} blocks of {BODY} bytes, checked before\n    in {}, out {}", rate(into), rate(out));
 }
 
+/// What the disk writes for each byte of blocks that come one by one. A store that moves old bodies again and again writes more the longer the
+/// chain is.
+async fn growth() {
+    let (node, maker) = (open(), Maker::new(1));
+    let (mut head, mut thirds) = (kit::genesis(), Vec::new());
+    for _ in 0..3 {
+        let before = written();
+        for _ in 0..LARGE {
+            let mut transaction = vec![0; LARGE_BODY];
+            rand::fill(&mut transaction[..]); // which cannot be compressed
+            head = maker.block(&head, 2000, &[transaction]);
+            let outcome = node.chain.import(head.clone(), Origin::File).await;
+            assert_eq!(outcome, Ok(Outcome::Imported { new_head: true }));
+        }
+        thirds.push((written() - before) as f64 / (LARGE * LARGE_BODY) as f64);
+    }
+    node.close().await;
+    let per = |third: f64| format!("{third:.2} bytes a byte");
+    let what = format!(
+        "block, written for blocks of 512 KiB one by one, the last {} MiB (the first)",
+        (LARGE * LARGE_BODY) >> 20
+    );
+    report(&what, &per(thirds[2]), &per(thirds[0]), thirds[0] / thirds[2], 0.8);
+}
+
 pub(crate) async fn run() {
     let blocks = Maker::new(1).row(&kit::genesis(), BLOCKS, 0);
     queries(&blocks).await;
     single(&blocks).await;
+    growth().await;
     bodies().await;
     empty_blocks(&blocks).await;
 }
