@@ -258,11 +258,16 @@ pub struct Detached {
 
 #[cfg(any(test, feature = "test-util"))]
 impl Detached {
-    /// A direct connection to `peer` comes up.
+    /// A direct connection to `peer`, which is nowhere, comes up.
     pub fn up(&self, peer: PeerId) {
+        self.up_at(peer, Multiaddr::empty());
+    }
+
+    /// A direct connection to `peer` comes up over this addr.
+    pub fn up_at(&self, peer: PeerId, addr: Multiaddr) {
         let info = PeerInfo {
             address: peer,
-            addr: Multiaddr::empty(),
+            addr,
             relayed: false,
             transport: "tcp",
             direction: Direction::Outbound,

@@ -32,7 +32,7 @@ use crate::{
     config::Config,
     identity::Identity,
     net::{self, pubsub::Publisher},
-    primitives::{Clock, Hash, PeerId, UnixMillis},
+    primitives::{Clock, Hash, Multiaddr, PeerId, UnixMillis},
     runtime::{Stop, Supervisor},
     telemetry::Registry,
 };
@@ -149,6 +149,12 @@ impl World {
         self.nodes[i].identity.address()
     }
 
+    /// Each node has a public IP of its own, and all liars have one together.
+    fn place_of(&self, peer: &PeerId) -> Multiaddr {
+        let host = self.index.get(peer).map_or(0, |i| i + 1);
+        format!("/ip4/198.51.{}.{}/tcp/4001", 100 + host / 250, host % 250).parse().unwrap()
+    }
+
     fn start(&mut self, i: usize) {
         let node = &self.nodes[i];
         let id = node.identity.address();
@@ -190,7 +196,7 @@ impl World {
         for (a, b) in other.map(|o| (o, id)).into_iter().chain([(i, peer)]) {
             if let Some(alive) = &self.nodes[a].alive {
                 alive.publishers.iter().for_each(|publisher| publisher.heard_of(b));
-                alive.net.up(b);
+                alive.net.up_at(b, self.place_of(&b));
             }
         }
     }
@@ -399,6 +405,24 @@ fn liars_in_every_protocol_do_not_keep_honest_nodes_from_the_chain() {
         world.live(300).await;
         world.ends_well().await;
         world.caught(Liar::Garbage);
+        assert!(world.behind() < 0.01, "{:?}", world.lags);
+    });
+}
+
+#[test]
+fn a_crowd_at_one_place_does_not_keep_a_node_that_was_away_from_the_chain() {
+    in_virtual_time(async {
+        // Of each node's peers some twenty are of the crowd, and six are honest.
+        let mut world = World::new(7, 24, &[Liar::Crowd; 80]);
+        world.live(40).await;
+        world.kill(5).await;
+        world.live(60).await;
+        world.start(5);
+        world.live(20).await;
+        let heads = world.heads();
+        let best = heads.iter().map(|(_, head)| head.height).max().unwrap_or(0);
+        assert!(heads[5].1.height + LAG >= best, "{:?}", world.places());
+        world.ends_well().await;
         assert!(world.behind() < 0.01, "{:?}", world.lags);
     });
 }

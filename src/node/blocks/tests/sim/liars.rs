@@ -41,6 +41,8 @@ pub(super) enum Liar {
     Tall,
     /// Announces every block, and gives bodies that are not the header's.
     Garbage,
+    /// Says that another block is final a little above whoever asks, and keeps none below it, so that it is never asked for any.
+    Crowd,
 }
 
 /// How far [`Liar::Tall`] claims to be ahead.
@@ -67,6 +69,7 @@ struct Part {
 }
 
 impl Liar {
+    /// Those that do not come in crowds.
     pub(super) const ALL: [Self; 4] = [Self::Mute, Self::Phantom, Self::Tall, Self::Garbage];
 
     /// Plays until the runtime ends.
@@ -149,6 +152,18 @@ impl Part {
                 address: self.id.to_bytes().into(),
                 ..theirs
             }),
+            Liar::Crowd => {
+                let (height, hash) = (theirs.head_height + 5, Hash::of(b"no such block").0.to_vec());
+                greeted.respond(block_sync::Shakehand {
+                    committed_height: height,
+                    committed_hash: hash.clone().into(),
+                    head_height: height,
+                    head_hash: hash.into(),
+                    earliest: height,
+                    address: self.id.to_bytes().into(),
+                    ..theirs
+                });
+            }
             Liar::Phantom | Liar::Garbage => {
                 let head = self.head().filter(|head| head.height >= theirs.committed_height);
                 let (height, hash) = match head {
@@ -165,7 +180,7 @@ impl Part {
     fn on_pulled(&mut self, pulled: Inbound<Pull>) {
         match self.liar {
             Liar::Mute | Liar::Phantom => self.hold(pulled),
-            Liar::Tall => pulled.refuse(Status::NotFound),
+            Liar::Tall | Liar::Crowd => pulled.refuse(Status::NotFound),
             // An answer that says nothing.
             Liar::Garbage => pulled.respond_encoded(vec![Bytes::from_static(&[0; 64])]),
         }
@@ -201,6 +216,7 @@ impl Part {
                 let body = Bytes::from(vec![self.random.random::<u8>(); header.body_bytes as usize]);
                 self.sky.publish(NEW, self.id, NewBlock::to_topic(&header, &body));
             }
+            Liar::Crowd => {}
             Liar::Tall | Liar::Mute => {
                 self.sky.publish(TRANSACTIONS, self.id, self.random.random::<[u8; 32]>().to_vec());
             }
